@@ -1,0 +1,88 @@
+"""What every network of this package is: a body that gives features and a linear head that gives logits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CosineLinear(nn.Module):
+    """The normalised linear layer that LDAM puts in place of the last layer.
+
+    z_j = <w_j / ||w_j||, f / ||f||>, so every logit lies in [-1, 1]; the scale s is the loss's (LDAM: 30).
+
+    Args:
+        in_features: D, the length of a feature vector.
+        out_features: C, the number of classes.
+
+    Source: Cao et al. 2019, "Learning imbalanced datasets with label-distribution-aware margin loss",
+    section 3.2 and the authors' code, whose columns w_j start as directions drawn from a cube.
+
+    Example:
+        >>> logits = CosineLinear(16, 3)(torch.randn(5, 16))
+        >>> logits.shape, bool((logits.abs() <= 1 + 1e-6).all())
+        (torch.Size([5, 3]), True)
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(F.normalize(torch.empty(out_features, in_features).uniform_(-1, 1)))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps features (N, D) to cosines (N, C)."""
+        return F.linear(F.normalize(input), F.normalize(self.weight))
+
+    def extra_repr(self) -> str:
+        """The sizes, as torch.nn.Linear prints them."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+def linear_head(num_features: int, num_classes: int, cosine: bool = False) -> nn.Module:
+    """The last layer of a network: `nn.Linear`, or `CosineLinear` for LDAM.
+
+    Raises:
+        ValueError: if `num_classes` is not positive.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    return CosineLinear(num_features, num_classes) if cosine else nn.Linear(num_features, num_classes)
+
+
+class Network(nn.Module):
+    """A body and a head: logits = head(body(images)).
+
+    Args:
+        body: maps images (N, in_channels, H, W) to features (N, D).
+        head: maps features (N, D) to logits (N, num_classes).
+        in_channels: channels of an image; an input with any other number is refused.
+
+    Example:
+        >>> net = Network(nn.Flatten(), linear_head(64, 10), in_channels=1)
+        >>> net(torch.rand(2, 1, 8, 8)).shape, net.forward_features(torch.rand(2, 1, 8, 8)).shape
+        (torch.Size([2, 10]), torch.Size([2, 64]))
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module, in_channels: int) -> None:
+        super().__init__()
+        self.body, self.head, self.in_channels = body, head, in_channels
+
+    def forward_features(self, input: Tensor) -> Tensor:
+        """The features (N, D) that the head sees, of images (N, in_channels, H, W).
+
+        Raises:
+            ValueError: if the images have not `in_channels` channels.
+        """
+        if input.ndim != 4 or input.shape[1] != self.in_channels:
+            raise ValueError(
+                f"{type(self).__name__} takes images of shape (N, {self.in_channels}, H, W), "
+                f"got {tuple(input.shape)}: set in_channels to the channels of the data"
+            )
+        features: Tensor = self.body(input)
+        return features
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The logits (N, num_classes) of images (N, in_channels, H, W)."""
+        logits: Tensor = self.head(self.forward_features(input))
+        return logits

@@ -1,0 +1,259 @@
+"""Residual networks with stems for small images, activation after the addition: ResNet and ResNeXt."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hem.networks.base import Network, linear_head
+
+Norm = Literal["batch", "group"]
+Block = Callable[[int, int, int], nn.Module]
+
+
+def make_norm(norm: Norm, channels: int) -> nn.Module:
+    """Normalisation of feature maps: over the batch, or over groups of the channels of each sample alone.
+
+    Groups: 32 (Wu & He 2018, "Group normalization"), fewer where a group would have less than 4 channels.
+    """
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    if norm == "group":
+        return nn.GroupNorm(math.gcd(32, max(1, channels // 4)), channels)
+    raise ValueError(f"norm must be 'batch' or 'group', got {norm!r}")
+
+
+def residual_body(
+    stem: nn.Module,
+    block: Block,
+    channels: int,
+    widths: Sequence[int],
+    depth: Sequence[int],
+    *last: nn.Module,
+) -> nn.Sequential:
+    """Stem, stages of residual blocks, `last`, and the mean over the image: (N, C, H, W) -> (N, widths[-1]).
+
+    The first stage keeps the size of the image, each further one halves it. Convolutions start as He et al.
+    2015 ("Delving deep into rectifiers") have it, with the fan-out.
+
+    Args:
+        stem: from images to `channels` feature maps.
+        block: makes a residual block from (in_channels, out_channels, stride).
+        channels: feature maps that the stem gives.
+        widths: feature maps of each stage.
+        depth: blocks of each stage.
+        last: modules that end the last stage (pre-activation networks: normalisation and ReLU).
+    """
+    parts: OrderedDict[str, nn.Module] = OrderedDict(stem=stem)
+    for number, (width, blocks) in enumerate(zip(widths, depth, strict=True), start=1):
+        stage = nn.Sequential()
+        for index in range(blocks):
+            stage.append(block(channels, width, 2 if index == 0 and number > 1 else 1))
+            channels = width
+        parts[f"stage{number}"] = stage
+    parts.update(last=nn.Sequential(*last), pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
+    body = nn.Sequential(parts)
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return body
+
+
+def conv(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A padded convolution without a bias, which the normalisation after it would undo."""
+    return nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+
+
+class PadShortcut(nn.Module):
+    """Option A of He et al.: skip every second pixel, fill the new channels with zeros; no parameters."""
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride, self.new = stride, width - channels
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, width, H / stride, W / stride)."""
+        return F.pad(
+            input[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.new // 2, self.new - self.new // 2)
+        )
+
+
+class ResidualBlock(nn.Module):
+    """relu(residual(x) + shortcut(x)); the shortcut changes shape only where the residual does."""
+
+    def __init__(self, residual: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.residual, self.shortcut = residual, shortcut
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, channels, H, W) -> (N, width, H / stride, W / stride)."""
+        return F.relu(self.residual(input) + self.shortcut(input))
+
+
+def basic_block(norm: Norm, pad: bool = False) -> Block:
+    """Two 3x3 convolutions; the shortcut changes shape by a 1x1 convolution (B) or by padding (A)."""
+
+    def make(channels: int, width: int, stride: int) -> nn.Module:
+        residual = nn.Sequential(
+            conv(channels, width, 3, stride),
+            make_norm(norm, width),
+            nn.ReLU(),
+            conv(width, width, 3),
+            make_norm(norm, width),
+        )
+        if pad and (channels, stride) != (width, 1):
+            return ResidualBlock(residual, PadShortcut(channels, width, stride))
+        return ResidualBlock(residual, projection(norm, channels, width, stride))
+
+    return make
+
+
+def resnext_block(norm: Norm, cardinality: int, base_width: int) -> Block:
+    """1x1, grouped 3x3, 1x1: `cardinality` groups of `base_width` maps each where the block gives 256."""
+
+    def make(channels: int, width: int, stride: int) -> nn.Module:
+        inner = cardinality * base_width * width // 256
+        residual = nn.Sequential(
+            conv(channels, inner, 1),
+            make_norm(norm, inner),
+            nn.ReLU(),
+            conv(inner, inner, 3, stride, groups=cardinality),
+            make_norm(norm, inner),
+            nn.ReLU(),
+            conv(inner, width, 1),
+            make_norm(norm, width),
+        )
+        return ResidualBlock(residual, projection(norm, channels, width, stride))
+
+    return make
+
+
+def projection(norm: Norm, channels: int, width: int, stride: int) -> nn.Module:
+    """The identity where the shape stays, else a 1x1 convolution: option B of He et al."""
+    if (channels, stride) == (width, 1):
+        return nn.Identity()
+    return nn.Sequential(conv(channels, width, 1, stride), make_norm(norm, width))
+
+
+def stem(norm: Norm, in_channels: int, width: int) -> nn.Sequential:
+    """A 3x3 convolution with stride 1: small images are not to be halved at the door."""
+    return nn.Sequential(conv(in_channels, width, 3), make_norm(norm, width), nn.ReLU())
+
+
+class ResNet18(Network):
+    """ResNet-18 with a 3x3 stem for images of 28 to 64 pixels; 11.17 million parameters at 10 classes.
+
+    Args:
+        num_classes: C.
+        in_channels: channels of an image.
+        norm: "batch" or "group"; the second leaves no statistics of the batch in the network.
+        cosine_head: end in `CosineLinear`, as LDAM asks.
+
+    Source: He et al. 2016, "Deep residual learning for image recognition".
+
+    Example:
+        >>> import torch
+        >>> net = ResNet18(num_classes=100)
+        >>> net(torch.rand(2, 3, 32, 32)).shape, net.forward_features(torch.rand(2, 3, 32, 32)).shape
+        (torch.Size([2, 100]), torch.Size([2, 512]))
+    """
+
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
+    ) -> None:
+        body = residual_body(
+            stem(norm, in_channels, 64), basic_block(norm), 64, (64, 128, 256, 512), (2, 2, 2, 2)
+        )
+        super().__init__(body, linear_head(512, num_classes, cosine_head), in_channels)
+
+
+class ResNet34(Network):
+    """ResNet-34 with a 3x3 stem; 21.28 million parameters at 10 classes. Arguments as for `ResNet18`."""
+
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
+    ) -> None:
+        body = residual_body(
+            stem(norm, in_channels, 64), basic_block(norm), 64, (64, 128, 256, 512), (3, 4, 6, 3)
+        )
+        super().__init__(body, linear_head(512, num_classes, cosine_head), in_channels)
+
+
+def _thin_body(depth: int, in_channels: int, norm: Norm) -> nn.Sequential:
+    """He et al., section 4.2: depth = 6 n + 2, stages of n blocks with 16, 32 and 64 maps, option A."""
+    blocks = (depth - 2) // 6
+    return residual_body(
+        stem(norm, in_channels, 16), basic_block(norm, pad=True), 16, (16, 32, 64), (blocks,) * 3
+    )
+
+
+class ResNet8(Network):
+    """The smallest thin ResNet, for a CPU; 0.08 million parameters. Arguments as for `ResNet18`."""
+
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
+    ) -> None:
+        super().__init__(
+            _thin_body(8, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels
+        )
+
+
+class ResNet20(Network):
+    """The thin ResNet-20 of CIFAR; 0.27 million parameters. Arguments as for `ResNet18`."""
+
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
+    ) -> None:
+        super().__init__(
+            _thin_body(20, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels
+        )
+
+
+class ResNet32(Network):
+    """The thin ResNet-32 of the long-tail literature; 0.46 million parameters. Arguments as for `ResNet18`.
+
+    Source: He et al. 2016, section 4.2; with `cosine_head` the network of Cao et al. 2019 (LDAM).
+    """
+
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
+    ) -> None:
+        super().__init__(
+            _thin_body(32, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels
+        )
+
+
+class ResNeXt29(Network):
+    """ResNeXt-29 for CIFAR, 8x64d; 34.43 million parameters at 10 classes.
+
+    Args:
+        num_classes: C.
+        in_channels: channels of an image.
+        norm: "batch" or "group".
+        cardinality: groups of the grouped convolutions; 16 gives the paper's 68.1 million parameters.
+        base_width: maps of each group in the first stage.
+
+    Source: Xie et al. 2017, "Aggregated residual transformations for deep neural networks", section 5.3.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        norm: Norm = "batch",
+        cardinality: int = 8,
+        base_width: int = 64,
+    ) -> None:
+        body = residual_body(
+            stem(norm, in_channels, 64),
+            resnext_block(norm, cardinality, base_width),
+            64,
+            (256, 512, 1024),
+            (3, 3, 3),
+        )
+        super().__init__(body, linear_head(1024, num_classes), in_channels)

@@ -1,0 +1,94 @@
+"""Small networks for small images: seconds to minutes per run on a CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from hem.networks.base import Network, linear_head
+
+
+class LeNet(Network):
+    """A LeNet: two 5x5 convolutions with pooling, then one hidden layer.
+
+    16 and 32 feature maps and 128 hidden units train an epoch of MNIST in about 12 s on two CPU cores. The
+    convolutions are padded, so that images from 4x4 pixels up are taken. Batch normalisation is on because
+    HEM needs it: the mean of HEM runs over the samples that still carry error, and late in training a single
+    one of them steers the whole step.
+
+    Args:
+        num_classes: C.
+        in_channels: channels of an image.
+        image_size: (height, width) of the images, in pixels, each at least 4.
+        batch_norm: normalise after each layer but the last.
+
+    Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", with ReLU and
+    max-pooling in place of the sigmoid and the trained averages.
+
+    Example:
+        >>> import torch
+        >>> LeNet(image_size=(8, 8))(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: tuple[int, int] = (28, 28),
+        batch_norm: bool = True,
+    ) -> None:
+        height, width = image_size
+        if min(height, width) < 4:
+            raise ValueError(
+                f"LeNet halves the image twice and needs at least 4x4 pixels, got {height}x{width}"
+            )
+        bias = not batch_norm
+        layers: list[nn.Module] = []
+        for channels, out_channels in ((in_channels, 16), (16, 32)):
+            layers.append(nn.Conv2d(channels, out_channels, 5, padding=2, bias=bias))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(out_channels))
+            layers += [nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), 128, bias=bias)]
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(128))
+        layers.append(nn.ReLU())
+        super().__init__(nn.Sequential(*layers), linear_head(128, num_classes), in_channels)
+
+
+class MLP(Network):
+    """A multi-layer perceptron on the flattened image.
+
+    Args:
+        num_classes: C.
+        in_channels: channels of an image.
+        image_size: (height, width) of the images, in pixels.
+        widths: units of each hidden layer.
+        batch_norm: normalise each hidden layer before its ReLU.
+
+    Example:
+        >>> import torch
+        >>> MLP(image_size=(8, 8), widths=[32])(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: tuple[int, int] = (28, 28),
+        widths: Sequence[int] = (256, 256),
+        batch_norm: bool = True,
+    ) -> None:
+        sizes = [in_channels * math.prod(image_size), *widths]
+        layers: list[nn.Module] = [nn.Flatten()]
+        for features, out_features in pairwise(sizes):
+            layers.append(nn.Linear(features, out_features, bias=not batch_norm))
+            if batch_norm:
+                layers.append(nn.BatchNorm1d(out_features))
+            layers.append(nn.ReLU())
+        super().__init__(nn.Sequential(*layers), linear_head(sizes[-1], num_classes), in_channels)
