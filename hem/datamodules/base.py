@@ -1,0 +1,386 @@
+"""What all data modules share: the split, the loaders, and augmentation on the device."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.nn import functional as F
+
+from hem.datamodules.augment import Augmentation, Mixing, check
+from hem.datamodules.counter import integers, permutation
+from hem.datamodules.counter import key as key_of
+from hem.datamodules.images import NO_TARGET, SUFFIXES, FileImages, Fit, Images, MemoryImages
+from hem.datamodules.loader import Batch, Batches, Loader, RawBatch
+
+Split = Literal["train", "val", "test"]
+
+
+class Subset(ABC):
+    """A fixed selection from the training part: a long tail, some classes, a few labels."""
+
+    @abstractmethod
+    def counts(self, class_counts: list[int]) -> list[int]:
+        """How many samples of each class remain of ``class_counts``; must not need the data."""
+
+    @abstractmethod
+    def select(self, targets: Tensor) -> Tensor:
+        """Positions (K,) in ``targets`` (N,) of the samples that remain, per class as many as counted."""
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Labelled images in a train, a validation and a test part.
+
+    A data set is a subclass: its facts as class attributes, and :meth:`load`.
+
+    * The validation part is cut from the official training part: of class c with n_c samples, floor(f n_c +
+      1/2) ones (but not all), chosen by ``split_seed``. So ``class_counts`` is known before the data is.
+      ``val_fraction=0`` means no
+      validation: ``val_dataloader`` is empty, and the test part is not put in its place.
+    * The order of an epoch is a function of (seed, epoch), augmentation a function of (seed, epoch, index).
+    * ``batch_size`` counts the samples of a step over all processes; see
+      :class:`hem.datamodules.loader.Batches`.
+    * Tasks receive a :class:`Batch`, made in :meth:`on_after_batch_transfer` on the batch's device.
+
+    Args:
+        root: Folder of the data sets, each in its official layout; ``None``: the environment's ``HEM_DATA``,
+            else ``data``.
+        batch_size: Samples per training step, over all processes.
+        val_fraction: Share of the official training part that is held out for validation, in [0, 1).
+        split_seed: Chooses the validation part.
+        seed: Chooses order and augmentation.
+        num_workers: Processes that decode image files; images in memory need none.
+        augment: What training images go through, in this order; ``None``: the data set's usual ones, ``[]``:
+            nothing.
+        download: Fetch what is missing, where the data set's host offers it.
+        eval_batch_size: Samples per step of evaluation, over all processes; ``None``: ``batch_size``.
+        subset: Selection from the training part, after the validation part was cut off.
+        predict_folder: Folder of images for ``predict``, in place of the test part; brought to the data
+            set's form.
+        on_device: Keep images that live in memory on the accelerator where they take less than a quarter of
+            its free memory.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    # name (Lightning declares it): in tables and file names
+    title: str  #: in sentences
+    source: str  #: where the data can be had
+    class_names: Sequence[str]
+    train_counts: Sequence[int]  #: images of each class in the official training part
+    in_channels: int
+    image_size: tuple[int, int]  #: height and width in pixels
+    mean: tuple[float, ...]  #: of the official training part per channel, pixels in [0, 1]
+    std: tuple[float, ...]
+
+    def __init__(
+        self,
+        root: str | None = None,
+        batch_size: int = 128,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        seed: int = 0,
+        num_workers: int = 0,
+        augment: list[Augmentation | Mixing] | None = None,
+        download: bool = False,
+        eval_batch_size: int | None = None,
+        subset: Subset | None = None,
+        predict_folder: str | None = None,
+        on_device: bool = True,
+    ) -> None:
+        super().__init__()
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        for argument, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if size < 1:
+                raise ValueError(f"{argument} is a number of images, 1 or more, but it is {size}.")
+        if not 0 <= val_fraction < 1:
+            raise ValueError(
+                f"val_fraction is a share of the training part in [0, 1), but it is {val_fraction}."
+            )
+        if num_workers < 0:
+            raise ValueError(f"num_workers is a number of processes, 0 or more, but it is {num_workers}.")
+        cores = os.cpu_count() or 1
+        if num_workers > cores:
+            rank_zero_warn(
+                f"num_workers is {num_workers}, but there are {cores} processor cores: {cores} will work."
+            )
+        self.root = Path(root or os.environ.get("HEM_DATA") or "data").expanduser()
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.seed = seed
+        self.num_workers = min(num_workers, cores)
+        self.augment, self.mixing = check(self.usual_augment() if augment is None else augment)
+        self.download = download
+        self.eval_batch_size = eval_batch_size
+        self.subset = subset
+        self.predict_folder = predict_folder
+        self.on_device = on_device
+        self._images: dict[str, Images] = {}
+
+    # What a data set says about itself.
+
+    @abstractmethod
+    def load(self, split: Split) -> Images:
+        """Read the official part ``train`` or ``test`` (or ``val``, see :attr:`official_val`) from the disk.
+
+        Raises:
+            FileNotFoundError: It is not there; the sentence says where it was looked for and what brings it.
+            ValueError: A file is damaged; the sentence has its name.
+        """
+
+    def fetch(self) -> None:
+        """Download what is missing into :attr:`root`."""
+        raise ValueError(
+            f"{self.title} cannot be downloaded by a program: get it from {self.source} into {self.root}."
+        )
+
+    def missing(self, split: Split, path: Path) -> FileNotFoundError:
+        """The error of a part that is not there."""
+        bring = f"pass --data.download true, or get it from {self.source} into {self.root}"
+        if type(self).fetch is ImageDataModule.fetch:
+            bring = f"get it from {self.source} into {self.root}"
+        return FileNotFoundError(
+            f"The {split} part of {self.title} is missing: {path} is not there. To mend it, {bring}; "
+            f"data that lies elsewhere is found by --data.root or the environment's HEM_DATA."
+        )
+
+    def usual_augment(self) -> list[Augmentation | Mixing]:
+        """The augmentation of the literature's recipes."""
+        return []
+
+    @property
+    def official_val(self) -> bool:
+        """Whether there is a validation part of its own, so that none is cut from the training part."""
+        return False
+
+    # What is known before the data is read.
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Images of each class in the training part, behind the validation split and the subset."""
+        counts = list(self.train_counts)
+        if not self.official_val:
+            counts = [
+                n - held for n, held in zip(counts, held_out_counts(counts, self.val_fraction), strict=True)
+            ]
+        return counts if self.subset is None else self.subset.counts(counts)
+
+    # Parts and loaders.
+
+    def images(self, split: Split) -> Images:
+        """An official part, read once."""
+        if split not in self._images:
+            images = self.load(split)
+            if len(images) == 0:
+                raise ValueError(f"The {split} part of {self.title} in {self.root} holds no image.")
+            low, high = int(images.targets.min()), int(images.targets.max())
+            if low < 0 or high >= self.num_classes:
+                at = int(torch.argmax(((images.targets < 0) | (images.targets >= self.num_classes)).int()))
+                raise ValueError(
+                    f"{images.name_of(at)}: labels of {self.title} are 0 to {self.num_classes - 1}, "
+                    f"but this one is {int(images.targets[at])}."
+                )
+            self._images[split] = images
+        return self._images[split]
+
+    def part(self, part: Split) -> tuple[Images, Tensor]:
+        """The images among which a part lies, and the positions of its samples, (N,) int64, ascending.
+
+        The parts ``train`` and ``val`` are disjoint selections from one official part (unless there are two).
+        """
+        if part == "test" or (part == "val" and self.official_val):
+            images = self.images(part)
+            return images, torch.arange(len(images))
+        images = self.images("train")
+        fraction = 0.0 if self.official_val else self.val_fraction
+        held = held_out(images.targets, self.num_classes, fraction, self.split_seed)
+        if part == "val":
+            return images, held.nonzero()[:, 0]
+        index = (~held).nonzero()[:, 0]
+        if self.subset is not None:
+            index = index[self.subset.select(images.targets[index])].sort().values
+        return images, index
+
+    def order(self, index: Tensor, epoch: int) -> Tensor:
+        """The training samples ``index`` (N,) in the order in which they come in an epoch: each once."""
+        return index[permutation(len(index), self.seed, epoch)]
+
+    def loader(self, images: Images, index: Tensor, *, training: bool = False) -> Loader:
+        """Batches of some of the images for this process, in order; for training shuffled and augmented.
+
+        Args:
+            images: Where they are, for example from :meth:`part`.
+            index: (N,) int64, which ones.
+            training: Shuffle, augment, and leave the incomplete last batch out.
+        """
+        rank, world, device = 0, 1, None
+        if self.trainer is not None:
+            rank, world, device = (
+                self.trainer.global_rank,
+                self.trainer.world_size,
+                self.trainer.strategy.root_device,
+            )
+        images, device = self._place(images, device)
+        shuffled = training and not getattr(self.trainer, "overfit_batches", 0)
+        batches = Batches(
+            partial(self.order, index) if shuffled else lambda epoch: index,
+            len(index),
+            self.batch_size if training else self.eval_batch_size,
+            training=training,
+            rank=rank,
+            world=world,
+            device=device,
+        )
+        return Loader(
+            images,
+            batches,
+            seed=self.seed if training else None,
+            partners=index if training and self.mixing else None,
+            workers=self.num_workers,
+        )
+
+    def _place(self, images: Images, device: torch.device | None) -> tuple[Images, torch.device | None]:
+        """The images on the device, when they are in memory and small beside it; and the indices' device."""
+        if not (
+            self.on_device
+            and device is not None
+            and device.type == "cuda"
+            and isinstance(images, MemoryImages)
+        ):
+            return images, None
+        if images.images.device == device:
+            return images, device
+        if images.images.nbytes * 4 > torch.cuda.mem_get_info(device)[0]:
+            return images, None
+        placed = images.to(device)
+        for split, known in self._images.items():
+            if known is images:
+                self._images[split] = placed  # so that train and validation share one copy
+        return placed, device
+
+    # Lightning's hooks.
+
+    def prepare_data(self) -> None:
+        """Download, on one process alone."""
+        if self.download:
+            self.fetch()
+
+    def setup(self, stage: str) -> None:
+        """Read what the stage needs, so that a missing data set is known at once."""
+        if stage in ("fit", "validate"):
+            self.images("train")
+        elif stage == "test" or self.predict_folder is None:
+            self.images("test")
+
+    def train_dataloader(self) -> Loader:
+        """The training part, shuffled and augmented."""
+        return self.loader(*self.part("train"), training=True)
+
+    def val_dataloader(self) -> Loader | list[Loader]:
+        """The validation part; an empty list where there is none."""
+        if self.val_fraction == 0 and not self.official_val:
+            return []
+        return self.loader(*self.part("val"))
+
+    def test_dataloader(self) -> Loader:
+        """The test part."""
+        return self.loader(*self.part("test"))
+
+    def predict_dataloader(self) -> Loader:
+        """The images of ``predict_folder``, else the test part."""
+        images = self.predict_images()
+        return self.loader(images, torch.arange(len(images)))
+
+    def predict_images(self) -> Images:
+        """What ``predict`` goes through."""
+        if self.predict_folder is None:
+            return self.images("test")
+        folder = Path(self.predict_folder).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"predict_folder is {folder}, but there is no such folder.")
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise ValueError(f"predict_folder {folder} holds no image ({', '.join(SUFFIXES)}).")
+        return FileImages(paths, torch.full((len(paths),), NO_TARGET), self.fit(), channels=self.in_channels)
+
+    def fit(self) -> Fit:
+        """How an image of any size becomes one of this data set."""
+        return Fit(self.image_size)
+
+    def name_of(self, index: int) -> str:
+        """The name of a sample of ``predict_dataloader``: its path, or such as ``mnist/test/00012``."""
+        return self.predict_images().name_of(index)
+
+    def on_after_batch_transfer(self, batch: RawBatch | Batch, dataloader_idx: int) -> Batch:
+        """On the device: pixels from 0..255 to [0, 1], and for training the augmentation."""
+        if not isinstance(batch, RawBatch):
+            return batch
+        input, target = batch.input.float().div_(255), batch.target
+        if batch.key is not None:
+            for stream, augment in enumerate(self.augment):
+                input = augment(input, key_of(batch.key, stream))
+            if len(input) > batch.size:
+                input, target = self._mix(input, target, batch.key, batch.size)
+        batch = Batch(input, target, batch.index[: len(input)])
+        return batch if self.trainer is None else self.trainer.precision_plugin.convert_input(batch)
+
+    def _mix(self, input: Tensor, target: Tensor, key: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Mix the first ``size`` samples with the others; of several mixtures each is as likely."""
+        own, partner, key = input[:size], input[size:], key[:size]
+        choice = integers(key_of(key, len(self.augment)), len(self.mixing))
+        mixed, share = own, torch.ones(size, device=own.device)
+        for i, mix in enumerate(self.mixing):
+            candidate, part = mix(own, partner, key_of(key, len(self.augment) + 1 + i))
+            mixed = torch.where((choice == i)[:, None, None, None], candidate, mixed)
+            share = torch.where(choice == i, part, share)
+        one_hot = F.one_hot(target, self.num_classes).float()
+        return mixed, torch.lerp(one_hot[size:], one_hot[:size], share[:, None])
+
+
+def held_out_counts(counts: Sequence[int], fraction: float) -> list[int]:
+    """How many samples of each class are held out: floor(fraction n + 1/2) of n, but not all.
+
+    Example:
+        >>> held_out_counts([5000, 15, 1], 0.1)
+        [500, 2, 0]
+    """
+    return [max(0, min(int(fraction * n + 0.5), n - 1)) for n in counts]
+
+
+def held_out(targets: Tensor, num_classes: int, fraction: float, seed: int) -> Tensor:
+    """A fixed share of every class, chosen by the hash of (seed, position).
+
+    Args:
+        targets: (N,) int64 class indices.
+        num_classes: Number of classes.
+        fraction: The share, in [0, 1).
+        seed: Another seed chooses others.
+
+    Returns:
+        (N,) bool, True for the samples that are held out: :func:`held_out_counts` of each class.
+
+    Example:
+        >>> held_out(torch.tensor([0, 0, 1, 1, 1, 1]), 2, 0.5, seed=0).sum()
+        tensor(3)
+    """
+    counts = torch.bincount(targets, minlength=num_classes)
+    quota = torch.tensor(held_out_counts(counts.tolist(), fraction))
+    shuffled = permutation(len(targets), seed)
+    by_class = shuffled[torch.argsort(targets[shuffled], stable=True)]
+    place = torch.arange(len(targets)) - (counts.cumsum(0) - counts)[targets[by_class]]
+    held = torch.zeros(len(targets), dtype=torch.bool)
+    held[by_class] = place < quota[targets[by_class]]
+    return held

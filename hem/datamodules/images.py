@@ -1,0 +1,185 @@
+"""Labelled images: in memory, all of them at once, or in files, decoded when they are asked for."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as TF
+
+NO_TARGET = -100  # the target of an image without a label: what the losses ignore
+GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601: what Pillow and torchvision take for grey
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+class Images(Dataset[tuple[Tensor, int]], ABC):
+    """A fixed sequence of uint8 images with targets; ``targets`` is an int64 tensor of shape (N,)."""
+
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """The image at a position, (C, H, W) uint8 as an evaluation sees it, and its target."""
+
+    def augmented(self, index: int, key: int) -> tuple[Tensor, int]:
+        """The same for training: changed at random, as a function of the key alone."""
+        return self[index]
+
+    @abstractmethod
+    def name_of(self, index: int) -> str:
+        """The name of an image in tables: its path, or the set's name and its number."""
+
+
+class MemoryImages(Images):
+    """Images of one size in one tensor.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        targets: (N,) int64.
+        name: What the set is called in tables, such as ``mnist/test``.
+
+    Raises:
+        TypeError: The images are not uint8.
+        ValueError: The shapes do not fit together.
+
+    Example:
+        >>> images = MemoryImages(torch.zeros(2, 1, 8, 8).byte(), torch.tensor([0, 1]), "toy/test")
+        >>> len(images), images.name_of(1)
+        (2, 'toy/test/00001')
+    """
+
+    def __init__(self, images: Tensor, targets: Tensor, name: str = "images") -> None:
+        if images.dtype != torch.uint8:
+            raise TypeError(f"{name}: images are uint8, but these are {images.dtype}.")
+        if images.ndim != 4 or targets.shape != images.shape[:1]:
+            raise ValueError(
+                f"{name}: expected images of shape (N, C, H, W) and targets of shape (N,), "
+                f"but got {tuple(images.shape)} and {tuple(targets.shape)}."
+            )
+        self.images = images
+        self.targets = targets.long()
+        self.name = name
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.targets[index])
+
+    def name_of(self, index: int) -> str:
+        """The name of the set and the position."""
+        return f"{self.name}/{index:05d}"
+
+    def to(self, device: torch.device) -> "MemoryImages":
+        """The same images on another device."""
+        return MemoryImages(self.images.to(device), self.targets.to(device), self.name)
+
+
+class FileImages(Images):
+    """Images in files, decoded one by one (in worker processes, when the loader has some).
+
+    For training an image may be changed by ``augment``, under a state of torch's CPU generator that is a
+    function of the sample's key alone and that nobody else sees.
+
+    Args:
+        paths: The files.
+        targets: (N,) int64.
+        transform: Makes a (C, H, W) uint8 tensor of an RGB or grey PIL image, the same one every time.
+        augment: The same for training, at random by torch's CPU generator; ``None`` for no difference.
+        channels: 3 for RGB, 1 for grey.
+
+    Raises:
+        ValueError: An image cannot be decoded; the message has its path.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        targets: Tensor,
+        transform: Callable[[Image.Image], Tensor],
+        augment: Callable[[Image.Image], Tensor] | None = None,
+        channels: int = 3,
+    ) -> None:
+        self.paths = [str(path) for path in paths]
+        self.targets = targets.long()
+        self.transform = transform
+        self.augment = augment
+        self.channels = channels
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.decode(self.paths[index])), int(self.targets[index])
+
+    def augmented(self, index: int, key: int) -> tuple[Tensor, int]:
+        """The image at a position, changed at random as a function of the key alone."""
+        if self.augment is None:
+            return self[index]
+        image = self.decode(self.paths[index])
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(key)  # torch.manual_seed would reach the accelerators as well
+            return self.augment(image), int(self.targets[index])
+
+    def decode(self, path: str) -> Image.Image:
+        """The image in a file, as RGB or grey."""
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB" if self.channels == 3 else "L")
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"The image {path} was there when the folder was listed, but is gone."
+            ) from None
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{path} is not a readable image: {error}.") from error
+
+    def name_of(self, index: int) -> str:
+        """The path of the file."""
+        return self.paths[index]
+
+
+class Fit:
+    """Makes a (C, height, width) uint8 tensor of a PIL image: stretched, or scaled and cut at the centre.
+
+    Args:
+        size: Height and width of the result in pixels.
+        shorter: Scale the shorter side to this many pixels and cut the centre out; ``None`` stretches to
+            ``size``.
+    """
+
+    def __init__(self, size: tuple[int, int], shorter: int | None = None) -> None:
+        self.size = size
+        self.shorter = shorter
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The image in the one size."""
+        if self.shorter is None:
+            image = TF.resize(image, list(self.size), antialias=True)
+        else:
+            image = TF.center_crop(TF.resize(image, [self.shorter], antialias=True), list(self.size))
+        return torch.as_tensor(TF.pil_to_tensor(image))
+
+
+def conform(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    """Images of one data set in the form of another: grey or RGB, and scaled (bilinear, antialiased).
+
+    Args:
+        images: (N, C, H, W) uint8, C = 1 or 3.
+        channels: 1 or 3.
+        size: Height and width in pixels.
+
+    Returns:
+        (N, channels, *size) uint8.
+
+    Example:
+        >>> conform(torch.full((1, 3, 32, 32), 7, dtype=torch.uint8), 1, (28, 28)).unique()
+        tensor([7], dtype=torch.uint8)
+    """
+    if tuple(images.shape[-2:]) != size:
+        images = TF.resize(images, list(size), antialias=True)
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1).contiguous()
+    weight = torch.tensor(GREY, device=images.device)[:, None, None]
+    return (images * weight).sum(1, keepdim=True).round().to(torch.uint8)

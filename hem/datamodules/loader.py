@@ -1,0 +1,246 @@
+"""Batches: which samples, in which order, on which process."""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from hem.datamodules.counter import integers
+from hem.datamodules.counter import key as key_of
+from hem.datamodules.images import Images, MemoryImages
+
+
+class Batch(NamedTuple):
+    """What reaches a task: ``input, target, *_ = batch``."""
+
+    input: Tensor  # (N, C, H, W) float32 in [0, 1], not normalised
+    target: Tensor  # (N,) class indices, int64; or (N, K) class probabilities where labels are mixed
+    index: Tensor  # type: ignore[assignment]  # (N,) int64: the place in its split; it hides tuple.index
+
+
+class RawBatch(NamedTuple):
+    """What a :class:`Loader` yields: images as they are stored, and the randomness that belongs to them."""
+
+    input: (
+        Tensor  # (M, C, H, W) uint8; M = N, or 2 N where every sample comes with a partner to be mixed with
+    )
+    target: Tensor  # (M,) int64
+    index: Tensor  # type: ignore[assignment]  # (M,) int64; it hides tuple.index
+    key: Tensor | None  # (M,) int64, a function of (seed, epoch, index); ``None``: no augmentation
+    size: int  # N
+
+
+Request: TypeAlias = tuple[
+    Tensor, Tensor | None, int
+]  # index (M,), key (M,) or None, N: a batch before it is fetched
+PARTNER = -1  # the stream of random numbers that chooses partners; augmentations have 0, 1, ...
+
+
+class Batches(Sampler[Tensor]):
+    """The batches of an epoch, as far as one process works on them.
+
+    ``batch_size`` counts the samples of one step over *all* processes: every batch of the epoch is formed
+    first and then cut into equal parts, one per process. So a run does the same steps on one device and on
+    eight.
+
+    Training batches are full; the remainder of the epoch (fewer than ``batch_size`` samples, other ones in
+    each epoch) is left out, for a batch of another size weighs its samples differently and one of size 1
+    breaks batch normalisation. A data set smaller than ``batch_size`` is one batch.
+
+    Evaluation takes every sample once, in order: ceil(n / batch_size) batches whose sizes differ by at most
+    one, so that each process has as many batches as the others (collectives do not hang) and no sample is
+    repeated to fill one up.
+
+    Args:
+        order: From the epoch to the samples' indices in the order in which they come; the same number in
+            each epoch.
+        length: That number.
+        batch_size: Samples per step over all processes.
+        training: Full batches alone.
+        rank: This process, 0 <= rank < world.
+        world: Number of processes.
+        device: Where the indices are put.
+
+    Raises:
+        ValueError: A process would get no sample, or the processes parts of different sizes.
+
+    Example:
+        >>> second = Batches(lambda epoch: torch.arange(10), 10, 4, training=False, rank=1, world=2)
+        >>> [batch.tolist() for batch in second]
+        [[2, 3], [6], [9]]
+    """
+
+    def __init__(
+        self,
+        order: Callable[[int], Tensor],
+        length: int,
+        batch_size: int,
+        *,
+        training: bool,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | None = None,
+    ) -> None:
+        if training and batch_size % world:
+            raise ValueError(
+                f"batch_size counts the samples of a step over all processes and must be a multiple of "
+                f"their number, but it is {batch_size} with {world} processes; "
+                f"take {max(1, batch_size // world) * world}."
+            )
+        if length < world:
+            raise ValueError(
+                f"There are {length} samples for {world} processes: use at most {length} of them."
+            )
+        self.order = order
+        self.length = length
+        self.batch_size = batch_size
+        self.training = training
+        self.rank = rank
+        self.world = world
+        self.device = device
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next; Lightning does so before each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.training:
+            return max(1, self.length // self.batch_size)
+        return min(math.ceil(self.length / self.batch_size), self.length // self.world)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = self.order(self.epoch).to(self.device)
+        if self.training and self.length > self.batch_size:
+            batches = order[: len(self) * self.batch_size].tensor_split(len(self))
+        else:
+            batches = order.tensor_split(len(self))
+        for batch in batches:
+            yield batch.tensor_split(self.world)[self.rank]
+
+
+class Loader:
+    """Yields a :class:`RawBatch` for each entry of a :class:`Batches`; what a Trainer iterates over.
+
+    Images in memory are taken by one indexing per batch, without workers and on the device where they lie.
+    Files are read through torch's DataLoader. Either way the position within the epoch is a state that
+    Lightning saves, so that a run stopped in the middle of an epoch goes on with the next batch.
+
+    Args:
+        images: Where the indices point.
+        batches: The indices.
+        seed: The seed of the augmentation; ``None`` for none.
+        partners: Indices from which each sample gets a partner to be mixed with; ``None`` for none.
+        workers: Processes that decode files.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        batches: Batches,
+        *,
+        seed: int | None = None,
+        partners: Tensor | None = None,
+        workers: int = 0,
+    ) -> None:
+        self.images = images
+        self.sampler = batches  # under this name Lightning finds set_epoch
+        self.seed = seed
+        self.partners = partners
+        self.workers = workers
+        self._resume: dict[str, int] | None = None
+        self._position = 0
+        self._files: DataLoader[RawBatch | Exception] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[RawBatch]:
+        # A generator: nothing happens before the first batch is asked for; by then the epoch is set
+        resume, self._resume = self._resume, None
+        start = resume["position"] if resume and resume["epoch"] == self.sampler.epoch else 0
+        self._position = start
+        for batch in self._fetch(self._requests(start)):
+            self._position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches were given out."""
+        return {"epoch": self.sampler.epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the state's epoch behind the batches that were given out, any other at its start."""
+        self._resume = dict(state)
+
+    def _requests(self, start: int) -> Iterator[Request]:
+        """Indices, keys and the number of samples of every batch from a position on."""
+        for index in islice(self.sampler, start, None):
+            size = len(index)
+            if self.seed is None:
+                yield index, None, size
+                continue
+            key = key_of(self.seed, self.sampler.epoch, index)
+            if self.partners is not None:
+                choice = integers(key_of(key, PARTNER), len(self.partners))
+                index = torch.cat([index, self.partners.to(index.device)[choice]])
+                key = key_of(self.seed, self.sampler.epoch, index)
+            yield index, key, size
+
+    def _fetch(self, requests: Iterator[Request]) -> Iterator[RawBatch]:
+        if isinstance(self.images, MemoryImages):
+            for index, key, size in requests:
+                yield RawBatch(self.images.images[index], self.images.targets[index], index, key, size)
+            return
+        if self._files is None:
+            self._files = DataLoader(
+                _Decoder(self.images),
+                sampler=_Requests(),
+                batch_size=None,  # an item is a whole batch
+                num_workers=self.workers,
+                collate_fn=_as_it_is,
+                pin_memory=torch.cuda.is_available(),
+                persistent_workers=self.workers > 0,
+            )
+        cast(_Requests, self._files.sampler).pending = requests
+        for batch in self._files:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+
+
+class _Requests(Sampler[Request]):
+    """The requests of the epoch, handed to a DataLoader that outlives it."""
+
+    pending: Iterator[Request]
+
+    def __iter__(self) -> Iterator[Request]:
+        return self.pending
+
+
+class _Decoder(Dataset[RawBatch | Exception]):
+    """Makes a batch of a request. Errors are returned: a worker that raises buries them in a traceback."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __getitem__(self, request: Request) -> RawBatch | Exception:
+        index, key, size = request
+        try:
+            if key is None:
+                items = [self.images[i] for i in index.tolist()]
+            else:
+                items = [
+                    self.images.augmented(i, k) for i, k in zip(index.tolist(), key.tolist(), strict=True)
+                ]
+        except (OSError, ValueError) as error:
+            return error
+        target = torch.tensor([target for _, target in items])
+        return RawBatch(torch.stack([image for image, _ in items]), target, index, key, size)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
