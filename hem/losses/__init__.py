@@ -1,0 +1,70 @@
+"""Losses that take the place of cross-entropy: the high error margin loss and those it is compared with.
+
+:mod:`~hem.losses.functional` has the mathematics, :mod:`~hem.losses.criteria` the modules, and
+:mod:`~hem.losses.reduction` the step from samples to one number, on one device or on many.
+
+Example:
+    >>> import torch
+    >>> sorted(LOSSES)
+    ['balanced_softmax', 'ce', 'class_balanced', 'dice', 'focal', 'hem', 'hem_plus', 'ldam', 'logit_adjusted',
+     'logit_norm', 'multi_margin', 'one_vs_rest']
+    >>> LOSSES["hem"](margin=0.2)(torch.tensor([[2.0, 2.5]]), torch.tensor([0]))
+    tensor(0.7000)
+"""
+
+from torch import nn
+from torch.nn import CrossEntropyLoss
+
+from hem.losses import functional
+from hem.losses.criteria import (
+    BalancedSoftmaxLoss,
+    ClassBalancedLoss,
+    DiceLoss,
+    FocalLoss,
+    HEMLoss,
+    HEMPlusLoss,
+    LDAMLoss,
+    LogitAdjustedLoss,
+    LogitNormLoss,
+    MultiMarginLoss,
+    OneVsRestLoss,
+)
+from hem.losses.functional import effective_number_weights
+from hem.losses.reduction import Accumulation, accumulate, evaluate, global_mean
+
+LOSSES: dict[str, type[nn.Module]] = {
+    "ce": CrossEntropyLoss,
+    "hem": HEMLoss,
+    "hem_plus": HEMPlusLoss,
+    "multi_margin": MultiMarginLoss,
+    "logit_norm": LogitNormLoss,
+    "logit_adjusted": LogitAdjustedLoss,
+    "dice": DiceLoss,
+    "focal": FocalLoss,
+    "ldam": LDAMLoss,
+    "class_balanced": ClassBalancedLoss,
+    "balanced_softmax": BalancedSoftmaxLoss,
+    "one_vs_rest": OneVsRestLoss,
+}
+
+__all__ = [
+    "LOSSES",
+    "Accumulation",
+    "BalancedSoftmaxLoss",
+    "ClassBalancedLoss",
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
+    "HEMLoss",
+    "HEMPlusLoss",
+    "LDAMLoss",
+    "LogitAdjustedLoss",
+    "LogitNormLoss",
+    "MultiMarginLoss",
+    "OneVsRestLoss",
+    "accumulate",
+    "effective_number_weights",
+    "evaluate",
+    "functional",
+    "global_mean",
+]

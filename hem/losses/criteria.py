@@ -1,0 +1,381 @@
+"""The losses as modules: each holds the arguments of one function of :mod:`hem.losses.functional`.
+
+All are drop-ins for :class:`torch.nn.CrossEntropyLoss`: ``weight``, ``ignore_index`` and ``reduction`` come first, a
+loss's own arguments after. The mathematics, the shapes and the dtypes stand with the functions.
+
+Class weights and counts are buffers that follow ``.to()`` but are not saved: a checkpoint holds the network alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hem.losses import functional
+from hem.losses.functional import Counts
+from hem.losses.reduction import Reduction
+
+Weight = Tensor | list[float] | None
+
+
+class Criterion(nn.Module):
+    """A loss function together with its arguments, checked when it is built.
+
+    Args:
+        weight: Factor per class, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        **own: The function's own arguments, by name.
+
+    Raises:
+        ValueError: For an argument out of its range.
+        TypeError: For an argument of the wrong type.
+    """
+
+    function: ClassVar[Callable[..., Tensor]]
+    weight: Tensor | None
+
+    def __init__(self, weight: Weight, ignore_index: int, reduction: Reduction, **own: Any) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.register_buffer("weight", _class_weight(weight), persistent=False)
+        self.own = tuple(own)
+        if "class_counts" in own:
+            counts = functional.check_counts(own.pop("class_counts"))
+            self.register_buffer("class_counts", counts, persistent=False)
+        functional.check_arguments(reduction, **own)
+        for name, value in own.items():
+            setattr(self, name, value)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)`` for indices or probabilities."""
+        own = {name: getattr(self, name) for name in self.own}
+        return type(self).function(input, target, self.weight, self.ignore_index, self.reduction, **own)
+
+    def extra_repr(self) -> str:
+        """The arguments, as they would be written to build the module again."""
+        shown = {"weight": self.weight, "ignore_index": self.ignore_index, "reduction": self.reduction}
+        shown |= {name: getattr(self, name) for name in self.own}
+        return ", ".join(
+            f"{name}={value.tolist() if isinstance(value, Tensor) else repr(value)}" for name, value in shown.items()
+        )
+
+
+def _class_weight(weight: Weight) -> Tensor | None:
+    if weight is None:
+        return None
+    weight = torch.as_tensor(weight)
+    if weight.dim() != 1 or weight.numel() == 0:
+        raise ValueError(f"weight must hold one factor per class, shape (C,); got shape {tuple(weight.shape)}.")
+    return weight if weight.is_floating_point() else weight.float()
+
+
+class HEMLoss(Criterion):
+    """High error margin loss: see :func:`hem.losses.functional.hem_loss`.
+
+    Args:
+        weight: Factor per class, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (over the samples that still carry error) or ``"sum"``.
+        margin: μ ≥ 0 in units of the logits; ``"auto"``: √(2000 / N) for N training samples.
+        class_counts: Training samples per class, for ``"auto"`` only.
+
+    Example:
+        >>> HEMLoss(margin=0.2)(torch.tensor([[2.0, 2.5]]), torch.tensor([0]))
+        tensor(0.7000)
+        >>> HEMLoss(margin="auto", class_counts=[25_000, 25_000])
+        HEMLoss(weight=None, ignore_index=-100, reduction='mean', margin=0.2)
+    """
+
+    function = staticmethod(functional.hem_loss)
+    margin: float
+
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        margin: float | Literal["auto"] = 0.5,
+        class_counts: Counts | None = None,
+    ) -> None:
+        margin = functional.auto_margin(class_counts) if margin == "auto" else margin
+        super().__init__(weight, ignore_index, reduction, margin=margin)
+
+
+class HEMPlusLoss(Criterion):
+    """High error margin loss with wider margins for rarer classes: see :func:`hem.losses.functional.hem_plus_loss`.
+
+    Args:
+        weight: Factor per class, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (over the samples that still carry error) or ``"sum"``.
+        class_counts: Training samples per class s_i > 0, ``(C)``; required.
+        m: The number of samples at which a balanced set has margin 1.
+        competitor: Use the margin of the class compared with, instead of the target's.
+
+    Example:
+        >>> HEMPlusLoss(class_counts=[4000, 250])(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+        tensor(1.)
+    """
+
+    function = staticmethod(functional.hem_plus_loss)
+    class_counts: Tensor
+    m: float
+    competitor: bool
+
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        class_counts: Counts | None = None,
+        m: float = 2000.0,
+        competitor: bool = False,
+    ) -> None:
+        super().__init__(weight, ignore_index, reduction, class_counts=class_counts, m=m, competitor=competitor)
+
+
+class MultiMarginLoss(Criterion):
+    """Multi-class margin loss, the mean of all errors: see :func:`hem.losses.functional.multi_margin_loss`.
+
+    Args:
+        weight: Factor per class, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (over the labelled samples) or ``"sum"``.
+        margin: In units of the logits, ≥ 0.
+        p: Exponent of the errors, 1 or 2.
+
+    Example:
+        >>> MultiMarginLoss()(torch.tensor([[2.0, 2.0, 3.0, 0.0]]), torch.tensor([0]))
+        tensor(0.7500)
+    """
+
+    function = staticmethod(functional.multi_margin_loss)
+    margin: float
+    p: int
+
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        margin: float = 1.0,
+        p: int = 1,
+    ) -> None:
+        super().__init__(weight, ignore_index, reduction, margin=margin, p=p)
+
+
+class LogitNormLoss(Criterion):
+    """Cross-entropy of logits of constant length: see :func:`hem.losses.functional.logit_norm_loss`.
+
+    Args:
+        weight: Factor per class, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        tau: Temperature τ > 0.
+
+    Example:
+        >>> LogitNormLoss(tau=0.1)(torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
+        tensor(2.1269)
+    """
+
+    function = staticmethod(functional.logit_norm_loss)
+    tau: float
+
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        tau: float = 0.04,
+    ) -> None:
+        super().__init__(weight, ignore_index, reduction, tau=tau)
+
+
+class LogitAdjustedLoss(Criterion):
+    """Cross-entropy of logits raised by the log priors: see :func:`hem.losses.functional.logit_adjusted_loss`.
+
+    Args:
+        weight: Factor per class, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        class_counts: Training samples per class s_j > 0, ``(C)``; required.
+        tau: Strength τ > 0 of the adjustment.
+
+    Example:
+        >>> LogitAdjustedLoss(class_counts=[3, 1])(torch.zeros(1, 2), torch.tensor([1]))
+        tensor(1.3863)
+    """
+
+    function = staticmethod(functional.logit_adjusted_loss)
+    class_counts: Tensor
+    tau: float
+
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        class_counts: Counts | None = None,
+        tau: float = 1.0,
+    ) -> None:
+        super().__init__(weight, ignore_index, reduction, class_counts=class_counts, tau=tau)
+
+
+class BalancedSoftmaxLoss(Criterion):
+    """Cross-entropy under the balanced softmax: see :func:`hem.losses.functional.balanced_softmax_loss`.
+
+    Args:
+        weight: Factor per class, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        class_counts: Training samples per class s_j > 0, ``(C)``; required.
+
+    Example:
+        >>> BalancedSoftmaxLoss(class_counts=[3, 1])(torch.zeros(1, 2), torch.tensor([1]))
+        tensor(1.3863)
+    """
+
+    function = staticmethod(functional.balanced_softmax_loss)
+    class_counts: Tensor
+
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        class_counts: Counts | None = None,
+    ) -> None:
+        super().__init__(weight, ignore_index, reduction, class_counts=class_counts)
+
+
+class ClassBalancedLoss(Criterion):
+    """Cross-entropy weighted by effective numbers of samples: see :func:`hem.losses.functional.class_balanced_loss`.
+
+    Args:
+        weight: Factor per class beside the balancing one, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        class_counts: Training samples per class s_j > 0, ``(C)``; required.
+        beta: β in [0, 1).
+
+    Example:
+        >>> ClassBalancedLoss(class_counts=[1, 2], beta=0.5, reduction="sum")(torch.zeros(1, 2), torch.tensor([0]))
+        tensor(0.8318)
+    """
+
+    function = staticmethod(functional.class_balanced_loss)
+    class_counts: Tensor
+    beta: float
+
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        class_counts: Counts | None = None,
+        beta: float = 0.9999,
+    ) -> None:
+        super().__init__(weight, ignore_index, reduction, class_counts=class_counts, beta=beta)
+
+
+class FocalLoss(Criterion):
+    """Focal loss: see :func:`hem.losses.functional.focal_loss`.
+
+    Args:
+        weight: Factor per class, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        gamma: γ ≥ 0; 0 is cross-entropy.
+
+    Example:
+        >>> FocalLoss()(torch.zeros(1, 2), torch.tensor([0]))
+        tensor(0.1733)
+    """
+
+    function = staticmethod(functional.focal_loss)
+    gamma: float
+
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        gamma: float = 2.0,
+    ) -> None:
+        super().__init__(weight, ignore_index, reduction, gamma=gamma)
+
+
+class LDAMLoss(Criterion):
+    """Label-distribution-aware margin loss, for cosine logits: see :func:`hem.losses.functional.ldam_loss`.
+
+    Args:
+        weight: Factor per class, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        class_counts: Training samples per class s_j > 0, ``(C)``; required.
+        max_m: The margin of the rarest class, ≥ 0.
+        s: Scale > 0 of the logits.
+
+    Example:
+        >>> LDAMLoss(class_counts=[1, 16])(torch.tensor([[0.5, 0.0]]), torch.tensor([0]))
+        tensor(0.6931)
+    """
+
+    function = staticmethod(functional.ldam_loss)
+    class_counts: Tensor
+    max_m: float
+    s: float
+
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        class_counts: Counts | None = None,
+        max_m: float = 0.5,
+        s: float = 30.0,
+    ) -> None:
+        super().__init__(weight, ignore_index, reduction, class_counts=class_counts, max_m=max_m, s=s)
+
+
+class OneVsRestLoss(Criterion):
+    """One-versus-rest loss: see :func:`hem.losses.functional.one_vs_rest_loss`.
+
+    Args:
+        weight: Factor per class, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Example:
+        >>> OneVsRestLoss()(torch.zeros(1, 3), torch.tensor([0]))
+        tensor(2.0794)
+    """
+
+    function = staticmethod(functional.one_vs_rest_loss)
+
+    def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
+        super().__init__(weight, ignore_index, reduction)
+
+
+class DiceLoss(Criterion):
+    """Dice loss of the classes' regions in the whole batch: see :func:`hem.losses.functional.dice_loss`.
+
+    Args:
+        weight: Factor per class, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"`` (per class, ``(C)``), ``"mean"`` (over the classes) or ``"sum"``.
+
+    Example:
+        >>> DiceLoss(reduction="none")(torch.zeros(4, 2), torch.tensor([0, 0, 0, 1]))
+        tensor([0.4000, 0.6667])
+    """
+
+    function = staticmethod(functional.dice_loss)
+
+    def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
+        super().__init__(weight, ignore_index, reduction)

@@ -1,0 +1,230 @@
+"""Where the losses of the samples become one number, on one device or on many.
+
+The mean of a loss is a ratio, Σ loss / Σ mass, whose denominator depends on the data: how many samples still
+carry error (HEM), how many pixels are labelled, what the labels weigh. A mean of means over devices or over
+micro-batches is therefore another loss than the mean over the whole batch. Every loss of this package comes
+through here, so two scopes mend that for all of them:
+
+* :func:`global_mean`: sums go over all processes, and the gradient that DDP averages is the one-process gradient;
+* :func:`accumulate`: the micro-batches of one optimiser step share one denominator.
+
+Outside the scopes nothing is communicated and nothing is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Reduction = Literal["none", "mean", "sum"]
+
+_group: dist.ProcessGroup | None = None  # the processes that share one batch, inside `global_mean`
+_accumulation: Accumulation | None = None  # the optimiser step in progress, inside `accumulate`
+
+
+class Accumulation:
+    """The denominators of one optimiser step that is taken in several micro-batches.
+
+    Inside ``with accumulate(self)`` a loss keeps its value, but its gradient is that of numerator / reference,
+    with one reference for all micro-batches (the first denominator). Once the gradients are summed,
+
+        Σ_i ∇numerator_i / Σ_i denominator_i  =  factor · Σ_i ∇(numerator_i / reference),
+        factor = reference / Σ_i denominator_i.
+
+    This needs one mean per micro-batch. Losses that are no ratio of sums over samples (Dice, ``reduction="sum"``)
+    cannot be put together from micro-batches in this way: they get the mean of the micro-batches' gradients.
+
+    Example:
+        >>> import torch
+        >>> from hem.losses import HEMLoss
+        >>> loss, step = HEMLoss(), Accumulation()
+        >>> logits = torch.tensor([[3.0, 0.0], [0.0, 1.0], [2.0, 0.0]], requires_grad=True)
+        >>> target = torch.tensor([0, 0, 1])
+        >>> for part in (slice(0, 2), slice(2, 3)):
+        ...     with accumulate(step):
+        ...         loss(logits[part], target[part]).backward()
+        >>> logits.grad * step.factor()
+        tensor([[ 0.0000,  0.0000],
+                [-0.5000,  0.5000],
+                [ 0.5000, -0.5000]])
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the step; call it after every optimiser step."""
+        self.micro_batches = 0
+        self.reference: Tensor | None = None
+        self.denominator: Tensor | None = None
+
+    def share(self, denominator: Tensor) -> Tensor:
+        """Take in one micro-batch's denominator; give the reference that stands in for it."""
+        if self.reference is None or self.denominator is None:
+            self.reference = torch.where(denominator != 0, denominator, 1)
+            self.denominator = torch.zeros_like(denominator)
+        self.denominator = self.denominator + denominator
+        return self.reference
+
+    def factor(self, divided_by: float = 1.0) -> Tensor | float:
+        """What the summed gradients are to be multiplied by, once, before clipping and the optimiser's step.
+
+        Args:
+            divided_by: What each micro-batch's loss was divided by already; Lightning divides by
+                ``accumulate_grad_batches``.
+
+        Returns:
+            The factor; a tensor on the loss's device (no synchronisation), or a plain number for losses that are
+            no ratio.
+        """
+        if self.reference is None or self.denominator is None:
+            return divided_by / max(self.micro_batches, 1)
+        return divided_by * self.reference / torch.where(self.denominator != 0, self.denominator, self.reference)
+
+
+@contextmanager
+def accumulate(step: Accumulation) -> Iterator[Accumulation]:
+    """Make the losses inside count as one micro-batch of ``step``: see :class:`Accumulation`."""
+    global _accumulation
+    outer, _accumulation = _accumulation, step
+    step.micro_batches += 1
+    try:
+        yield step
+    finally:
+        _accumulation = outer
+
+
+@contextmanager
+def global_mean(group: dist.ProcessGroup | None = None) -> Iterator[None]:
+    """Make the losses inside be those of the batch of all processes.
+
+    Every process must evaluate the same losses in the same order. The gradients are then to be averaged over the
+    processes, as DDP does. Without :mod:`torch.distributed`, or with one process, nothing changes.
+
+    Args:
+        group: The processes that share the batch; all of them by default.
+
+    Example:
+        >>> import torch
+        >>> from hem.losses import HEMLoss
+        >>> with global_mean():
+        ...     HEMLoss()(torch.tensor([[1.0, 2.0]]), torch.tensor([0]))
+        tensor(1.5000)
+    """
+    global _group
+    outer = _group
+    if dist.is_available() and dist.is_initialized():
+        group = group or dist.group.WORLD
+        _group = group if dist.get_world_size(group) > 1 else None
+    try:
+        yield
+    finally:
+        _group = outer
+
+
+def all_sum(x: Tensor) -> Tensor:
+    """The sum of ``x`` over the processes of the open scope; ``x`` itself where none is open.
+
+    DDP averages the gradients of K processes, so the gradient of a sum X = Σ_k x_k must reach each x_k K-fold:
+
+        all_sum(x) = X + K (x - x),  the bracket 0 in value and 1 in gradient.
+
+    Args:
+        x: Sums over this process's samples, any shape.
+
+    Returns:
+        The sums over all samples, same shape.
+    """
+    if _group is None:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total, group=_group)
+    return total + dist.get_world_size(_group) * (x - x.detach())
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Numerator / denominator, both summed over the processes of the open scope.
+
+    Exactly 0 with zero gradient where the denominator is 0; a NaN stays a NaN. The denominator counts as a constant.
+
+    Args:
+        numerator: Sum of losses, a scalar.
+        denominator: Sum of their masses, a scalar of the same dtype.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> ratio(torch.tensor(3.0), torch.tensor(2.0)), ratio(torch.tensor(0.0), torch.tensor(0.0))
+        (tensor(1.5000), tensor(0.))
+    """
+    denominator = denominator.detach()
+    if _group is not None:
+        numerator, denominator = all_sum(torch.stack((numerator, denominator))).unbind()
+        denominator = denominator.detach()
+    filled = denominator != 0
+    numerator = numerator * filled
+    mean = numerator / torch.where(filled, denominator, 1)
+    if _accumulation is None:
+        return mean
+    return mean.detach() + (numerator - numerator.detach()) / _accumulation.share(denominator)
+
+
+def reduce(loss: Tensor, mass: Tensor, reduction: Reduction) -> Tensor:
+    """Losses of samples to what ``reduction`` asks for.
+
+    Args:
+        loss: Loss of each sample, class weights and all.
+        mass: What each sample counts in the denominator of the mean, same shape.
+        reduction: ``"none"``: ``loss``; ``"sum"``: Σ loss; ``"mean"``: Σ loss / Σ mass.
+
+    Returns:
+        ``loss`` or a scalar.
+
+    Example:
+        >>> reduce(torch.tensor([1.0, 0.0, 3.0]), torch.tensor([1.0, 0.0, 1.0]), "mean")
+        tensor(2.)
+    """
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return all_sum(loss.sum())
+    return ratio(loss.sum(), mass.sum())
+
+
+def evaluate(criterion: nn.Module, input: Tensor, target: Tensor) -> Tensor:
+    """The criterion under the open scopes; what a training step calls.
+
+    torch's own ``nn.CrossEntropyLoss`` does not know the scopes, so its formula is evaluated here, with its own
+    settings. (Where nothing is labelled it then gives 0 instead of NaN.) Any other criterion is simply called; one
+    that takes means of its own is not made exact.
+
+    Args:
+        criterion: A loss module.
+        input: Logits, ``(N, C, ...)``.
+        target: What the criterion takes.
+
+    Returns:
+        What the criterion returns.
+
+    Example:
+        >>> evaluate(nn.CrossEntropyLoss(), torch.zeros(1, 2), torch.tensor([0]))
+        tensor(0.6931)
+    """
+    if type(criterion) is not nn.CrossEntropyLoss:
+        return criterion(input, target)  # type: ignore[no-any-return]
+    from hem.losses.functional import ce_loss  # here, because functional imports this module
+
+    return ce_loss(
+        input,
+        target,
+        criterion.weight,
+        criterion.ignore_index,
+        criterion.reduction,  # type: ignore[arg-type]
+        label_smoothing=criterion.label_smoothing,
+    )
