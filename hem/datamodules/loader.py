@@ -148,7 +148,8 @@ class Loader:
         workers: int = 0,
     ) -> None:
         self.images = images
-        self.sampler = batches  # under this name Lightning finds set_epoch
+        self.sampler = batches  # under this name Lightning finds set_epoch,
+        self.batch_sampler = None  # and beside it asks for this one
         self.seed = seed
         self.partners = partners
         self.workers = workers
