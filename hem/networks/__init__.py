@@ -1,7 +1,10 @@
 """Networks that take `num_classes` and `in_channels`; further ones come by name from torchvision and timm."""
 
 from hem.networks.base import CosineLinear, Network, linear_head
+from hem.networks.inspect import batch_dependent, random_layers
+from hem.networks.named import Named
 from hem.networks.normalize import Normalize
+from hem.networks.preact import PreActResNet18, WideResNet28_10, WideResNet40_2
 from hem.networks.resnet import ResNet8, ResNet18, ResNet20, ResNet32, ResNet34, ResNeXt29
 from hem.networks.small import MLP, LeNet
 
@@ -9,13 +12,19 @@ __all__ = [
     "MLP",
     "CosineLinear",
     "LeNet",
+    "Named",
     "Network",
     "Normalize",
+    "PreActResNet18",
     "ResNeXt29",
     "ResNet8",
     "ResNet18",
     "ResNet20",
     "ResNet32",
     "ResNet34",
+    "WideResNet28_10",
+    "WideResNet40_2",
+    "batch_dependent",
     "linear_head",
+    "random_layers",
 ]

@@ -57,6 +57,7 @@ class Network(nn.Module):
         body: maps images (N, in_channels, H, W) to features (N, D).
         head: maps features (N, D) to logits (N, num_classes).
         in_channels: channels of an image; an input with any other number is refused.
+        image_size: (height, width) in pixels, where the body takes no other; None: any size.
 
     Example:
         >>> net = Network(nn.Flatten(), linear_head(64, 10), in_channels=1)
@@ -64,20 +65,29 @@ class Network(nn.Module):
         (torch.Size([2, 10]), torch.Size([2, 64]))
     """
 
-    def __init__(self, body: nn.Module, head: nn.Module, in_channels: int) -> None:
+    def __init__(
+        self, body: nn.Module, head: nn.Module, in_channels: int, image_size: tuple[int, int] | None = None
+    ) -> None:
         super().__init__()
-        self.body, self.head, self.in_channels = body, head, in_channels
+        self.body, self.head = body, head
+        self.in_channels, self.image_size = in_channels, image_size
 
     def forward_features(self, input: Tensor) -> Tensor:
         """The features (N, D) that the head sees, of images (N, in_channels, H, W).
 
         Raises:
-            ValueError: if the images have not `in_channels` channels.
+            ValueError: if the images have other channels, or another size where the network is built for one.
         """
         if input.ndim != 4 or input.shape[1] != self.in_channels:
             raise ValueError(
                 f"{type(self).__name__} takes images of shape (N, {self.in_channels}, H, W), "
                 f"got {tuple(input.shape)}: set in_channels to the channels of the data"
+            )
+        if self.image_size is not None and tuple(input.shape[2:]) != tuple(self.image_size):
+            height, width = self.image_size
+            raise ValueError(
+                f"{type(self).__name__} was built for images of {height}x{width} pixels, "
+                f"got {tuple(input.shape)}: set image_size to the size of the data"
             )
         features: Tensor = self.body(input)
         return features

@@ -57,7 +57,7 @@ class LeNet(Network):
         if batch_norm:
             layers.append(nn.BatchNorm1d(128))
         layers.append(nn.ReLU())
-        super().__init__(nn.Sequential(*layers), linear_head(128, num_classes), in_channels)
+        super().__init__(nn.Sequential(*layers), linear_head(128, num_classes), in_channels, image_size)
 
 
 class MLP(Network):
@@ -91,4 +91,4 @@ class MLP(Network):
             if batch_norm:
                 layers.append(nn.BatchNorm1d(out_features))
             layers.append(nn.ReLU())
-        super().__init__(nn.Sequential(*layers), linear_head(sizes[-1], num_classes), in_channels)
+        super().__init__(nn.Sequential(*layers), linear_head(sizes[-1], num_classes), in_channels, image_size)
