@@ -1,0 +1,34 @@
+"""hem: high error margin losses, and everything needed to compare losses fairly.
+
+``from hem.losses import HEMLoss`` needs torch alone; ``hem.load`` brings back a trained network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hem.trained import Trained
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(run_dir: str | Path, checkpoint: str = "best") -> Trained:
+    """Return the trained network of a run, with its preprocessing and class names, for use anywhere.
+
+    Args:
+        run_dir: The folder of a run, ``runs/<task>_<data>/<loss>/seed<k>``.
+        checkpoint: ``"best"``, ``"last"`` or the path of a checkpoint.
+
+    Returns:
+        A module in evaluation mode: images in, logits out; see :class:`hem.trained.Trained`.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run or not that checkpoint.
+        ValueError: If the config does not fit the checkpoint.
+    """
+    from hem.trained import load_run  # the losses alone must not need Lightning
+
+    return load_run(run_dir, checkpoint)

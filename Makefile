@@ -1,0 +1,43 @@
+# `make help` lists the targets. PYTHON chooses the interpreter (3.11 or newer) that .venv is made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, got $$($(PYTHON) --version); run make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.ready  ## make .venv and install everything into it
+
+train: setup  ## train HEM beside CE on real 8x8 digits, about a minute; needs no data
+	$(BIN)/python -m hem.quickstart
+
+tensorboard: setup  ## show the curves of all runs
+	$(BIN)/tensorboard --logdir runs --host localhost
+
+test: lint types  ## lint, types, doctests and all tests
+	$(BIN)/python -m pytest
+
+quick: setup  ## the tests without those that train whole runs
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: setup  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --diff .
+
+types: setup  ## mypy, strict
+	$(BIN)/mypy
+
+bench: setup  ## what each loss costs beside cross_entropy, as ratios
+	$(BIN)/python benchmarks/losses.py
+
+clean:  ## remove what the tools leave behind, the environment included; runs/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache *.egg-info
+
+.PHONY: help setup train tensorboard test quick lint types bench clean

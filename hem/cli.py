@@ -1,0 +1,264 @@
+"""The command line: one merged YAML in, one run folder out; a user's mistake gets a sentence.
+
+``python cli.py fit --config configs/classification/mnist.yaml --config configs/loss/hem.yaml``
+reads ``configs/base.yaml`` first, then each ``--config`` in turn, then the options.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import nn
+
+import hem.datamodules
+import hem.losses
+import hem.modules
+import hem.networks
+from hem.run import SaveConfig, SavePredictions, SaveResults, name_of
+
+BASE_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "base.yaml"
+COMMANDS = ("fit", "validate", "test", "predict")
+MISTAKES = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
+
+# what `--model.loss Hem` may have meant, by the last word of the option
+CHOICES: dict[str, tuple[str, Iterable[str]]] = {
+    "model": ("task", hem.modules.__all__),
+    "data": ("data module", hem.datamodules.__all__),
+    "loss": ("loss", sorted(entry.__name__ for entry in hem.losses.LOSSES.values())),
+    "net": ("network", hem.networks.__all__),
+}
+
+
+def near(word: str, names: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the names that look like the word, and ``""`` where none does."""
+    lower = {name.lower(): name for name in names}
+    found = [lower[match] for match in difflib.get_close_matches(word.lower(), lower, n=2, cutoff=0.5)]
+    found += [name for key, name in lower.items() if key.startswith(word.lower()) and name not in found][:2]
+    return f"; did you mean {' or '.join(repr(name) for name in found)}?" if found else ""
+
+
+def parameters(class_path: str) -> list[str]:
+    """Return the names that a class takes, its bases' among them."""
+    from jsonargparse import get_parameters  # deferred: only an error needs it
+
+    module, _, name = class_path.rpartition(".")
+    return [parameter.name for parameter in get_parameters(getattr(sys.modules[module], name))]
+
+
+def one_sentence(message: str, options: Iterable[str] = ()) -> str:
+    """Return what the parser has to say about a mistake, in one sentence.
+
+    Args:
+        message: The parser's own message, which prints nested types over many lines.
+        options: Every option that the command takes, for near names.
+
+    Example:
+        >>> one_sentence('''Parser key "model":
+        ...   Errors:
+        ...     - Problem with given class_path 'hem.modules.ClassificationTask':
+        ...         Parser key "loss":
+        ...           - Expected a dot import path string: Hem''')
+        "unknown loss 'Hem'; did you mean 'HEMLoss' ...?; available: BalancedSoftmaxLoss, ..."
+    """
+    key = ".".join(part.removesuffix(".init_args") for part in re.findall(r'Parser key "([^"]+)"', message))
+    owner = re.findall(r"Problem with given class_path '([^']+)'", message)
+    if found := re.search(r"dot import path string: (\S+)|Import path (\S+)|No module named '([^']+)'", message):
+        word = next(group for group in found.groups() if group)
+        kind, names = CHOICES.get(key.rpartition(".")[2], ("class", ()))
+        names = list(names)
+        listing = f"; available: {', '.join(names)}, or the path of your own class" if names else ""
+        where = "" if names else f" for {key}"
+        return f"unknown {kind} '{word}'{where}{near(word, names)}{listing}"
+    if (found := re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([\w.]+)", message)) and owner:
+        word = (found[1] or found[2]).partition(".")[0]
+        names = parameters(owner[-1])
+        return f"{owner[-1].rpartition('.')[2]} has no argument '{word}'{near(word, names)}; it takes {', '.join(names)}"
+    if found := re.search(r"does not accept option '([^']+)'|nrecognized arguments: --([\w.]+)", message):
+        word = found[1] or found[2]
+        return f"there is no option '{word}'{near(word, options)}"
+    if found := re.search(r"arguments are required: (.+)", message):
+        return f"{key or 'the command'} needs {found[1]}: start from a file in configs/, such as --config configs/classification/digits.yaml"
+    if found := re.search(r"Expected an? (?:<class '([\w.]+)'>|(\w+))[^\n]*Got value: (.*)", message):
+        return f"{key} expects {found[1] or found[2]}, got '{found[3].strip()}'"
+    if "Subtypes:" in message and (given := re.search(r"Given value: (.*)", message)):
+        kinds = re.findall(r"Expected an? <class '([\w.]+)'>", message)
+        detail = re.search(r"(?:should|must|does not|invalid|not in|one of) .*", message.rpartition("Errors:")[2])
+        expected = " or ".join(dict.fromkeys(kind.replace("NoneType", "null") for kind in kinds))
+        what = detail[0] if detail and not kinds else f"expects {expected}"
+        return f"{key} {what}, got '{given[1].strip()}'"
+    return " ".join(message.split())
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, which reports a mistake in one sentence and leaves with code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one sentence and exit."""
+        if os.environ.get("HEM_TRACEBACK") and ex is not None:
+            traceback.print_exception(ex)
+        options = [name.lstrip("-") for action in self._actions for name in action.option_strings]
+        print(f"error: {one_sentence(message, options)}", file=sys.stderr)
+        self.exit(2)
+
+
+class HemCLI(LightningCLI):
+    """Lightning's command line with our links from the data to the network, the loss and the task."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run folder and the checkpoint rule; link what the data module knows to whoever asks for it."""
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="The run's folder (runs/<task>_<data>/<loss>/seed<k>)."
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        for name in ("num_classes", "class_names", "class_counts", "mean", "std"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for name in ("num_classes", "in_channels", "image_size"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.net.init_args.{name}", apply_on="instantiate")
+        parser.link_arguments("data.class_counts", "model.init_args.loss.init_args.class_counts", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config as it is: Lightning would let hyper-parameters in a checkpoint override it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Decide the run folder, and send the logs and checkpoints of the run there."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        names = {
+            "task": task_name(config.model.class_path),
+            "data": short_name(config.data.class_path, hem.datamodules.DATA),
+            "loss": short_name(config.model.init_args.loss.class_path, hem.losses.LOSSES),
+            "seed": config.seed_everything,
+        }
+        folder = Path(config.run_dir or "runs/{task}_{data}/{loss}/seed{seed}".format(**names)).absolute()
+        config.trainer.default_root_dir = str(folder)
+        config.checkpoint.dirpath = str(folder / "checkpoints")
+        if isinstance(config.trainer.logger, list):
+            if self.subcommand != "fit":  # metrics.csv holds the curves of training alone; see results.json
+                config.trainer.logger = [each for each in config.trainer.logger if "CSV" not in each.class_path]
+            for logger in config.trainer.logger:
+                logger.init_args.save_dir = str(folder)
+        if self.subcommand and config.ckpt_path in ("best", "last"):
+            config.ckpt_path = str(checkpoint(folder, config.ckpt_path))
+        self.trainer_defaults["callbacks"] = [SaveResults(**names), SavePredictions()]
+
+
+def class_of(class_path: str) -> type:
+    """Return the class that a path names; its module is imported already, as the parser has checked it."""
+    module, _, name = class_path.rpartition(".")
+    found: type = getattr(sys.modules[module], name)
+    return found
+
+
+def short_name(class_path: str, registry: dict[str, type]) -> str:
+    """Return the registry's name of a class, else the name of the class."""
+    return name_of(class_of(class_path), registry)
+
+
+def task_name(class_path: str) -> str:
+    """Return the name of a task as folders have it: ``ClassificationTask`` is ``classification``."""
+    return class_path.rpartition(".")[2].removesuffix("Task").lower()
+
+
+def checkpoint(folder: Path, which: str) -> Path:
+    """Return the best or last checkpoint of a run folder.
+
+    Raises:
+        FileNotFoundError: If the run has none.
+    """
+    path = folder / "checkpoints" / f"{which}.ckpt"
+    if not path.is_file():
+        found = ", ".join(sorted(str(p) for p in folder.glob("checkpoints/*.ckpt"))) or "none"
+        raise FileNotFoundError(
+            f"Expected the {which} checkpoint of this run at {path}; the folder has: {found}. Train first with "
+            "`python cli.py fit` and the same configs, or give the path of a checkpoint as --ckpt_path."
+        )
+    return path
+
+
+def build(args: Sequence[str], run: bool = True) -> HemCLI:
+    """Parse the arguments, build all objects and, where ``run`` says so, run the command.
+
+    Args:
+        args: What stands behind ``python cli.py``.
+        run: Whether to run a command (the first argument); otherwise the objects are built only.
+    """
+    defaults = {"default_config_files": [str(BASE_CONFIG)]}
+    return HemCLI(
+        hem.modules.Task,
+        hem.datamodules.ImageDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        save_config_callback=SaveConfig,
+        parser_class=Parser,
+        parser_kwargs={command: defaults for command in COMMANDS} if run else defaults,
+        args=list(args),
+        run=run,
+    )
+
+
+def mistake(error: BaseException) -> BaseException:
+    """Return the error that a user should read: the parser wraps what a constructor raises into its own."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+
+    def origin(link: BaseException) -> str:
+        frames = traceback.extract_tb(link.__traceback__)
+        return frames[-1].filename if frames else ""
+
+    return next((link for link in chain if "jsonargparse" not in origin(link)), error)
+
+
+def quiet() -> None:
+    """Silence what libraries say that is no news to a user."""
+    for message in (
+        "LightningCLI's args parameter is intended",  # it is: `main` takes arguments from Python
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
+        "Checkpoint directory .* exists and is not empty",  # SaveConfig refuses what would overwrite
+        "Couldn't infer the batch indices fetched",  # predictions carry their own
+        "The '(train|val|test|predict)_dataloader' does not have many workers",  # images in memory need none
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    # device tables and advertisements; warnings and errors stay
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: The arguments behind ``python cli.py``; None: those of the process.
+
+    Returns:
+        0 on success, 1 where the run could not be done, 2 where the arguments are wrong. Set
+        ``HEM_TRACEBACK=1`` to see the stack of an error.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    quiet()
+    try:
+        build(arguments)
+    except MISTAKES as error:
+        if os.environ.get("HEM_TRACEBACK"):
+            raise
+        cause = mistake(error)
+        print(f"error: {cause}", file=sys.stderr)
+        return 1
+    except SystemExit as stop:
+        return int(stop.code or 0) if not isinstance(stop.code, str) else 1
+    return 0

@@ -1,0 +1,165 @@
+"""The base of every task: a network, a loss, an optimiser and a schedule, put together for Lightning."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from hem.losses import reduction
+from hem.networks import Normalize
+
+OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
+LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
+
+
+def sgd(params: Iterable[Any]) -> Optimizer:
+    """Return the optimiser of a task that names none: SGD, learning rate 0.05, momentum 0.9."""
+    return torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
+def check_state(task: nn.Module, state: dict[str, Tensor]) -> None:
+    """Refuse the weights of another network with a sentence.
+
+    Args:
+        task: The task that is to take the weights; its own are named ``net.*``.
+        state: The ``state_dict`` of a checkpoint.
+
+    Raises:
+        ValueError: If names or shapes differ.
+    """
+    own = {name: tuple(value.shape) for name, value in task.state_dict().items() if name.startswith("net.")}
+    given = {name: tuple(value.shape) for name, value in state.items() if name.startswith("net.")}
+    if own == given:
+        return
+    for name in own.keys() & given.keys():
+        if own[name] != given[name]:
+            raise ValueError(
+                f"The checkpoint holds another network: its {name} has shape {given[name]}, this config's "
+                f"{own[name]}. The number of classes, channels or the width differ: use the data and network it "
+                "was trained with."
+            )
+    missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    raise ValueError(
+        f"The checkpoint holds another network: it lacks {len(missing)} of this config's tensors "
+        f"({', '.join(missing[:2]) or 'none'}) and brings {len(extra)} others ({', '.join(extra[:2]) or 'none'}): "
+        "use the network it was trained with."
+    )
+
+
+class Task(LightningModule):
+    """A network and a loss, trained.
+
+    The network sees images in [0, 1] through :class:`~hem.networks.Normalize`, so that attacks and
+    corruptions work in pixel units. Checkpoints hold ``net.*`` alone: no loss, no hyper-parameters. Any
+    task can therefore examine any checkpoint, and ``config.yaml`` in the run folder is the record of a run.
+
+    A loss that is a mean over samples divides by a count: of the labelled samples, or, for HEM, of the
+    samples that still carry error. During training that count is taken over the whole global batch: over
+    all devices, and over all micro-batches of an accumulated step (see :mod:`hem.losses.reduction`).
+
+    Args:
+        net: The network: input (N, C, H, W), logits (N, num_classes) or (N, num_classes, H, W).
+        loss: The criterion, called as ``loss(logits, target)``: one of :data:`hem.losses.LOSSES` or any other.
+        optimizer: Makes the optimiser from the parameters.
+        lr_scheduler: Makes the schedule from the optimiser. Where a schedule takes ``total_steps`` and the
+            config leaves it null, it gets the number of optimiser steps of the whole training.
+        lr_interval: Whether the schedule advances after each ``"step"`` or each ``"epoch"``.
+        num_classes: Number of classes; linked from the data module.
+        class_names: Names of the classes, for metrics and figures; linked from the data module.
+        mean: Mean of each input channel, in [0, 1]; linked from the data module. None: no normalisation.
+        std: Standard deviation of each input channel; linked from the data module.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: nn.Module,
+        optimizer: OptimizerCallable = sgd,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["step", "epoch"] = "epoch",
+        num_classes: int = 10,
+        class_names: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(
+                f"Expected one name per class, got {len(class_names)} names for {num_classes} classes: "
+                "give `class_names` of that length, or none."
+            )
+        normalize = Normalize(mean, std) if mean is not None and std is not None else nn.Identity()
+        self.net = nn.Sequential(OrderedDict(normalize=normalize, backbone=net))
+        self.loss = loss
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
+        self.num_classes = num_classes
+        self.class_names = list(class_names) if class_names is not None else [str(c) for c in range(num_classes)]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the logits of a batch of images in [0, 1]."""
+        logits: Tensor = self.net(input)
+        return logits
+
+    # -- training ------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        input, target, *_ = batch
+        logits = self(input)
+        loss = self.training_loss(logits, target)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log_training(logits.detach(), target)
+        return loss
+
+    def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of the global batch: its mean is over the samples of all devices."""
+        with self._loss_scope():
+            loss = reduction.evaluate(self.loss, logits, target)
+        if loss.ndim:
+            raise ValueError(
+                f"Training needs one number from the loss, got shape {tuple(loss.shape)}: "
+                "set its reduction to 'mean' (or 'sum')."
+            )
+        return loss
+
+    def log_training(self, logits: Tensor, target: Tensor) -> None:
+        """Log what a task wants to see of a training batch; called once every ``log_every_n_steps``."""
+
+    def _loss_scope(self) -> AbstractContextManager[Any]:
+        return reduction.global_mean() if self.trainer.world_size > 1 else nullcontext()
+
+    def on_train_epoch_start(self) -> None:
+        """Seed what the network itself draws (dropout): by epoch and rank, so that a resumed run repeats it."""
+        seed = os.environ.get("PL_GLOBAL_SEED")
+        if seed is not None:
+            torch.manual_seed((int(seed) * 1_000_003 + self.current_epoch) * 1009 + self.global_rank)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another network before torch does, in a sentence."""
+        check_state(self, checkpoint["state_dict"])
+
+    # -- optimisation --------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimiser over the network's parameters, and the schedule over the optimiser."""
+        optimizer = self.optimizer(p for p in self.net.parameters() if p.requires_grad)
+        if self.lr_scheduler is None:
+            return optimizer
+        make = self.lr_scheduler
+        if isinstance(make, partial) and make.keywords.get("total_steps", 0) is None and not make.keywords.get("epochs"):
+            make = partial(make, total_steps=int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), "interval": self.lr_interval}}

@@ -1,0 +1,156 @@
+"""Classification: the clean accuracy, calibration and logits of a network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import ClasswiseWrapper, MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+
+from hem.modules.base import Task
+
+
+def accuracies(num_classes: int, class_names: Sequence[str]) -> MetricCollection:
+    """Return the figures that read logits: ``accuracy``, ``accuracy_top5`` and ``class_accuracy/<name>``.
+
+    Args:
+        num_classes: Number of classes; with five or fewer there is no top-5.
+        class_names: Name of each class.
+    """
+    metrics: dict[str, Metric | MetricCollection] = {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+        "class": ClasswiseWrapper(
+            MulticlassAccuracy(num_classes, average="none", validate_args=False),
+            labels=list(class_names),
+            prefix="class_accuracy/",
+        ),
+    }
+    if num_classes > 5:
+        metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
+    return MetricCollection(metrics)
+
+
+def logit_margin(logits: Tensor, target: Tensor) -> Tensor:
+    """Return z_y - max_{j != y} z_j of each sample: positive where it is classified rightly.
+
+    Args:
+        logits: Shape (N, C).
+        target: Class indices, shape (N,).
+
+    Example:
+        >>> logit_margin(torch.tensor([[3.0, 1.0, 2.0], [0.0, 1.0, 4.0]]), torch.tensor([0, 1]))
+        tensor([ 1., -3.])
+    """
+    own = logits.gather(1, target[:, None])
+    rival = logits.scatter(1, target[:, None], -torch.inf).amax(1, keepdim=True)
+    return (own - rival).squeeze(1)
+
+
+def sample_losses(criterion: nn.Module, logits: Tensor, target: Tensor) -> Tensor | None:
+    """Return the loss of each sample, without gradient; None for a loss that is no mean over samples (Dice).
+
+    Args:
+        criterion: Any loss with torch's ``reduction``.
+        logits: Shape (N, C, ...).
+        target: Class indices (N, ...) or class probabilities (N, C, ...).
+
+    Example:
+        >>> sample_losses(nn.CrossEntropyLoss(), torch.zeros(2, 4), torch.tensor([0, 3]))
+        tensor([1.3863, 1.3863])
+    """
+    if not hasattr(criterion, "reduction"):
+        return None
+    alike = copy.copy(criterion)
+    alike.reduction = "none"
+    with torch.no_grad():
+        losses: Tensor = alike(logits, target)
+    return losses if losses.shape == logits.select(1, 0).shape else None
+
+
+class ClassificationTask(Task):
+    """Train and test a classifier.
+
+    Logged for validation (``val/``) and test (``test/``): ``accuracy``, ``accuracy_top5`` (more than five
+    classes), ``calibration_error`` (expected, 15 bins), ``class_accuracy/<name>``, ``loss`` (the mean over
+    all samples, whatever the training loss divides by), ``active`` (the share of samples whose loss is not 0),
+    and the means of the largest logit, ``max_logit``, and of z_y - max_j z_j, ``logit_margin``. Every sample
+    counts once, on however many devices. Training logs ``train/loss``, ``train/accuracy``, ``train/active``.
+
+    Args:
+        *args: See :class:`~hem.modules.base.Task`.
+        **kwargs: See :class:`~hem.modules.base.Task`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.figures = nn.ModuleDict(
+            {
+                stage: nn.ModuleDict(
+                    {
+                        "accuracies": accuracies(self.num_classes, self.class_names).clone(prefix=f"{stage}/"),
+                        "calibration_error": MulticlassCalibrationError(self.num_classes, n_bins=15),
+                        **{name: MeanMetric() for name in ("loss", "active", "max_logit", "logit_margin")},
+                    }
+                )
+                for stage in ("val", "test")
+            }
+        )
+
+    def log_training(self, logits: Tensor, target: Tensor) -> None:
+        """Log accuracy on the batch as it is trained on, and the share of samples that still carry error."""
+        label = target.argmax(1) if target.is_floating_point() else target
+        self.log("train/accuracy", (logits.argmax(1) == label).float().mean(), prog_bar=True)
+        losses = sample_losses(self.loss, logits, target)
+        if losses is not None:
+            self.log("train/active", (losses > 0).float().mean())
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Take one batch into the validation figures."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Take one batch into the test figures."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Return the columns of ``predictions.csv``: index, label, and score, the largest probability."""
+        input, _, index = batch
+        score, label = self(input).softmax(1).max(1)
+        return {"index": index, "label": [self.class_names[k] for k in label.tolist()], "score": score}
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        input, target, *_ = batch
+        logits = self(input).float()
+        figures: Any = self.figures[stage]
+        figures["accuracies"].update(logits, target)
+        # the metric takes scores within [0, 1] for probabilities, and HEM's logits may lie there
+        figures["calibration_error"].update(logits.softmax(1), target)
+        losses = sample_losses(self.loss, logits, target)
+        if losses is not None:
+            figures["loss"].update(losses)
+            figures["active"].update((losses > 0).float())
+        else:
+            figures["loss"].update(self.loss(logits, target), weight=len(target))
+        figures["max_logit"].update(logits.amax(1))
+        figures["logit_margin"].update(logit_margin(logits, target))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation figures."""
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test figures."""
+        self._log_figures("test")
+
+    def _log_figures(self, stage: str) -> None:
+        figures: Any = self.figures[stage]
+        for name, value in figures["accuracies"].compute().items():
+            self.log(name, value, prog_bar=name.endswith("/accuracy"))
+        for name, metric in figures.items():
+            if name != "accuracies" and metric.update_called:
+                self.log(f"{stage}/{name}", metric.compute())
+            metric.reset()
