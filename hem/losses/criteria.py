@@ -1,9 +1,10 @@
 """The losses as modules: each holds the arguments of one function of :mod:`hem.losses.functional`.
 
-All are drop-ins for :class:`torch.nn.CrossEntropyLoss`: ``weight``, ``ignore_index`` and ``reduction`` come first, a
-loss's own arguments after. The mathematics, the shapes and the dtypes stand with the functions.
+All are drop-ins for :class:`torch.nn.CrossEntropyLoss`: ``weight``, ``ignore_index`` and ``reduction`` come
+first, a loss's own arguments after. The mathematics, the shapes and the dtypes stand with the functions.
 
-Class weights and counts are buffers that follow ``.to()`` but are not saved: a checkpoint holds the network alone.
+Class weights and counts are buffers that follow ``.to()`` but are not saved: a checkpoint holds the network
+alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hem.losses import functional
-from hem.losses.functional import Counts
+from hem.losses.arguments import Counts, check_arguments, check_counts
 from hem.losses.reduction import Reduction
 
 Weight = Tensor | list[float] | None
@@ -45,9 +46,9 @@ class Criterion(nn.Module):
         self.register_buffer("weight", _class_weight(weight), persistent=False)
         self.own = tuple(own)
         if "class_counts" in own:
-            counts = functional.check_counts(own.pop("class_counts"))
+            counts = check_counts(own.pop("class_counts"))
             self.register_buffer("class_counts", counts, persistent=False)
-        functional.check_arguments(reduction, **own)
+        check_arguments(reduction, **own)
         for name, value in own.items():
             setattr(self, name, value)
 
@@ -61,7 +62,8 @@ class Criterion(nn.Module):
         shown = {"weight": self.weight, "ignore_index": self.ignore_index, "reduction": self.reduction}
         shown |= {name: getattr(self, name) for name in self.own}
         return ", ".join(
-            f"{name}={value.tolist() if isinstance(value, Tensor) else repr(value)}" for name, value in shown.items()
+            f"{name}={value.tolist() if isinstance(value, Tensor) else repr(value)}"
+            for name, value in shown.items()
         )
 
 
@@ -70,7 +72,9 @@ def _class_weight(weight: Weight) -> Tensor | None:
         return None
     weight = torch.as_tensor(weight)
     if weight.dim() != 1 or weight.numel() == 0:
-        raise ValueError(f"weight must hold one factor per class, shape (C,); got shape {tuple(weight.shape)}.")
+        raise ValueError(
+            f"weight must hold one factor per class, shape (C,); got shape {tuple(weight.shape)}."
+        )
     return weight if weight.is_floating_point() else weight.float()
 
 
@@ -107,7 +111,7 @@ class HEMLoss(Criterion):
 
 
 class HEMPlusLoss(Criterion):
-    """High error margin loss with wider margins for rarer classes: see :func:`hem.losses.functional.hem_plus_loss`.
+    """HEM with wider margins for rarer classes (HEM+): see :func:`hem.losses.functional.hem_plus_loss`.
 
     Args:
         weight: Factor per class, ``(C)``.
@@ -118,7 +122,8 @@ class HEMPlusLoss(Criterion):
         competitor: Use the margin of the class compared with, instead of the target's.
 
     Example:
-        >>> HEMPlusLoss(class_counts=[4000, 250])(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+        >>> loss = HEMPlusLoss(class_counts=[4000, 250])
+        >>> loss(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
         tensor(1.)
     """
 
@@ -136,7 +141,9 @@ class HEMPlusLoss(Criterion):
         m: float = 2000.0,
         competitor: bool = False,
     ) -> None:
-        super().__init__(weight, ignore_index, reduction, class_counts=class_counts, m=m, competitor=competitor)
+        super().__init__(
+            weight, ignore_index, reduction, class_counts=class_counts, m=m, competitor=competitor
+        )
 
 
 class MultiMarginLoss(Criterion):
@@ -197,7 +204,7 @@ class LogitNormLoss(Criterion):
 
 
 class LogitAdjustedLoss(Criterion):
-    """Cross-entropy of logits raised by the log priors: see :func:`hem.losses.functional.logit_adjusted_loss`.
+    """Cross-entropy of logits raised by log priors: see :func:`hem.losses.functional.logit_adjusted_loss`.
 
     Args:
         weight: Factor per class, ``(C)``.
@@ -254,7 +261,7 @@ class BalancedSoftmaxLoss(Criterion):
 
 
 class ClassBalancedLoss(Criterion):
-    """Cross-entropy weighted by effective numbers of samples: see :func:`hem.losses.functional.class_balanced_loss`.
+    """Cross-entropy weighted by rarity: see :func:`hem.losses.functional.class_balanced_loss`.
 
     Args:
         weight: Factor per class beside the balancing one, ``(C)``.
@@ -264,7 +271,8 @@ class ClassBalancedLoss(Criterion):
         beta: β in [0, 1).
 
     Example:
-        >>> ClassBalancedLoss(class_counts=[1, 2], beta=0.5, reduction="sum")(torch.zeros(1, 2), torch.tensor([0]))
+        >>> loss = ClassBalancedLoss(class_counts=[1, 2], beta=0.5, reduction="sum")
+        >>> loss(torch.zeros(1, 2), torch.tensor([0]))
         tensor(0.8318)
     """
 
@@ -358,7 +366,9 @@ class OneVsRestLoss(Criterion):
 
     function = staticmethod(functional.one_vs_rest_loss)
 
-    def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
+    def __init__(
+        self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean"
+    ) -> None:
         super().__init__(weight, ignore_index, reduction)
 
 
@@ -377,5 +387,7 @@ class DiceLoss(Criterion):
 
     function = staticmethod(functional.dice_loss)
 
-    def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
+    def __init__(
+        self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean"
+    ) -> None:
         super().__init__(weight, ignore_index, reduction)

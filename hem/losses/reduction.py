@@ -5,7 +5,8 @@ carry error (HEM), how many pixels are labelled, what the labels weigh. A mean o
 micro-batches is therefore another loss than the mean over the whole batch. Every loss of this package comes
 through here, so two scopes mend that for all of them:
 
-* :func:`global_mean`: sums go over all processes, and the gradient that DDP averages is the one-process gradient;
+* :func:`global_mean`: sums go over all processes, and the gradient that DDP averages is the one-process
+  gradient;
 * :func:`accumulate`: the micro-batches of one optimiser step share one denominator.
 
 Outside the scopes nothing is communicated and nothing is kept.
@@ -30,14 +31,16 @@ _accumulation: Accumulation | None = None  # the optimiser step in progress, ins
 class Accumulation:
     """The denominators of one optimiser step that is taken in several micro-batches.
 
-    Inside ``with accumulate(self)`` a loss keeps its value, but its gradient is that of numerator / reference,
-    with one reference for all micro-batches (the first denominator). Once the gradients are summed,
+    Inside ``with accumulate(self)`` a loss keeps its value, but its gradient is that of numerator /
+    reference, with one reference for all micro-batches (the first denominator). Once the gradients are
+    summed,
 
         Σ_i ∇numerator_i / Σ_i denominator_i  =  factor · Σ_i ∇(numerator_i / reference),
         factor = reference / Σ_i denominator_i.
 
-    This needs one mean per micro-batch. Losses that are no ratio of sums over samples (Dice, ``reduction="sum"``)
-    cannot be put together from micro-batches in this way: they get the mean of the micro-batches' gradients.
+    This needs one mean per micro-batch. Losses that are no ratio of sums over samples (Dice,
+    ``reduction="sum"``) cannot be put together from micro-batches in this way: they get the mean of the
+    micro-batches' gradients.
 
     Example:
         >>> import torch
@@ -79,12 +82,14 @@ class Accumulation:
                 ``accumulate_grad_batches``.
 
         Returns:
-            The factor; a tensor on the loss's device (no synchronisation), or a plain number for losses that are
-            no ratio.
+            The factor; a tensor on the loss's device (no synchronisation), or a plain number for losses that
+            are no ratio.
         """
         if self.reference is None or self.denominator is None:
             return divided_by / max(self.micro_batches, 1)
-        return divided_by * self.reference / torch.where(self.denominator != 0, self.denominator, self.reference)
+        return (
+            divided_by * self.reference / torch.where(self.denominator != 0, self.denominator, self.reference)
+        )
 
 
 @contextmanager
@@ -103,8 +108,8 @@ def accumulate(step: Accumulation) -> Iterator[Accumulation]:
 def global_mean(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     """Make the losses inside be those of the batch of all processes.
 
-    Every process must evaluate the same losses in the same order. The gradients are then to be averaged over the
-    processes, as DDP does. Without :mod:`torch.distributed`, or with one process, nothing changes.
+    Every process must evaluate the same losses in the same order. The gradients are then to be averaged over
+    the processes, as DDP does. Without :mod:`torch.distributed`, or with one process, nothing changes.
 
     Args:
         group: The processes that share the batch; all of them by default.
@@ -130,7 +135,8 @@ def global_mean(group: dist.ProcessGroup | None = None) -> Iterator[None]:
 def all_sum(x: Tensor) -> Tensor:
     """The sum of ``x`` over the processes of the open scope; ``x`` itself where none is open.
 
-    DDP averages the gradients of K processes, so the gradient of a sum X = Σ_k x_k must reach each x_k K-fold:
+    DDP averages the gradients of K processes, so the gradient of a sum X = Σ_k x_k must reach each x_k
+    K-fold:
 
         all_sum(x) = X + K (x - x),  the bracket 0 in value and 1 in gradient.
 
@@ -150,7 +156,8 @@ def all_sum(x: Tensor) -> Tensor:
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Numerator / denominator, both summed over the processes of the open scope.
 
-    Exactly 0 with zero gradient where the denominator is 0; a NaN stays a NaN. The denominator counts as a constant.
+    Exactly 0 with zero gradient where the denominator is 0; a NaN stays a NaN. The denominator counts as a
+    constant.
 
     Args:
         numerator: Sum of losses, a scalar.
@@ -200,9 +207,9 @@ def reduce(loss: Tensor, mass: Tensor, reduction: Reduction) -> Tensor:
 def evaluate(criterion: nn.Module, input: Tensor, target: Tensor) -> Tensor:
     """The criterion under the open scopes; what a training step calls.
 
-    torch's own ``nn.CrossEntropyLoss`` does not know the scopes, so its formula is evaluated here, with its own
-    settings. (Where nothing is labelled it then gives 0 instead of NaN.) Any other criterion is simply called; one
-    that takes means of its own is not made exact.
+    torch's own ``nn.CrossEntropyLoss`` does not know the scopes, so its formula is evaluated here, with its
+    own settings. (Where nothing is labelled it then gives 0 instead of NaN.) Any other criterion is simply
+    called; one that takes means of its own is not made exact.
 
     Args:
         criterion: A loss module.

@@ -1,0 +1,218 @@
+"""What the losses are given: checks that answer with a sentence, and the dtypes of the computation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from hem.losses.reduction import Reduction
+
+Counts = Sequence[int] | Tensor
+
+_NUMBER = (int, float)
+_ARGUMENTS: dict[str, tuple[tuple[type, ...], Callable[[float], bool], str]] = {
+    "margin": (_NUMBER, lambda v: 0 <= v < math.inf, "a number >= 0"),
+    "m": (_NUMBER, lambda v: 0 < v < math.inf, "a number > 0"),
+    "competitor": ((bool,), lambda v: True, "True or False"),
+    "p": ((int,), lambda v: v in (1, 2), "1 or 2"),
+    "tau": (_NUMBER, lambda v: 0 < v < math.inf, "a number > 0"),
+    "beta": (_NUMBER, lambda v: 0 <= v < 1, "a number in [0, 1)"),
+    "gamma": (_NUMBER, lambda v: 0 <= v < math.inf, "a number >= 0"),
+    "max_m": (_NUMBER, lambda v: 0 <= v < math.inf, "a number >= 0"),
+    "s": (_NUMBER, lambda v: 0 < v < math.inf, "a number > 0"),
+    "label_smoothing": (_NUMBER, lambda v: 0 <= v <= 1, "a number in [0, 1]"),
+}
+
+
+def check_arguments(reduction: str = "mean", **arguments: float) -> None:
+    """Raise a sentence unless the reduction exists and every own argument of a loss lies in its range."""
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction must be one of {', '.join(get_args(Reduction))}; got {reduction!r}.")
+    for name, value in arguments.items():
+        kinds, allowed, words = _ARGUMENTS[name]
+        if not isinstance(value, kinds):
+            raise TypeError(f"{name} must be {words}; got {value!r}.")
+        if not allowed(value):
+            raise ValueError(f"{name} must be {words}; got {value!r}.")
+
+
+def check_counts(class_counts: Counts | None, num_classes: int | None = None) -> Tensor:
+    """Samples per class as a tensor ``(C)``; a sentence unless they are positive, and one for each class."""
+    if class_counts is None:
+        raise ValueError(
+            "class_counts is missing: give the number of training samples of each class, "
+            "such as data_module.class_counts."
+        )
+    counts = torch.as_tensor(class_counts)
+    if counts.dim() != 1 or counts.numel() == 0:
+        raise ValueError(f"class_counts must hold one number per class; got shape {tuple(counts.shape)}.")
+    if num_classes is not None and len(counts) != num_classes:
+        raise ValueError(f"class_counts holds {len(counts)} classes but the input has {num_classes} logits.")
+    if readable(counts) and not bool((counts > 0).all()):
+        empty = (~(counts > 0)).nonzero().flatten().tolist()
+        raise ValueError(
+            f"class_counts must be positive; classes {empty} have none: leave them out, or count them as 1."
+        )
+    return counts
+
+
+def transformed() -> bool:
+    """Whether torch.compile, torch.export or torch.func is at work, so that values cannot be looked at."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def readable(values: Tensor) -> bool:
+    """Whether looking at values is possible and needs no synchronisation."""
+    return values.device.type == "cpu" and not transformed()
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What every loss is given, checked and in the dtypes of the computation.
+
+    Attributes:
+        logits: z, ``(C)`` or ``(N, C, ...)``, float32 or float64.
+        target: Labels, int64 and without C, or probabilities in the logits' shape and dtype.
+        weight: w, ``(C)``, in the logits' dtype.
+        ignore_index: The label of ignored samples; a row of zero probabilities is one too.
+    """
+
+    logits: Tensor
+    target: Tensor
+    weight: Tensor | None = None
+    ignore_index: int = -100
+
+    @property
+    def class_dim(self) -> int:
+        """The axis of the classes."""
+        return min(self.logits.dim() - 1, 1)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.logits.shape[self.class_dim]
+
+    @property
+    def soft(self) -> bool:
+        """Whether the targets are probabilities."""
+        return self.target.is_floating_point()
+
+    def per_class(self, values: Tensor) -> Tensor:
+        """Values ``(C)`` in a shape that broadcasts along the logits' classes, in their dtype and device."""
+        return values.to(self.logits).view(-1, *(1,) * (self.logits.dim() - 1 - self.class_dim))
+
+    def of_label(self, values: Tensor, labels: Tensor) -> Tensor:
+        """``values[labels]`` for values ``(C)``, in a form that every transformation of torch has a rule for."""
+        spread = self.per_class(values).expand_as(self.logits)
+        return spread.gather(self.class_dim, labels.unsqueeze(self.class_dim)).squeeze(self.class_dim)
+
+    def labelled(self) -> Tensor:
+        """Which samples are not ignored."""
+        return (self.target != 0).any(self.class_dim) if self.soft else self.target != self.ignore_index
+
+    def labels(self) -> Tensor:
+        """The labels, with 0 for ignored samples, which makes them fit to index with."""
+        return torch.where(self.labelled(), self.target, 0)
+
+    def masked_logits(self) -> Tensor:
+        """The logits, with 0 for ignored samples: masked before any arithmetic, for 0 · NaN is NaN."""
+        return torch.where(self.labelled().unsqueeze(self.class_dim), self.logits, 0.0)
+
+    def mass(self) -> Tensor:
+        """What each sample weighs: w_y for labels, Σ_c q_c w_c for probabilities, 0 for ignored samples."""
+        if self.soft:
+            return self.shares().sum(self.class_dim)
+        if self.weight is None:
+            return self.labelled().to(self.logits.dtype)
+        return torch.where(self.labelled(), self.of_label(self.weight, self.labels()), 0.0)
+
+    def shares(self) -> Tensor:
+        """The mass by class, in the logits' shape: q_c w_c, where a label is a probability of 1."""
+        if self.soft:
+            return self.target if self.weight is None else self.target * self.per_class(self.weight)
+        y, mass = (x.unsqueeze(self.class_dim) for x in (self.labels(), self.mass()))
+        return torch.zeros_like(self.logits).scatter(self.class_dim, y, mass)
+
+    def expectation(self, cost: Callable[[Samples], Tensor]) -> Tensor:
+        """Σ_c q_c w_c cost_c for each sample, of a cost that is only known for one label at a time.
+
+        Labels need one call; probabilities need k, one for each of the k largest, where k is the greatest
+        number of non-zeros in a row (C where values cannot be looked at).
+
+        Args:
+            cost: Takes samples with labels and without class weights to their losses, 0 for ignored ones.
+        """
+        if not self.soft:
+            loss = cost(Samples(self.logits, self.target, ignore_index=self.ignore_index))
+            return loss if self.weight is None else self.mass() * loss
+        k = self.num_classes
+        if not transformed() and self.target.numel():
+            k = max(int((self.target != 0).sum(self.class_dim).max()), 1)
+        probabilities, labels = self.target.topk(k, self.class_dim)
+        loss = torch.zeros_like(self.logits.select(self.class_dim, 0))
+        for q, c in zip(probabilities.unbind(self.class_dim), labels.unbind(self.class_dim), strict=True):
+            share = q if self.weight is None else q * self.of_label(self.weight, c)
+            loss = loss + share * cost(Samples(self.logits, torch.where(q != 0, c, -100)))
+        return loss
+
+
+def check_samples(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100
+) -> Samples:
+    """The samples, or a sentence unless input, target and weight fit each other."""
+    if not input.is_floating_point():
+        raise TypeError(f"input must hold floating point logits; got {input.dtype}: use input.float().")
+    samples = Samples(input.float() if input.dtype.itemsize < 4 else input, target, weight, ignore_index)
+    dim, shape = samples.class_dim, tuple(input.shape)
+    if input.dim() == 0 or samples.num_classes == 0:
+        raise ValueError(f"input must have shape (C), (N, C) or (N, C, d1, ...) with C >= 1; got {shape}.")
+    index_shape = shape[:dim] + shape[dim + 1 :]
+    if tuple(target.shape) not in (shape, index_shape):
+        raise ValueError(
+            f"target must hold class indices of shape {index_shape} or class probabilities of shape {shape} "
+            f"for input of shape {shape}; got shape {tuple(target.shape)}."
+        )
+    if target.shape == input.shape and not target.is_floating_point():
+        raise TypeError(
+            f"target has the shape of class probabilities, {shape}, and must be floating point; got "
+            f"{target.dtype}: use target.to(input.dtype), or class indices of shape {index_shape}."
+        )
+    if target.shape != input.shape and (target.dtype == torch.bool or target.is_floating_point()):
+        raise TypeError(
+            f"target has the shape of class indices, {index_shape}, and must be integer; got {target.dtype}: "
+            f"use target.long(), or class probabilities of shape {shape}."
+        )
+    if weight is not None and weight.shape != (samples.num_classes,):
+        raise ValueError(
+            f"weight must hold one factor per class, shape ({samples.num_classes},) for input of shape "
+            f"{shape}; got shape {tuple(weight.shape)}."
+        )
+    target = target.to(samples.logits.dtype if target.is_floating_point() else torch.int64)
+    samples = Samples(
+        samples.logits, target, None if weight is None else weight.to(samples.logits), ignore_index
+    )
+    if readable(target) and target.numel():
+        _check_values(samples)
+    return samples
+
+
+def _check_values(samples: Samples) -> None:
+    """Raise a sentence unless labels are in range and probabilities are not negative."""
+    target, num_classes = samples.target, samples.num_classes
+    low, high = target.aminmax()
+    if samples.soft:
+        if low < 0:
+            raise ValueError(f"target holds a negative class probability, {low.item():g}; they must be >= 0.")
+    elif low < 0 or high >= num_classes:
+        wrong = target[samples.labelled() & ((target < 0) | (target >= num_classes))].flatten()
+        if wrong.numel():
+            label = wrong[0].item()
+            raise ValueError(
+                f"target holds label {label}, but input of shape {tuple(samples.logits.shape)} has classes 0 "
+                f"to {num_classes - 1}; set ignore_index={label} if it marks samples without a label."
+            )
