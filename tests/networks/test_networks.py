@@ -2,6 +2,7 @@
 
 import copy
 
+import jsonargparse
 import pytest
 import torch
 from torch import nn
@@ -192,3 +193,14 @@ def test_dropout_is_where_it_was_asked_for():
         assert len(hem.networks.random_layers(WideResNet40_2())) == 18
         assert hem.networks.random_layers(WideResNet28_10()) == []
         assert len(hem.networks.random_layers(WideResNet28_10(dropout=0.3))) == 12
+
+
+@pytest.mark.parametrize("kind", [*PUBLISHED, *LIGHT, Named])
+def test_the_command_line_knows_the_name(kind):
+    """A plain `nn.Module` would leave `MLP` ambiguous: torchvision has one too."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--net", type=Network | nn.Module)
+    arguments = ["--net.name", "resnet18"] if kind is Named else []
+    chosen = parser.parse_args(["--net", kind.__name__, *arguments, "--net.num_classes", "7"]).net
+    assert chosen.class_path == f"hem.networks.{kind.__name__}"
+    assert chosen.init_args.num_classes == 7
