@@ -1,0 +1,190 @@
+"""The margin losses at memory speed: HEM, HEM+ and multi-margin, fused.
+
+In plain torch (``functional._margin_errors``) these losses take a dozen passes over the logits and keep
+several copies of them. The kernels read the logits once in the forward and once in the backward, write the
+gradient once, and keep two numbers per sample: the threshold that an error must reach, and how many do.
+
+Which implementation runs follows from the logits, see :func:`backend`: on a CPU the C kernel ``margin.c``,
+where the machine has a compiler; on a GPU the Triton kernel ``cuda.py``, where Triton is installed;
+everywhere else, and wherever torch traces or transforms functions, the plain formula. ``HEM_KERNEL=plain``
+in the environment forces the latter.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from hem.losses.kernels import native
+from hem.losses.kernels.problem import Problem, layout, real
+
+__all__ = ["backend", "label_error", "margin_loss"]
+
+
+@functools.cache
+def _kernels(device: str, dtype: torch.dtype) -> ModuleType | None:
+    """The kernels for logits on such a device and of such a dtype; None: there are none."""
+    choice = os.environ.get("HEM_KERNEL") or {"cpu": "c", "cuda": "triton"}.get(device, "plain")
+    if choice not in ("c", "triton", "plain"):
+        raise ValueError(f"HEM_KERNEL must be c, triton or plain, or not be set; got {choice!r}.")
+    if choice == "c" and native.runs(device, dtype):
+        return native
+    if choice == "triton" and find_spec("triton"):
+        from hem.losses.kernels import cuda  # here, because importing Triton takes a while
+
+        return cuda if cuda.runs(device, dtype) else None
+    return None
+
+
+def backend(input: Tensor, *arguments: float | Tensor | None) -> Literal["c", "triton", "plain"]:
+    """Which implementation computes a margin loss of these logits.
+
+    Args:
+        input: Logits, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
+        arguments: Margin and class weights; the kernels have no gradient for them.
+
+    Returns:
+        ``"c"``, ``"triton"`` or ``"plain"``.
+
+    Example:
+        >>> backend(torch.zeros(2, 3, device="meta"))
+        'plain'
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+        or type(input) not in (Tensor, nn.Parameter)
+        or any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
+    ):
+        return "plain"
+    kernels = _kernels(input.device.type, input.dtype)
+    return "plain" if kernels is None else "c" if kernels is native else "triton"
+
+
+def label_error(label: int, shape: Sequence[int], dim: int = 1) -> ValueError:
+    """The sentence for a label that is none of the classes, which lie along ``dim`` of the input's shape."""
+    return ValueError(
+        f"target holds label {label}, but the input of shape {tuple(shape)} has classes 0 to "
+        f"{shape[dim] - 1}; set ignore_index={label} if it marks samples without a label."
+    )
+
+
+def margin_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    *,
+    margin: float | Tensor,
+    high: bool = True,
+    per_sample: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """HEM, HEM+ (``high``) or multi-margin (not ``high``), fused; only where :func:`backend` names a kernel.
+
+    With z the logits, y the target and m its margin, for each sample:
+
+        e_j = max(0, z_j - (z_y - m)) for j ≠ y,  e_y = 0
+        l   = mean of the e_j > 0 that reach Σ_j e_j / C (``high``), or Σ_j e_j / C
+
+    Args:
+        input: Logits, ``(N, C)`` or ``(N, C, d1, ..., dK)``; copied if neither contiguous nor channels-last.
+        target: Class indices, int64, ``(N)`` or ``(N, d1, ..., dK)``.
+        weight: Factor per class, ``(C)``.
+        ignore_index: Samples with this index give 0 with a gradient of exactly 0.
+        margin: One for all classes, or the margin m_y of each target class, ``(C)``.
+        high: Whether errors below the sample's mean error are left out.
+        per_sample: Give the losses of the samples instead of their sum.
+
+    Returns:
+        The losses w_y l of the samples, or their sum; and the denominator of the mean, a constant to
+        autograd: Σ w_y [l ≠ 0] (``high``) or the number of labelled samples. In float32, for float64 logits
+        in float64.
+
+    Raises:
+        ValueError: If a label is none of the classes. On a GPU, where looking would make it wait, the
+            sample's loss is NaN instead.
+        TypeError: If there is no kernel for such logits.
+    """
+    kernels = _kernels(input.device.type, input.dtype)
+    if kernels is None:
+        raise TypeError(
+            f"no kernel takes {input.dtype} logits on {input.device} here; ask backend(input) first."
+        )
+    margins = None
+    if isinstance(margin, Tensor) and margin.dim() == 1:
+        margins, margin = margin.to(input.device, real(input)).contiguous(), 0.0
+    if weight is not None:
+        weight = weight.to(input.device, real(input)).contiguous()
+    loss: tuple[Tensor, Tensor] = _Margin.apply(
+        input, target, ignore_index, high, float(margin), margins, weight, per_sample, kernels
+    )
+    return loss
+
+
+class _Margin(torch.autograd.Function):
+    """The kernels for autograd.
+
+    ``ctx`` is an argument of ``forward`` because a ``setup_context`` of its own would cost as much as all the
+    rest at small shapes; what it is good for, transforms of functions, is left to the plain formula.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        target: Tensor,
+        ignore_index: int,
+        high: bool,
+        margin: float,
+        margins: Tensor | None,
+        weight: Tensor | None,
+        per_sample: bool,
+        kernels: ModuleType,
+    ) -> tuple[Tensor, Tensor]:
+        shape = layout(input)
+        if shape is None:
+            input = input.contiguous()
+            shape = input.shape[0], input.shape[1], input[0, 0].numel()
+        numbers = (*shape, ignore_index, high, margin)
+        problem = Problem(*numbers, margins, weight, input, target.contiguous())
+        saved = input.new_empty((2, target.numel()), dtype=real(input))
+        loss = input.new_empty(target.shape, dtype=real(input)) if per_sample else None
+        total, mass, wrong = kernels.forward(problem, saved, loss)
+        if wrong >= 0:
+            raise label_error(int(problem.target.view(-1)[wrong]), input.shape)
+        ctx.save_for_backward(*problem[len(numbers) :], saved)
+        ctx.numbers, ctx.kernels = numbers, kernels
+        ctx.mark_non_differentiable(mass)
+        ctx.set_materialize_grads(False)
+        return total if loss is None else loss, mass
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        rest = (None,) * 8
+        if upstream is None:
+            return None, *rest
+        if not (upstream.requires_grad and torch.is_grad_enabled()):
+            return _gradient(ctx, upstream), *rest
+        # To be differentiated once more: the gradient is linear in the upstream one and flat in the logits.
+        direction = _gradient(ctx, torch.ones_like(upstream))
+        return direction * (upstream.unsqueeze(1) if upstream.dim() else upstream).to(direction.dtype), *rest
+
+
+def _gradient(ctx: Any, upstream: Tensor) -> Tensor:
+    """The gradient of the logits, given that of the samples' losses or of their sum."""
+    *tensors, saved = ctx.saved_tensors
+    problem = Problem(*ctx.numbers, *tensors)
+    grad = torch.empty_like(problem.input)
+    ctx.kernels.backward(problem, saved, upstream.contiguous(), grad)
+    return grad

@@ -1,0 +1,344 @@
+/* High error margin and multi-margin losses on a CPU, forward and backward.
+ *
+ * For one sample with logits z[0..C), target y and margin m:
+ *
+ *     e_j       = max(0, z_j - (z_y - m))    for j != y,    e_y = 0
+ *     threshold = (sum_j e_j) / C            HEM;           0 for the multi-margin loss
+ *     kept_j    = e_j != 0 and not e_j < threshold          (a NaN is kept, so that it shows)
+ *     loss      = sum_kept e_j / count       HEM, count = number of kept errors; / C for multi-margin
+ *
+ * The threshold is a constant to the derivative.  With upstream gradient g and a = g w_y / count (or / C),
+ *
+ *     dz_j = a for kept j,    dz_y = -a count,    0 elsewhere.
+ *
+ * The mean is sum w_y loss / mass: the mass of a sample is w_y where loss != 0 (HEM), 1 (multi-margin).
+ * A sample leaves only its threshold and its count behind for the backward, which decides kept_j again,
+ * from the same numbers in the same order.  Two layouts, told apart by `pixels`: (samples, C) when it is 1,
+ * a class after the other; (images, C, pixels) otherwise, where a tile of pixels small enough for the cache
+ * is swept class by class.  Either way the logits come from memory once, further sweeps find them in cache.
+ *
+ * The file reads itself once per number format: SCALAR is what is stored, REAL what is computed with.
+ * Sums are in double, so that a threshold depends neither on the layout nor on the width of the vectors.
+ */
+#ifndef SCALAR
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+struct problem {                    /* mirrored by Arguments in native.py */
+    int64_t images, classes, pixels;
+    int64_t ignore_index;
+    int64_t high;                   /* 1: HEM, 0: multi-margin */
+    double margin;                  /* for all classes, unless margins is given */
+    const void *margins, *weight;   /* REAL[classes] or NULL */
+    const void *input;              /* SCALAR, as above */
+    const int64_t *target;          /* [images * pixels] */
+    void *threshold, *count;        /* REAL[images * pixels]: what forward leaves to backward */
+    void *loss;                     /* forward: REAL[images * pixels] or NULL */
+    void *sum, *mass;               /* forward: REAL[1], numerator and denominator of the mean */
+    const void *upstream;           /* backward: REAL[images * pixels], or REAL[1] if upstream_step is 0 */
+    void *grad;                     /* backward: SCALAR, laid out like input */
+    int64_t upstream_step;
+    int64_t threads;
+};
+
+enum {
+    TILE = 1024,                    /* most pixels in a tile */
+    GRAIN = 32768,                  /* logits in a block of work, and too few to wake a second thread */
+    HUGE = 32 << 20,                /* bytes; malloc gives such buffers pages of their own */
+    NONE = -1,                      /* label of an ignored sample */
+};
+
+/* A block of work: samples of one image (pixels > 1), or of all (pixels == 1). */
+static int64_t block_length(const struct problem *p) {
+    int64_t length = GRAIN / (p->classes ? p->classes : 1);
+    if (p->pixels == 1) return length ? length : 1;
+    length -= length % 64;
+    return length < 64 ? 64 : length > TILE ? TILE : length;
+}
+
+static int team(const struct problem *p) {
+    return p->images * p->pixels * p->classes > GRAIN ? (int)p->threads : 1;
+}
+
+/* Fresh large buffers cost more in page faults than in arithmetic; huge pages make the faults few. */
+static void use_huge_pages(void *start, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    if (bytes < HUGE) return;
+    uintptr_t first = ((uintptr_t)start + 4095) & ~(uintptr_t)4095;
+    madvise((void *)first, ((uintptr_t)start + bytes - first) & ~(size_t)4095, MADV_HUGEPAGE);
+#else
+    (void)start, (void)bytes;
+#endif
+}
+
+static inline float from_bfloat16(uint16_t bits) {
+    union { uint32_t bits; float value; } u = {(uint32_t)bits << 16};
+    return u.value;
+}
+
+static inline uint16_t to_bfloat16(float value) {   /* to nearest, ties to even */
+    union { float value; uint32_t bits; } u = {value};
+    if (value != value) return 0x7fc0;
+    return (uint16_t)((u.bits + 0x7fff + (u.bits >> 16 & 1)) >> 16);
+}
+
+#define PASTE(a, b) a##_##b
+#define JOIN(a, b) PASTE(a, b)
+#define NAME(f) JOIN(f, FORMAT)
+
+#define FORMAT float32
+#define SCALAR float
+#define REAL float
+#define LOAD(x) (x)
+#define STORE(x) (x)
+#include "margin.c"
+
+#define FORMAT float64
+#define SCALAR double
+#define REAL double
+#define LOAD(x) (x)
+#define STORE(x) (x)
+#include "margin.c"
+
+#define FORMAT bfloat16
+#define SCALAR uint16_t
+#define REAL float
+#define LOAD(x) from_bfloat16(x)
+#define STORE(x) to_bfloat16(x)
+#include "margin.c"
+
+#ifdef __FLT16_MAX__
+#define FORMAT float16
+#define SCALAR _Float16
+#define REAL float
+#define LOAD(x) ((float)(x))
+#define STORE(x) ((_Float16)(x))
+#include "margin.c"
+#endif
+
+#else /* SCALAR: the kernels of one number format */
+
+static inline REAL NAME(error)(SCALAR z, REAL level) {
+    REAL e = LOAD(z) - level;
+    return 0 > e ? 0 : e;           /* in this order a NaN stays */
+}
+
+static inline int NAME(kept)(REAL e, REAL threshold) {
+    return !(e < threshold) & (e != 0);
+}
+
+static inline REAL NAME(level)(const struct problem *p, REAL target_logit, int64_t y) {
+    return target_logit - (p->margins ? ((const REAL *)p->margins)[y] : (REAL)p->margin);
+}
+
+static inline REAL NAME(threshold)(const struct problem *p, double sum) {
+    REAL mean = (REAL)(sum / p->classes);
+    return p->high || mean != mean ? mean : 0;
+}
+
+/* The label of sample s; a label that is none of the classes counts as ignored and is reported in *bad. */
+static inline int64_t NAME(label)(const struct problem *p, int64_t s, int64_t *bad) {
+    int64_t y = p->target[s];
+    if (y == p->ignore_index) return NONE;
+    if (y >= 0 && y < p->classes) return y;
+    if (s < *bad) *bad = s;
+    return NONE;
+}
+
+/* Sample s is settled: save what the backward needs, add its share to the totals. */
+static inline void NAME(settle)(const struct problem *p, int64_t s, int64_t y, REAL threshold, double sum,
+                                double count, double total[2]) {
+    REAL w = y != NONE && p->weight ? ((const REAL *)p->weight)[y] : 1;
+    REAL loss = y != NONE && count != 0 ? (REAL)(sum / (p->high ? count : p->classes)) : 0;
+    ((REAL *)p->threshold)[s] = threshold;
+    ((REAL *)p->count)[s] = y == NONE ? 0 : loss != loss ? loss : (REAL)count;
+    if (p->loss) ((REAL *)p->loss)[s] = w * loss;
+    if (y == NONE) return;
+    total[0] += w * loss;
+    total[1] += !p->high ? 1 : loss == 0 ? 0 : w;
+}
+
+/* What every kept logit of sample s gets. */
+static inline REAL NAME(push)(const struct problem *p, int64_t s) {
+    REAL count = ((const REAL *)p->count)[s];
+    if (count == 0) return 0;
+    REAL g = ((const REAL *)p->upstream)[s * p->upstream_step];
+    if (p->weight) g *= ((const REAL *)p->weight)[p->target[s]];
+    return g / (p->high || count != count ? count : (REAL)p->classes);
+}
+
+/* ---- (samples, C) ---- */
+
+static inline double NAME(row_sum)(const SCALAR *z, int64_t n, REAL level) {
+    double sum = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < n; j++) sum += NAME(error)(z[j], level);
+    return sum;
+}
+
+static inline void NAME(row_kept)(const SCALAR *z, int64_t n, REAL level, REAL threshold, double *sum, int64_t *count) {
+    double s = 0;
+    int32_t k = 0;
+    #pragma omp simd reduction(+ : s, k)
+    for (int64_t j = 0; j < n; j++) {
+        REAL e = NAME(error)(z[j], level);
+        int keep = NAME(kept)(e, threshold);
+        s += keep ? e : 0;
+        k += keep;
+    }
+    *sum += s;
+    *count += k;
+}
+
+static void NAME(forward_rows)(const struct problem *p, int64_t first, int64_t last, double total[2], int64_t *bad) {
+    int64_t C = p->classes;
+    for (int64_t s = first; s < last; s++) {
+        const SCALAR *z = (const SCALAR *)p->input + s * C;
+        int64_t y = NAME(label)(p, s, bad), count = 0;
+        REAL threshold = 0;
+        double sum = 0;
+        if (y != NONE) {
+            REAL level = NAME(level)(p, LOAD(z[y]), y);
+            double errors = NAME(row_sum)(z, y, level) + NAME(row_sum)(z + y + 1, C - y - 1, level);
+            threshold = NAME(threshold)(p, errors);
+            if (errors != 0) {
+                NAME(row_kept)(z, y, level, threshold, &sum, &count);
+                NAME(row_kept)(z + y + 1, C - y - 1, level, threshold, &sum, &count);
+            }
+        }
+        NAME(settle)(p, s, y, threshold, sum, count, total);
+    }
+}
+
+static inline void NAME(row_grad)(const SCALAR *z, SCALAR *grad, int64_t n, REAL level, REAL threshold, SCALAR a) {
+    #pragma omp simd
+    for (int64_t j = 0; j < n; j++) grad[j] = NAME(kept)(NAME(error)(z[j], level), threshold) ? a : (SCALAR)0;
+}
+
+static void NAME(backward_rows)(const struct problem *p, int64_t first, int64_t last) {
+    int64_t C = p->classes;
+    for (int64_t s = first; s < last; s++) {
+        const SCALAR *z = (const SCALAR *)p->input + s * C;
+        SCALAR *grad = (SCALAR *)p->grad + s * C;
+        REAL a = NAME(push)(p, s), count = ((const REAL *)p->count)[s], threshold = ((const REAL *)p->threshold)[s];
+        if (count == 0) {
+            memset(grad, 0, C * sizeof(SCALAR));
+            continue;
+        }
+        int64_t y = p->target[s];
+        REAL level = NAME(level)(p, LOAD(z[y]), y);
+        NAME(row_grad)(z, grad, y, level, threshold, STORE(a));
+        NAME(row_grad)(z + y + 1, grad + y + 1, C - y - 1, level, threshold, STORE(a));
+        grad[y] = STORE(-a * count);
+    }
+}
+
+/* ---- (images, C, pixels) ---- */
+
+static void NAME(forward_tile)(const struct problem *p, int64_t image, int64_t start, int width, double total[2],
+                               int64_t *bad) {
+    int64_t C = p->classes, P = p->pixels, s = image * P + start;
+    const SCALAR *z = (const SCALAR *)p->input + image * C * P + start;
+    int32_t y[TILE], count[TILE];
+    REAL level[TILE], threshold[TILE];
+    double sum[TILE], all = 0;
+    for (int t = 0; t < width; t++) {
+        y[t] = (int32_t)NAME(label)(p, s + t, bad);
+        level[t] = y[t] == NONE ? INFINITY : NAME(level)(p, LOAD(z[y[t] * P + t]), y[t]);
+        sum[t] = 0;
+    }
+    for (int32_t c = 0; c < C; c++) {
+        #pragma omp simd
+        for (int t = 0; t < width; t++) sum[t] += y[t] == c ? 0 : NAME(error)(z[c * P + t], level[t]);
+    }
+    for (int t = 0; t < width; t++) {
+        threshold[t] = NAME(threshold)(p, sum[t]);
+        all += sum[t];
+        sum[t] = 0;
+        count[t] = 0;
+    }
+    for (int32_t c = 0; all != 0 && c < C; c++) {
+        #pragma omp simd
+        for (int t = 0; t < width; t++) {
+            REAL e = NAME(error)(z[c * P + t], level[t]);
+            int keep = NAME(kept)(e, threshold[t]) & (y[t] != c);
+            sum[t] += keep ? e : 0;
+            count[t] += keep;
+        }
+    }
+    for (int t = 0; t < width; t++) NAME(settle)(p, s + t, y[t], threshold[t], sum[t], count[t], total);
+}
+
+static void NAME(backward_tile)(const struct problem *p, int64_t image, int64_t start, int width) {
+    int64_t C = p->classes, P = p->pixels, s = image * P + start;
+    const SCALAR *z = (const SCALAR *)p->input + image * C * P + start;
+    SCALAR *grad = (SCALAR *)p->grad + image * C * P + start;
+    const REAL *threshold = (const REAL *)p->threshold + s, *count = (const REAL *)p->count + s;
+    int32_t y[TILE];
+    REAL level[TILE];
+    SCALAR up[TILE], down[TILE];
+    for (int t = 0; t < width; t++) {
+        REAL a = NAME(push)(p, s + t);
+        y[t] = count[t] == 0 ? NONE : (int32_t)p->target[s + t];
+        level[t] = y[t] == NONE ? INFINITY : NAME(level)(p, LOAD(z[y[t] * P + t]), y[t]);
+        up[t] = STORE(a);
+        down[t] = STORE(-a * count[t]);
+    }
+    for (int32_t c = 0; c < C; c++) {
+        #pragma omp simd
+        for (int t = 0; t < width; t++) {
+            int keep = NAME(kept)(NAME(error)(z[c * P + t], level[t]), threshold[t]);
+            grad[c * P + t] = y[t] == c ? down[t] : keep ? up[t] : (SCALAR)0;
+        }
+    }
+}
+
+/* ---- entry points ---- */
+
+/* Fills threshold, count, loss, sum and mass; returns the first sample with an impossible label, or -1. */
+int64_t NAME(forward)(const struct problem *p) {
+    int rows = p->pixels == 1;
+    int64_t length = block_length(p), span = rows ? p->images : p->pixels;
+    int64_t blocks = (span + length - 1) / length, all = rows ? blocks : blocks * p->images, bad = INT64_MAX;
+    double *totals = calloc(2 * all + 1, sizeof(double));
+    if (!totals) abort();
+    #pragma omp parallel for num_threads(team(p)) schedule(dynamic) reduction(min : bad)
+    for (int64_t b = 0; b < all; b++) {
+        int64_t start = b % blocks * length, stop = start + length < span ? start + length : span;
+        if (rows) NAME(forward_rows)(p, start, stop, totals + 2 * b, &bad);
+        else NAME(forward_tile)(p, b / blocks, start, (int)(stop - start), totals + 2 * b, &bad);
+    }
+    double sum = 0, mass = 0;       /* in this order whatever the threads did: the same bits every time */
+    for (int64_t b = 0; b < all; b++) sum += totals[2 * b], mass += totals[2 * b + 1];
+    *(REAL *)p->sum = (REAL)sum;
+    *(REAL *)p->mass = (REAL)mass;
+    free(totals);
+    return bad == INT64_MAX ? -1 : bad;
+}
+
+/* Fills grad. */
+void NAME(backward)(const struct problem *p) {
+    int rows = p->pixels == 1;
+    int64_t length = block_length(p), span = rows ? p->images : p->pixels;
+    int64_t blocks = (span + length - 1) / length, all = rows ? blocks : blocks * p->images;
+    use_huge_pages(p->grad, p->images * p->classes * p->pixels * sizeof(SCALAR));
+    #pragma omp parallel for num_threads(team(p)) schedule(dynamic)
+    for (int64_t b = 0; b < all; b++) {
+        int64_t start = b % blocks * length, stop = start + length < span ? start + length : span;
+        if (rows) NAME(backward_rows)(p, start, stop);
+        else NAME(backward_tile)(p, b / blocks, start, (int)(stop - start));
+    }
+}
+
+#undef FORMAT
+#undef SCALAR
+#undef REAL
+#undef LOAD
+#undef STORE
+#endif

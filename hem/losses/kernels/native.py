@@ -1,0 +1,125 @@
+"""The kernels for a CPU: ``margin.c``, compiled by the machine's own compiler at first use.
+
+The library lands in the user's cache folder under a name made of the source, the compiler's command and the
+processor, so one home serves different machines and a new release never meets an old binary. Whatever goes
+wrong on the way (no compiler, a flag it does not know, no place to write) means: no library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hem.losses.kernels.problem import Problem
+
+SOURCE = Path(__file__).with_name("margin.c")
+FLAGS = [
+    *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
+    # NaN and infinity stay what they are, but comparisons may become vector instructions
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+]
+
+
+class Arguments(ctypes.Structure):
+    """The arguments of both kernels: ``struct problem`` of ``margin.c``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("images", "classes", "pixels", "ignore_index", "high")),
+        ("margin", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("margins", "weight", "input", "target")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("threshold", "count", "loss", "sum", "mass", "upstream", "grad")
+        ),
+        *((name, ctypes.c_int64) for name in ("upstream_step", "threads")),
+    )
+
+
+def processor() -> str:
+    """What ``-march=native`` depends on."""
+    try:
+        lines = set(Path("/proc/cpuinfo").read_text().splitlines())
+    except OSError:
+        return platform.platform() + platform.processor()
+    return "\n".join(
+        sorted(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU ")))
+    )
+
+
+def compiled(folder: Path) -> Path:
+    """The library in ``folder``, compiled unless it is there; processes may race, each renames a file."""
+    command = (*os.environ.get("CC", "cc").split(), *FLAGS)
+    key = hashlib.sha256("\0".join((SOURCE.read_text(), *command, processor())).encode()).hexdigest()
+    path = folder / f"margin-{key[:16]}.so"
+    if not path.exists():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            fresh = Path(scratch) / path.name
+            whole = (*command, str(SOURCE), "-o", str(fresh), "-lm")
+            subprocess.run(whole, check=True, capture_output=True, timeout=120)
+            fresh.replace(path)
+    return path
+
+
+@functools.cache
+def library() -> dict[torch.dtype, tuple[Callable[[Arguments], int], Callable[[Arguments], None]]]:
+    """Forward and backward kernel for each dtype of logits; empty where there is no library."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        functions = ctypes.CDLL(str(compiled(cache / "hem")))
+    except (OSError, RuntimeError, subprocess.SubprocessError):
+        return {}
+    kernels: dict[torch.dtype, Any] = {}
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        name = str(dtype).removeprefix("torch.")
+        if hasattr(functions, f"forward_{name}"):  # not every compiler knows float16
+            forward, backward = functions[f"forward_{name}"], functions[f"backward_{name}"]
+            forward.argtypes = backward.argtypes = (ctypes.POINTER(Arguments),)
+            forward.restype, backward.restype = ctypes.c_int64, None
+            kernels[dtype] = forward, backward
+    return kernels
+
+
+def runs(device: str, dtype: torch.dtype) -> bool:
+    """Whether there is a kernel for such logits."""
+    return device == "cpu" and dtype in library()
+
+
+def forward(problem: Problem, saved: Tensor, loss: Tensor | None) -> tuple[Tensor, Tensor, int]:
+    """Fill ``saved`` and ``loss``; give sum, mass, and the first sample whose label is no class, or -1."""
+    total, mass = saved.new_empty(()), saved.new_empty(())
+    results = None if loss is None else loss.data_ptr(), total.data_ptr(), mass.data_ptr(), None, None, 0
+    return total, mass, library()[problem.input.dtype][0](_arguments(problem, saved, *results))
+
+
+def backward(problem: Problem, saved: Tensor, upstream: Tensor, grad: Tensor) -> None:
+    """Fill ``grad``."""
+    results = None, None, None, upstream.data_ptr(), grad.data_ptr(), upstream.dim() > 0
+    library()[problem.input.dtype][1](_arguments(problem, saved, *results))
+
+
+def _arguments(problem: Problem, saved: Tensor, *results: int | None) -> Arguments:
+    *numbers, margins, weight, input, target = problem
+    start = saved.data_ptr()
+    return Arguments(
+        *numbers,
+        None if margins is None else margins.data_ptr(),
+        None if weight is None else weight.data_ptr(),
+        input.data_ptr(),
+        target.data_ptr(),
+        start,
+        start + saved.shape[1] * saved.itemsize,
+        *results,
+        torch.get_num_threads(),
+    )
