@@ -1,31 +1,48 @@
 """Data modules: images, labels, and the facts that networks and losses need to know about them."""
 
 from hem.datamodules.base import ImageDataModule, Subset
+from hem.datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule
 from hem.datamodules.digits import DigitsDataModule
+from hem.datamodules.folder import FolderDataModule
+from hem.datamodules.imagenet import ImageNetDataModule
 from hem.datamodules.images import FileImages, Images, MemoryImages, conform
 from hem.datamodules.loader import Batch, Batches, Loader
 from hem.datamodules.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
+from hem.datamodules.svhn import SVHNDataModule
+from hem.datamodules.tiny_imagenet import TinyImageNetDataModule
 
 DATA: dict[str, type[ImageDataModule]] = {
     "digits": DigitsDataModule,
     "mnist": MNISTDataModule,
     "fashion_mnist": FashionMNISTDataModule,
     "kmnist": KMNISTDataModule,
+    "cifar10": CIFAR10DataModule,
+    "cifar100": CIFAR100DataModule,
+    "svhn": SVHNDataModule,
+    "tiny_imagenet": TinyImageNetDataModule,
+    "imagenet": ImageNetDataModule,
+    "folder": FolderDataModule,
 }
 
 __all__ = [
     "DATA",
     "Batch",
     "Batches",
+    "CIFAR10DataModule",
+    "CIFAR100DataModule",
     "DigitsDataModule",
     "FashionMNISTDataModule",
     "FileImages",
+    "FolderDataModule",
     "ImageDataModule",
+    "ImageNetDataModule",
     "Images",
     "KMNISTDataModule",
     "Loader",
     "MNISTDataModule",
     "MemoryImages",
+    "SVHNDataModule",
     "Subset",
+    "TinyImageNetDataModule",
     "conform",
 ]

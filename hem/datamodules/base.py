@@ -193,6 +193,12 @@ class ImageDataModule(LightningDataModule, ABC):
                     f"{images.name_of(at)}: labels of {self.title} are 0 to {self.num_classes - 1}, "
                     f"but this one is {int(images.targets[at])}."
                 )
+            counts = torch.bincount(images.targets, minlength=self.num_classes).tolist()
+            if split == "train" and counts != list(self.train_counts):
+                rank_zero_warn(
+                    f"The training part of {self.title} in {self.root} is not the official one: its {len(images)} "
+                    f"images are not {sum(self.train_counts)}, or others per class. class_counts are official."
+                )
             self._images[split] = images
         return self._images[split]
 
@@ -205,13 +211,14 @@ class ImageDataModule(LightningDataModule, ABC):
             images = self.images(part)
             return images, torch.arange(len(images))
         images = self.images("train")
+        targets = images.targets.cpu()
         fraction = 0.0 if self.official_val else self.val_fraction
-        held = held_out(images.targets, self.num_classes, fraction, self.split_seed)
+        held = held_out(targets, self.num_classes, fraction, self.split_seed)
         if part == "val":
             return images, held.nonzero()[:, 0]
         index = (~held).nonzero()[:, 0]
         if self.subset is not None:
-            index = index[self.subset.select(images.targets[index])].sort().values
+            index = index[self.subset.select(targets[index])].sort().values
         return images, index
 
     def order(self, index: Tensor, epoch: int) -> Tensor:
@@ -281,9 +288,18 @@ class ImageDataModule(LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Read what the stage needs, so that a missing data set is known at once."""
         if stage in ("fit", "validate"):
-            self.images("train")
-        elif stage == "test" or self.predict_folder is None:
+            self.images("val" if stage == "validate" and self.official_val else "train")
+            if self.val_fraction == 0 and not self.official_val:
+                if stage == "validate":
+                    raise ValueError(
+                        "There is no validation part, since val_fraction is 0: set it, or test instead."
+                    )
+                if self.trainer is not None:
+                    self.trainer.limit_val_batches = 0  # or Lightning warns that the list of loaders is empty
+        elif stage == "test":
             self.images("test")
+        else:
+            self.predict_images()
 
     def train_dataloader(self) -> Loader:
         """The training part, shuffled and augmented."""
@@ -308,13 +324,17 @@ class ImageDataModule(LightningDataModule, ABC):
         """What ``predict`` goes through."""
         if self.predict_folder is None:
             return self.images("test")
+        if "predict" in self._images:
+            return self._images["predict"]
         folder = Path(self.predict_folder).expanduser()
         if not folder.is_dir():
             raise FileNotFoundError(f"predict_folder is {folder}, but there is no such folder.")
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
         if not paths:
             raise ValueError(f"predict_folder {folder} holds no image ({', '.join(SUFFIXES)}).")
-        return FileImages(paths, torch.full((len(paths),), NO_TARGET), self.fit(), channels=self.in_channels)
+        targets = torch.full((len(paths),), NO_TARGET)
+        self._images["predict"] = FileImages(paths, targets, self.fit(), channels=self.in_channels)
+        return self._images["predict"]
 
     def fit(self) -> Fit:
         """How an image of any size becomes one of this data set."""

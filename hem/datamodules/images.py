@@ -1,13 +1,16 @@
 """Labelled images: in memory, all of them at once, or in files, decoded when they are asked for."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
 NO_TARGET = -100  # the target of an image without a label: what the losses ignore
@@ -158,6 +161,38 @@ class Fit:
         else:
             image = TF.center_crop(TF.resize(image, [self.shorter], antialias=True), list(self.size))
         return torch.as_tensor(TF.pil_to_tensor(image))
+
+
+class RandomFit:
+    """Makes a (C, height, width) uint8 tensor of a random part of a PIL image, by torch's CPU generator.
+
+    Source: Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 6.
+
+    Args:
+        size: Height and width of the result in pixels.
+        scale: Smallest and largest area of the part, as a share of the image's.
+    """
+
+    def __init__(self, size: tuple[int, int], scale: tuple[float, float]) -> None:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(
+                f"The crop's scale is a range of shares of the area within (0, 1], but it is {scale}."
+            )
+        self.crop = RandomResizedCrop(list(size), scale=scale, antialias=True)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The image's part in the one size."""
+        return torch.as_tensor(TF.pil_to_tensor(self.crop(image)))
+
+
+def decode(files: FileImages, name: str) -> MemoryImages:
+    """All the images of some files, decoded into memory by as many threads as there are cores."""
+    first, _ = files[0]
+    images = torch.empty(len(files), *first.shape, dtype=torch.uint8)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for i, (image, _) in enumerate(pool.map(files.__getitem__, range(len(files)))):
+            images[i] = image
+    return MemoryImages(images, files.targets, name)
 
 
 def conform(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:

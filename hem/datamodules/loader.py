@@ -151,7 +151,7 @@ class Loader:
         self.sampler = batches  # under this name Lightning finds set_epoch,
         self.batch_sampler = None  # and beside it asks for this one
         self.seed = seed
-        self.partners = partners
+        self.partners = None if partners is None else partners.to(batches.device)
         self.workers = workers
         self._resume: dict[str, int] | None = None
         self._position = 0
@@ -187,7 +187,7 @@ class Loader:
             key = key_of(self.seed, self.sampler.epoch, index)
             if self.partners is not None:
                 choice = integers(key_of(key, PARTNER), len(self.partners))
-                index = torch.cat([index, self.partners.to(index.device)[choice]])
+                index = torch.cat([index, self.partners[choice]])
                 key = key_of(self.seed, self.sampler.epoch, index)
             yield index, key, size
 
