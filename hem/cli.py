@@ -7,6 +7,7 @@ reads ``configs/base.yaml`` first, then each ``--config`` in turn, then the opti
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import os
 import re
@@ -14,14 +15,19 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import torch
+import yaml
+from jsonargparse.typing import register_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 import hem.datamodules
@@ -30,16 +36,28 @@ import hem.modules
 import hem.networks
 from hem.run import SaveConfig, SavePredictions, SaveResults, name_of
 
+# a config gives class weights as a list of numbers
+register_type(torch.Tensor, torch.Tensor.tolist, torch.tensor)
+
 BASE_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "base.yaml"
 COMMANDS = ("fit", "validate", "test", "predict")
 MISTAKES = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
 
+
+def subclasses(package: ModuleType, base: type) -> list[str]:
+    """Return the names of the concrete classes that a package offers under one base."""
+    found = {name: value for name, value in vars(package).items() if isinstance(value, type) and name[0] != "_"}
+    return sorted(name for name, value in found.items() if issubclass(value, base) and value is not base)
+
+
 # what `--model.loss Hem` may have meant, by the last word of the option
 CHOICES: dict[str, tuple[str, Iterable[str]]] = {
-    "model": ("task", hem.modules.__all__),
-    "data": ("data module", hem.datamodules.__all__),
+    "model": ("task", subclasses(hem.modules, hem.modules.Task)),
+    "data": ("data module", subclasses(hem.datamodules, hem.datamodules.ImageDataModule)),
     "loss": ("loss", sorted(entry.__name__ for entry in hem.losses.LOSSES.values())),
-    "net": ("network", hem.networks.__all__),
+    "net": ("network", subclasses(hem.networks, nn.Module)),
+    "optimizer": ("optimiser", subclasses(torch.optim, torch.optim.Optimizer)),
+    "lr_scheduler": ("schedule", subclasses(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler)),
 }
 
 
@@ -52,11 +70,15 @@ def near(word: str, names: Iterable[str]) -> str:
 
 
 def parameters(class_path: str) -> list[str]:
-    """Return the names that a class takes, its bases' among them."""
-    from jsonargparse import get_parameters  # deferred: only an error needs it
-
-    module, _, name = class_path.rpartition(".")
-    return [parameter.name for parameter in get_parameters(getattr(sys.modules[module], name))]
+    """Return the names that a class takes, its bases' among them where it hands arguments on to them."""
+    names: dict[str, None] = {}
+    for base in class_of(class_path).__mro__[:-1]:
+        if "__init__" in vars(base):
+            found = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+            names |= {p.name: None for p in list(found)[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+            if not any(p.kind is p.VAR_KEYWORD for p in found):
+                break
+    return list(names)
 
 
 def one_sentence(message: str, options: Iterable[str] = ()) -> str:
@@ -107,10 +129,13 @@ class Parser(LightningArgumentParser):
     """Lightning's parser, which reports a mistake in one sentence and leaves with code 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print one sentence and exit."""
+        """Print one sentence and exit; a parser inside another one hands its message on."""
+        if not self.exit_on_error:
+            super().error(message, ex)
         if os.environ.get("HEM_TRACEBACK") and ex is not None:
             traceback.print_exception(ex)
-        options = [name.lstrip("-") for action in self._actions for name in action.option_strings]
+        parsers = [self, *(p for action in self._actions for p in (getattr(action, "_name_parser_map", None) or {}).values())]
+        options = {name.lstrip("-") for parser in parsers for each in parser._actions for name in each.option_strings}
         print(f"error: {one_sentence(message, options)}", file=sys.stderr)
         self.exit(2)
 
@@ -151,6 +176,8 @@ class HemCLI(LightningCLI):
                 config.trainer.logger = [each for each in config.trainer.logger if "CSV" not in each.class_path]
             for logger in config.trainer.logger:
                 logger.init_args.save_dir = str(folder)
+        if self.subcommand == "fit" and not config.ckpt_path and rank_zero_only.rank == 0:
+            refuse_used(folder)
         if self.subcommand and config.ckpt_path in ("best", "last"):
             config.ckpt_path = str(checkpoint(folder, config.ckpt_path))
         self.trainer_defaults["callbacks"] = [SaveResults(**names), SavePredictions()]
@@ -173,6 +200,19 @@ def task_name(class_path: str) -> str:
     return class_path.rpartition(".")[2].removesuffix("Task").lower()
 
 
+def refuse_used(folder: Path) -> None:
+    """Refuse to train into the folder of another run.
+
+    Raises:
+        FileExistsError: If the folder holds a config.
+    """
+    if (folder / "config.yaml").exists():
+        raise FileExistsError(
+            f"{folder} already holds a run: resume it with `--ckpt_path last`, train another with "
+            "`--seed_everything <number>` or `--run_dir <folder>`, or delete the folder."
+        )
+
+
 def checkpoint(folder: Path, which: str) -> Path:
     """Return the best or last checkpoint of a run folder.
 
@@ -189,11 +229,44 @@ def checkpoint(folder: Path, which: str) -> Path:
     return path
 
 
-def build(args: Sequence[str], run: bool = True) -> HemCLI:
+def qualified(args: Sequence[str]) -> list[str]:
+    """Return the arguments with our own class names spelt out: torchvision has an ``MLP`` and a ``ResNet``, too.
+
+    Example:
+        >>> qualified(["fit", "--model.net", "MLP", "--model.loss=HEMLoss"])
+        ['fit', '--model.net', 'hem.networks.MLP', '--model.loss=hem.losses.HEMLoss']
+    """
+    rooms = {"model": hem.modules, "data": hem.datamodules, "loss": hem.losses, "net": hem.networks}
+    out: list[str] = []
+    for argument in args:
+        option, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
+        key = (option or (out[-1] if out else "")).lstrip("-").rpartition(".")[2]
+        if key in rooms and isinstance(getattr(rooms[key], value, None), type):
+            argument = f"{option}{equals}{rooms[key].__name__}.{value}"
+        out.append(argument)
+    return out
+
+
+def check_yaml(args: Sequence[str]) -> None:
+    """Refuse a config that is no YAML, by its name, which the parser does not give.
+
+    Raises:
+        ValueError: If a file behind ``--config`` or ``-c`` cannot be read as YAML.
+    """
+    paths = [after for option, after in pairwise(args) if option in ("--config", "-c")]
+    paths += [argument.partition("=")[2] for argument in args if argument.startswith("--config=")]
+    for path in filter(os.path.isfile, paths):
+        try:
+            yaml.safe_load(Path(path).read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def build(args: Sequence[str] | dict[str, Any], run: bool = True) -> HemCLI:
     """Parse the arguments, build all objects and, where ``run`` says so, run the command.
 
     Args:
-        args: What stands behind ``python cli.py``.
+        args: What stands behind ``python cli.py``, or a config as a dict.
         run: Whether to run a command (the first argument); otherwise the objects are built only.
     """
     defaults = {"default_config_files": [str(BASE_CONFIG)]}
@@ -207,7 +280,7 @@ def build(args: Sequence[str], run: bool = True) -> HemCLI:
         save_config_callback=SaveConfig,
         parser_class=Parser,
         parser_kwargs={command: defaults for command in COMMANDS} if run else defaults,
-        args=list(args),
+        args=args if isinstance(args, dict) else qualified(args),
         run=run,
     )
 
@@ -235,8 +308,11 @@ def quiet() -> None:
         "The '(train|val|test|predict)_dataloader' does not have many workers",  # images in memory need none
     ):
         warnings.filterwarnings("ignore", message=message)
-    # device tables and advertisements; warnings and errors stay
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    # Lightning 2.6 calls jsonargparse by names of an older release
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    # device tables, advertisements, the seed; warnings and errors stay
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -251,6 +327,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     quiet()
+    try:
+        check_yaml(arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     try:
         build(arguments)
     except MISTAKES as error:

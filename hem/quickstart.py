@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import sys
@@ -42,11 +44,13 @@ def main() -> int:
     for loss, name in LOSSES.items():
         run, begun = RUNS / loss, time.perf_counter()
         configs = ["--config", "configs/classification/digits.yaml", "--config", f"configs/loss/{loss}.yaml"]
-        if code := command(["fit", *configs, "--run_dir", str(run)]):
+        console.print(f"training with {name}: configs/classification/digits.yaml + configs/loss/{loss}.yaml")
+        if code := command(["fit", *configs, "--run_dir", str(run), "--trainer.enable_model_summary", "false"]):
             return code
         seconds = time.perf_counter() - begun
-        if code := command(["test", *configs, "--run_dir", str(run), "--ckpt_path", "last"]):
-            return code
+        with contextlib.redirect_stdout(io.StringIO()):  # Lightning's table of all figures: they are in results.json
+            if code := command(["test", *configs, "--run_dir", str(run), "--ckpt_path", "last"]):
+                return code
         metrics = json.loads((run / "results.json").read_text())["metrics"]
         figures = (metrics["test/accuracy"], metrics["test/calibration_error"], noise_auroc(run))
         table.add_row(name, *(f"{100 * figure:.1f}" for figure in figures), f"{seconds:.0f}")

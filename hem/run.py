@@ -95,7 +95,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             )
         try:
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError) as error:
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError) as error:
             raise ValueError(
                 f"{path} cannot be read as a checkpoint (cut short, or another kind of file): "
                 "give another one, `best` or `last`, or train again."
@@ -141,7 +141,7 @@ class CSVLogger(lightning.pytorch.loggers.CSVLogger):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the merged config of a run into its folder, and refuses to train over the results of another run."""
+    """Writes the merged config of a run into its folder; a resumed run keeps the one it began with."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml`` (training) or ``config_<stage>.yaml`` before anything else happens."""
@@ -151,11 +151,6 @@ class SaveConfig(SaveConfigCallback):
         stage = str(trainer.state.fn.value) if trainer.state.fn else stage
         path = Path(folder) / ("config.yaml" if stage == "fit" else f"config_{stage}.yaml")
         if trainer.is_global_zero:
-            if stage == "fit" and path.exists() and not self.config.get("ckpt_path"):
-                raise FileExistsError(
-                    f"{folder} already holds a run: resume it with `--ckpt_path last`, train another with "
-                    "`--seed_everything <number>` or `--run_dir <folder>`, or delete the folder."
-                )
             if not (stage == "fit" and path.exists()):
                 write_atomically(path, self.parser.dump(self.config, skip_none=False))
         self.already_saved = True

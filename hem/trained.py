@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
@@ -79,7 +78,7 @@ class Trained(nn.Module):
 
 def load_run(run_dir: str | Path, which: str) -> Trained:
     """Build the network that a run's ``config.yaml`` describes and fill it with a checkpoint's weights."""
-    from hem.cli import build, checkpoint  # deferred: the command line imports everything
+    from hem.cli import build, checkpoint, quiet  # deferred: the command line imports everything
 
     folder = Path(run_dir)
     config = folder / "config.yaml"
@@ -89,8 +88,11 @@ def load_run(run_dir: str | Path, which: str) -> Trained:
             "or name the folder that lies under runs/."
         )
     path = checkpoint(folder, which) if which in ("best", "last") else Path(which)
-    with contextlib.redirect_stdout(io.StringIO()):
-        cli = build(["--config", str(config), "--run_dir", str(folder), "--trainer.logger", "false"], run=False)
+    quiet()
+    record = yaml.safe_load(config.read_text())
+    parts = {key: record[key] for key in ("seed_everything", "model", "data")}
+    # the trainer goes unused: no logs, no accelerator
+    cli = build({**parts, "run_dir": str(folder), "trainer": {"logger": False, "accelerator": "cpu", "devices": 1}}, run=False)
     state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"]
     check_state(cli.model, state)
     cli.model.load_state_dict({k: v for k, v in state.items() if k.startswith("net.")}, strict=False)

@@ -32,7 +32,7 @@ ARGUMENTS = {
     "unknown network": (["--model.net", "ResNet19"], 2, ["unknown network 'ResNet19'", "'ResNet18'", "LeNet"]),
     "unknown data set": (["--data", "CIFAR11"], 2, ["unknown data module 'CIFAR11'", "CIFAR10DataModule"]),
     "unknown task": (["--model", "ClasificationTask"], 2, ["unknown task", "did you mean 'ClassificationTask'"]),
-    "unknown optimiser": (["--model.optimizer", "SDG"], 2, ["unknown class 'SDG' for model.optimizer"]),
+    "unknown optimiser": (["--model.optimizer", "SDG"], 2, ["unknown optimiser 'SDG'", "'SGD'"]),
     "unknown argument of the loss": (
         ["--model.loss", "HEMLoss", "--model.loss.margn", "1"],
         2,

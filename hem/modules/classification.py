@@ -31,7 +31,8 @@ def accuracies(num_classes: int, class_names: Sequence[str]) -> MetricCollection
     }
     if num_classes > 5:
         metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
-    return MetricCollection(metrics)
+    # not in groups: torchmetrics merges metrics whose first batches agree, such as top-5 and a perfect class
+    return MetricCollection(metrics, compute_groups=False)
 
 
 def logit_margin(logits: Tensor, target: Tensor) -> Tensor:
