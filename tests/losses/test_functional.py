@@ -58,9 +58,12 @@ def test_agrees_with_the_reference(name, own):
 
 
 @pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("kind", ["random", "ties", "large", "large ties"])
+@pytest.mark.parametrize("kind", ["random", "ties", "large", "large ties", "far"])
 def test_hem_in_float32_is_the_reference_to_1e_6(kind, seed):
-    """Random shapes, margins and ignored targets; errors that equal their mean; logits up to 1e4."""
+    """Random shapes, margins and ignored targets; errors that equal their mean; logits up to 1e4.
+
+    "far": logits near 1e4 whose gaps are small. z_j - z_y is exact there, z_y - μ would be off by 5e-4.
+    """
     generator = torch.Generator().manual_seed(1000 * seed + len(kind))
     n, num_classes = (int(torch.randint(1, top, (), generator=generator)) for top in (40, 30))
     top = 1e4 if "large" in kind else 2.0
@@ -70,6 +73,7 @@ def test_hem_in_float32_is_the_reference_to_1e_6(kind, seed):
     else:
         logits = top * (2 * torch.rand(n, num_classes, generator=generator) - 1)
         margin = float(torch.rand((), generator=generator))
+        logits = logits + 1e4 if kind == "far" else logits
     target = torch.randint(num_classes, (n,), generator=generator)
     target[torch.rand(n, generator=generator) < 0.2] = 255
     value, gradient = value_and_gradient("hem", logits, target, ignore_index=255, margin=margin)

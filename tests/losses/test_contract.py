@@ -1,0 +1,338 @@
+"""What holds for every loss, and a table of what holds for some: the contract that makes them drop-ins."""
+
+import copy
+import inspect
+import pickle
+from dataclasses import dataclass
+from typing import get_type_hints
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hem.losses import LOSSES, functional
+from tests.losses.reference import own_arguments
+
+C = 4
+SHAPES = {"NC": (12, C), "NCd": (6, C, 5), "NCdd": (3, C, 3, 4)}
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What sets a loss apart from the others.
+
+    per_sample: one loss for each sample, so that ``none`` has the target's shape; otherwise one for each class.
+    mean_over: what ``mean`` divides by: the weights of the labelled samples, those of the samples that still carry
+        error, the number of labelled samples, or the classes' weights.
+    shift: adding a number to all logits of a sample changes nothing.
+    scale: multiplying all logits by a number > 0 changes nothing.
+    zero: the loss reaches 0 exactly, with no gradient, once a sample is far on the right side.
+    soft_weights: one-hot probabilities equal labels in the weighted mean, too.
+    """
+
+    per_sample: bool = True
+    mean_over: str = "weight"
+    shift: bool = True
+    scale: bool = False
+    zero: bool = False
+    soft_weights: bool = True
+
+
+TRAITS = {
+    "ce": Traits(soft_weights=False),
+    "hem": Traits(mean_over="weight with error", zero=True),
+    "hem_plus": Traits(mean_over="weight with error", zero=True),
+    "multi_margin": Traits(mean_over="samples", zero=True),
+    "logit_norm": Traits(shift=False, scale=True),
+    "logit_adjusted": Traits(),
+    "dice": Traits(per_sample=False, mean_over="classes"),
+    "focal": Traits(),
+    "ldam": Traits(),
+    "class_balanced": Traits(),
+    "balanced_softmax": Traits(),
+    "one_vs_rest": Traits(shift=False),
+}
+
+
+def build(name: str, **arguments) -> nn.Module:
+    return LOSSES[name](**own_arguments(name, C) | arguments)
+
+
+def batch(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, ignored: int | None = None):
+    """Logits of the shape, and labels of which a fifth is ignored."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    logits = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    labels = torch.randint(C, shape[:1] + shape[2:], generator=generator)
+    if ignored is not None:
+        labels[torch.rand(labels.shape, generator=generator) < 0.2] = ignored
+    return logits, labels
+
+
+def weights(dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=dtype)
+
+
+def gradient(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
+    logits = logits.clone().requires_grad_()
+    return torch.autograd.grad(loss(logits, target).sum(), logits)[0]
+
+
+def assert_same(loss: nn.Module, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], **tolerance) -> None:
+    torch.testing.assert_close(loss(*left), loss(*right), **tolerance)
+
+
+every_loss = pytest.mark.parametrize("name", LOSSES)
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+
+
+def test_every_loss_has_its_traits():
+    assert TRAITS.keys() == LOSSES.keys()
+
+
+@every_loss
+@every_shape
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_none_has_the_targets_shape_and_sum_and_mean_follow_from_it(name, shape, dtype):
+    logits, target = batch(shape, dtype, ignored=-100)
+    w = weights(dtype)
+    losses, total, mean = (build(name, weight=w, reduction=r)(logits, target) for r in ("none", "sum", "mean"))
+    assert losses.shape == (target.shape if TRAITS[name].per_sample else (C,))
+    assert losses.dtype == total.dtype == mean.dtype == dtype
+    losses, total, mean, w = losses.double(), total.double(), mean.double(), w.double()
+    assert (losses >= 0).all()
+    labelled = target != -100
+    sample_weight = torch.where(labelled, w[target.clamp(min=0)], 0.0)
+    if name == "class_balanced":
+        sample_weight *= functional.effective_number_weights(**own_arguments(name, C))[target.clamp(min=0)]
+    divisor = {
+        "weight": sample_weight.sum(),
+        "weight with error": (sample_weight * (losses > 0)).sum() if TRAITS[name].per_sample else None,
+        "samples": labelled.sum(),
+        "classes": w.sum(),
+    }[TRAITS[name].mean_over]
+    tolerance = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    torch.testing.assert_close(total, losses.sum(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(mean, losses.sum() / divisor, rtol=tolerance, atol=tolerance)
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_sample_without_a_batch_axis(name, dtype):
+    logits, target = batch((1, C), dtype)
+    for reduction in ("none", "mean", "sum"):
+        loss = build(name, reduction=reduction)
+        alone, batched = loss(logits[0], target[0]), loss(logits, target)
+        assert alone.shape == (() if TRAITS[name].per_sample or reduction != "none" else (C,))
+        torch.testing.assert_close(alone, batched.squeeze(0) if reduction == "none" else batched)
+        q = F.one_hot(target, C).to(dtype)
+        torch.testing.assert_close(loss(logits[0], q[0]), loss(logits, q).reshape(alone.shape))
+
+
+@every_loss
+@every_shape
+@pytest.mark.parametrize("weighted", [False, True])
+def test_one_hot_probabilities_are_labels(name, shape, weighted):
+    logits, target = batch(shape)
+    q = F.one_hot(target, C).movedim(-1, 1).double()
+    for reduction in ("none", "mean", "sum"):
+        if weighted and reduction == "mean" and not TRAITS[name].soft_weights:
+            continue
+        loss = build(name, weight=weights() if weighted else None, reduction=reduction)
+        torch.testing.assert_close(loss(logits, q), loss(logits, target))
+        torch.testing.assert_close(gradient(loss, logits, q), gradient(loss, logits, target))
+
+
+@every_loss
+def test_probabilities_give_the_expected_cost(name):
+    if not TRAITS[name].per_sample:
+        pytest.skip("its cost is no sum over samples")
+    logits, target = batch(SHAPES["NCd"])
+    loss = build(name, weight=weights(), reduction="none")
+    other = (target + 1) % C
+    q = 0.75 * F.one_hot(target, C).movedim(-1, 1).double() + 0.25 * F.one_hot(other, C).movedim(-1, 1)
+    expected = 0.75 * loss(logits, target) + 0.25 * loss(logits, other)
+    torch.testing.assert_close(loss(logits, q), expected)
+
+
+@every_loss
+@every_shape
+@pytest.mark.parametrize("ignore_index", [-100, 255, 1])
+def test_ignored_samples_count_for_nothing(name, shape, ignore_index):
+    """They give 0 with a gradient of exactly 0, and leave the others as they would be alone."""
+    logits, target = batch(shape, ignored=ignore_index)
+    labelled = target != ignore_index
+    assert 0 < labelled.sum() < target.numel()
+    for reduction in ("none", "mean", "sum"):
+        loss = build(name, ignore_index=ignore_index, reduction=reduction)
+        rest = logits.movedim(1, -1)[labelled], target[labelled]
+        value, slope = loss(logits, target), gradient(loss, logits, target).movedim(1, -1)
+        if reduction == "none" and TRAITS[name].per_sample:
+            assert (value[~labelled] == 0).all()
+            value = value[labelled]
+        torch.testing.assert_close(value, loss(*rest))
+        assert (slope[~labelled] == 0).all()
+        torch.testing.assert_close(slope[labelled], gradient(loss, *rest))
+
+
+@every_loss
+@every_shape
+@pytest.mark.parametrize("soft", [False, True])
+def test_samples_are_independent_of_how_they_are_arranged(name, shape, soft):
+    """(N, C, d1, ...) is (N d1 ..., C), and a permuted batch gives permuted losses."""
+    logits, target = batch(shape)
+    target = F.one_hot(target, C).movedim(-1, 1).double().roll(1, 1) * 0.5 + 0.125 if soft else target
+    flat_logits = logits.movedim(1, -1).reshape(-1, C)
+    flat_target = target.movedim(1, -1).reshape(-1, C) if soft else target.reshape(-1)
+    order = torch.randperm(len(flat_logits), generator=torch.Generator().manual_seed(0))
+    for reduction in ("none", "mean", "sum"):
+        loss = build(name, weight=weights(), reduction=reduction)
+        losses, flat = loss(logits, target), loss(flat_logits, flat_target)
+        permuted = loss(flat_logits[order], flat_target[order])
+        if reduction == "none" and TRAITS[name].per_sample:
+            losses, flat_permuted = losses.reshape(-1), flat[order]
+        else:
+            flat_permuted = flat
+        torch.testing.assert_close(losses, flat)
+        torch.testing.assert_close(permuted, flat_permuted)
+
+
+@every_loss
+@every_shape
+def test_classes_have_no_order(name, shape):
+    """Logits, labels, weights and counts with their classes permuted together give the same loss."""
+    logits, target = batch(shape)
+    order = torch.tensor([2, 0, 3, 1])  # new class i is old class order[i]
+    own, new = own_arguments(name, C), {}
+    if own:
+        new = {"class_counts": [own["class_counts"][i] for i in order]}
+    before = LOSSES[name](weight=weights(), **own)(logits, target)
+    after = LOSSES[name](weight=weights()[order], **new)(logits[:, order], order.argsort()[target])
+    torch.testing.assert_close(before, after)
+
+
+@every_loss
+@every_shape
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+def test_half_precision_is_computed_in_float32(name, shape, dtype, tolerance):
+    """The only difference to float32 is the rounding of the result, and of the gradient."""
+    logits, target = batch(shape, dtype, ignored=-100)
+    loss = build(name, weight=weights(torch.float32))
+    torch.testing.assert_close(loss(logits, target), loss(logits.float(), target).to(dtype))
+    half, single = gradient(loss, logits, target), gradient(loss, logits.float(), target)
+    torch.testing.assert_close(half.float(), single, rtol=tolerance, atol=tolerance * single.abs().max().item())
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_extreme_logits_are_finite_in_value_and_gradient(name, dtype):
+    logits = torch.tensor([[1e4, -1e4, 0, 1], [-1e4, 1e4, 1e4, 0], [0, 0, 0, 0], [-1e4] * 4], dtype=dtype)
+    for target in (torch.tensor([0, 0, 1, 3]), torch.full((4, C), 0.25, dtype=dtype)):
+        assert build(name)(logits.float(), target).isfinite()
+        assert gradient(build(name), logits, target).isfinite().all()
+
+
+@every_loss
+def test_nothing_labelled_gives_zero_with_zero_gradient(name):
+    """By the function, also for cross-entropy, whose module is torch's own and gives NaN."""
+    function, own = getattr(functional, f"{name}_loss"), own_arguments(name, C)
+    for shape in (*SHAPES.values(), (0, C), (0, C, 2)):
+        logits = torch.randn(shape, requires_grad=True)
+        target = torch.full(shape[:1] + shape[2:], -100)
+        loss = function(logits, target, **own)
+        loss.backward()
+        assert loss == 0
+        assert logits.grad is not None
+        assert (logits.grad == 0).all()
+
+
+@every_loss
+def test_nan_is_reported_where_it_is_labelled_and_kept_out_where_it_is_ignored(name):
+    function, own = getattr(functional, f"{name}_loss"), own_arguments(name, C)
+    clean, target = batch(SHAPES["NC"])
+    for place in (target[1].item(), (target[1].item() + 1) % C):
+        logits = clean.clone()
+        logits[1, place] = torch.nan
+        assert function(logits, target, **own).isnan()
+        assert function(logits, F.one_hot(target, C).double(), **own).isnan()
+    for ignored in (target.clone(), F.one_hot(target, C).double()):
+        ignored[1] = 0 if ignored.is_floating_point() else -100
+        spoilt = clean.clone()
+        spoilt[1] = torch.nan
+        spoilt.requires_grad_()
+        loss = function(spoilt, ignored, **own)
+        loss.backward()
+        assert spoilt.grad is not None
+        torch.testing.assert_close(loss, function(clean, ignored, **own))
+        assert (spoilt.grad[1] == 0).all()
+        assert spoilt.grad.isfinite().all()
+
+
+@every_loss
+def test_shift_and_scale(name):
+    logits, target = batch(SHAPES["NCdd"])
+    loss = build(name)
+    for trait, other in (("shift", logits + 3), ("scale", logits * 3)):
+        same = torch.allclose(loss(other, target), loss(logits, target), rtol=1e-6)
+        assert same == getattr(TRAITS[name], trait), trait
+
+
+@every_loss
+def test_which_losses_let_go_of_what_is_learnt(name):
+    target = torch.arange(C)
+    logits = 25.0 * torch.eye(C)
+    value, slope = build(name)(logits, target), gradient(build(name), logits, target)
+    assert bool((value == 0) & (slope == 0).all()) == TRAITS[name].zero
+
+
+@every_loss
+def test_module_is_function(name):
+    """Same arguments, same order, same defaults; the three of cross-entropy first."""
+    function = getattr(functional, f"{name}_loss")
+    ours, theirs = inspect.signature(function), inspect.signature(LOSSES[name])
+    assert list(ours.parameters)[:5] == ["input", "target", "weight", "ignore_index", "reduction"]
+    if name != "ce":
+        assert list(theirs.parameters) == list(ours.parameters)[2:]
+        for key, parameter in theirs.parameters.items():
+            default = ours.parameters[key].default
+            assert parameter.default == (None if key == "class_counts" else default)
+        get_type_hints(LOSSES[name].__init__)  # what a command line parser reads
+    logits, target = batch(SHAPES["NCd"], ignored=-7)
+    expected = function(logits, target, weights(), -7, "sum", **own_arguments(name, C))
+    assert build(name, weight=weights(), ignore_index=-7, reduction="sum")(logits, target) == expected
+
+
+@every_loss
+def test_weight_as_a_list(name):
+    if name == "ce":
+        pytest.skip("torch's own takes tensors only")
+    logits, target = batch(SHAPES["NC"], torch.float32)
+    as_list, as_tensor = (build(name, weight=w) for w in ([1, 2, 3, 4.5], torch.tensor([1, 2, 3, 4.5])))
+    assert as_list(logits, target) == as_tensor(logits, target)
+    with pytest.raises(ValueError, match=r"one factor per class, shape \(C,\); got shape \(1, 2\)"):
+        build(name, weight=[[1.0, 2.0]])
+
+
+@every_loss
+def test_copies_pickles_moves_and_stays_out_of_checkpoints(name):
+    loss = build(name, weight=weights())
+    logits, target = batch(SHAPES["NC"])
+    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss).to("cpu")):
+        assert twin(logits, target) == loss(logits, target)
+        assert repr(twin) == repr(loss)
+    if name != "ce":  # torch's own saves its weight
+        assert not loss.state_dict()
+    moved = copy.deepcopy(loss).to("meta")
+    assert all(buffer.device.type == "meta" for buffer in moved.buffers())
+    half = copy.deepcopy(loss).half()  # counts are integers and survive it
+    if name != "ce":  # torch's own refuses weights of another dtype than the logits
+        torch.testing.assert_close(half(logits, target), loss(logits, target))
+
+
+def test_repr_tells_the_arguments():
+    text = repr(LOSSES["hem_plus"](weight=[1.0, 2.0], class_counts=[40, 10]))
+    assert text == (
+        "HEMPlusLoss(weight=[1.0, 2.0], ignore_index=-100, reduction='mean', class_counts=[40, 10], m=2000.0, "
+        "competitor=False)"
+    )
