@@ -14,7 +14,7 @@ from hem.networks.base import Network, linear_head
 class LeNet(Network):
     """A LeNet: two 5x5 convolutions with pooling, then one hidden layer.
 
-    16 and 32 feature maps and 128 hidden units train an epoch of MNIST in about 12 s on two CPU cores. The
+    16 and 32 feature maps and 128 hidden units train an epoch of MNIST in about 15 s on two CPU cores. The
     convolutions are padded, so that images from 4x4 pixels up are taken. Batch normalisation is on because
     HEM needs it: the mean of HEM runs over the samples that still carry error, and late in training a single
     one of them steers the whole step.
