@@ -161,15 +161,12 @@ class Samples:
         return loss
 
 
-def check_samples(
-    input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100
-) -> Samples:
-    """The samples, or a sentence unless input, target and weight fit each other."""
+def check_shapes(input: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
+    """Raise a sentence unless shapes and dtypes of input, target and weight fit each other."""
     if not input.is_floating_point():
         raise TypeError(f"input must hold floating point logits; got {input.dtype}: use input.float().")
-    samples = Samples(input.float() if input.dtype.itemsize < 4 else input, target, weight, ignore_index)
-    dim, shape = samples.class_dim, tuple(input.shape)
-    if input.dim() == 0 or samples.num_classes == 0:
+    dim, shape = min(input.dim() - 1, 1), tuple(input.shape)
+    if input.dim() == 0 or shape[dim] == 0:
         raise ValueError(f"input must have shape (C), (N, C) or (N, C, d1, ...) with C >= 1; got {shape}.")
     index_shape = shape[:dim] + shape[dim + 1 :]
     if tuple(target.shape) not in (shape, index_shape):
@@ -187,15 +184,21 @@ def check_samples(
             f"target has the shape of class indices, {index_shape}, and must be integer; got {target.dtype}: "
             f"use target.long(), or class probabilities of shape {shape}."
         )
-    if weight is not None and weight.shape != (samples.num_classes,):
+    if weight is not None and weight.shape != (shape[dim],):
         raise ValueError(
-            f"weight must hold one factor per class, shape ({samples.num_classes},) for input of shape "
-            f"{shape}; got shape {tuple(weight.shape)}."
+            f"weight must hold one factor per class, shape ({shape[dim]},) for input of shape {shape}; got "
+            f"shape {tuple(weight.shape)}."
         )
-    target = target.to(samples.logits.dtype if target.is_floating_point() else torch.int64)
-    samples = Samples(
-        samples.logits, target, None if weight is None else weight.to(samples.logits), ignore_index
-    )
+
+
+def check_samples(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100
+) -> Samples:
+    """The samples, or a sentence unless input, target and weight fit each other."""
+    check_shapes(input, target, weight)
+    logits = input.float() if input.dtype.itemsize < 4 else input
+    target = target.to(logits.dtype if target.is_floating_point() else torch.int64)
+    samples = Samples(logits, target, None if weight is None else weight.to(logits), ignore_index)
     if readable(target) and target.numel():
         _check_values(samples)
     return samples
@@ -211,8 +214,13 @@ def _check_values(samples: Samples) -> None:
     elif low < 0 or high >= num_classes:
         wrong = target[samples.labelled() & ((target < 0) | (target >= num_classes))].flatten()
         if wrong.numel():
-            label = wrong[0].item()
-            raise ValueError(
-                f"target holds label {label}, but input of shape {tuple(samples.logits.shape)} has classes 0 "
-                f"to {num_classes - 1}; set ignore_index={label} if it marks samples without a label."
-            )
+            raise label_error(int(wrong[0]), samples.logits)
+
+
+def label_error(label: int, input: Tensor) -> ValueError:
+    """The sentence for a label that is none of the input's classes."""
+    shape = tuple(input.shape)
+    return ValueError(
+        f"target holds label {label}, but input of shape {shape} has classes 0 to "
+        f"{shape[min(input.dim() - 1, 1)] - 1}; set ignore_index={label} if it marks samples without a label."
+    )

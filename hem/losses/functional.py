@@ -16,9 +16,9 @@ Every function is a drop-in for :func:`torch.nn.functional.cross_entropy`:
   w_c) unless the function says otherwise. With no mass at all the mean is 0.
 
 Returned is a scalar, or for ``"none"`` a tensor of the input's shape without C. ``ValueError`` is raised for
-shapes, labels and arguments that do not fit, ``TypeError`` for dtypes. Labels out of range raise on the CPU
-and assert on an accelerator; under ``torch.compile``, ``torch.export`` and ``torch.func`` values cannot be
-looked at. A NaN among the logits of a labelled sample makes its loss NaN.
+shapes, labels and arguments that do not fit, ``TypeError`` for dtypes. Labels out of range raise on the CPU;
+on an accelerator they assert or make the loss NaN; under ``torch.compile``, ``torch.export`` and
+``torch.func`` values cannot be looked at. A NaN among the logits of a labelled sample makes its loss NaN.
 """
 # ruff: noqa: D417 -- the arguments that all losses share are described once, above
 
@@ -26,13 +26,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hem.losses.arguments import Counts, Samples, check_arguments, check_counts, check_samples
+from hem.losses import kernels
+from hem.losses.arguments import (
+    Counts,
+    Samples,
+    check_arguments,
+    check_counts,
+    check_samples,
+    check_shapes,
+)
 from hem.losses.reduction import Reduction, all_sum, reduce
 
 
@@ -48,6 +57,38 @@ def _result_dtype(input: Tensor) -> torch.dtype:
 
 
 # Margin losses
+
+
+def _margin_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: Reduction,
+    margin: float | Tensor,
+    *,
+    competitor: bool = False,
+    high: bool = True,
+    p: int = 1,
+) -> Tensor:
+    """HEM and HEM+ (``high``) or multi-margin (not ``high``): by a kernel if one fits, or by the formula."""
+    fits = input.dim() > 1 and not competitor and p == 1
+    fused = fits and kernels.backend(input, margin, weight) != "plain"
+    kernel = partial(kernels.margin_loss, margin=margin, high=high)
+    if fused and target.shape != input.shape:
+        check_shapes(input, target, weight)  # the kernel itself looks at the labels
+        loss, mass = kernel(input, target.long(), weight, ignore_index, per_sample=reduction == "none")
+        return _reduce(loss, mass, reduction, input)
+
+    def cost(labelled: Samples) -> Tensor:
+        if fused:
+            return kernel(labelled.logits, labelled.target, None, labelled.ignore_index, per_sample=True)[0]
+        return _margin_errors(labelled, margin, competitor=competitor, high=high, p=p)
+
+    samples = check_samples(input, target, weight, ignore_index)
+    loss = samples.expectation(cost)
+    mass = samples.mass() * (loss != 0) if high else samples.labelled().to(loss.dtype)
+    return _reduce(loss, mass, reduction, input)
 
 
 def _margin_errors(
@@ -95,7 +136,7 @@ def auto_margin(class_counts: Counts | None, m: float = 2000.0) -> float:
         >>> auto_margin([5000] * 10)
         0.2
     """
-    return math.sqrt(m / float(check_counts(class_counts).double().sum()))
+    return math.sqrt(m / float(check_counts(class_counts).sum()))
 
 
 def hem_loss(
@@ -148,9 +189,7 @@ def hem_loss(
     """
     mu = auto_margin(class_counts) if margin == "auto" else margin
     check_arguments(reduction, margin=mu)
-    samples = check_samples(input, target, weight, ignore_index)
-    loss = samples.expectation(lambda labelled: _margin_errors(labelled, mu))
-    return _reduce(loss, samples.mass() * (loss != 0), reduction, input)
+    return _margin_loss(input, target, weight, ignore_index, reduction, mu)
 
 
 def hem_plus_loss(
@@ -187,11 +226,12 @@ def hem_plus_loss(
         tensor([0., 1.])
     """
     check_arguments(reduction, m=m, competitor=competitor)
-    samples = check_samples(input, target, weight, ignore_index)
-    s = check_counts(class_counts, samples.num_classes).to(samples.logits)
-    mu = (m / (len(s) * s)).sqrt()
-    loss = samples.expectation(lambda labelled: _margin_errors(labelled, mu, competitor=competitor))
-    return _reduce(loss, samples.mass() * (loss != 0), reduction, input)
+    check_shapes(input, target, weight)
+    num_classes = input.shape[min(input.dim() - 1, 1)]
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    s = check_counts(class_counts, num_classes).to(input.device, dtype)
+    mu = (m / (num_classes * s)).sqrt()
+    return _margin_loss(input, target, weight, ignore_index, reduction, mu, competitor=competitor)
 
 
 def multi_margin_loss(
@@ -221,9 +261,7 @@ def multi_margin_loss(
         tensor(0.7500)
     """
     check_arguments(reduction, margin=margin, p=p)
-    samples = check_samples(input, target, weight, ignore_index)
-    loss = samples.expectation(lambda labelled: _margin_errors(labelled, margin, high=False, p=p))
-    return _reduce(loss, samples.labelled().to(loss.dtype), reduction, input)
+    return _margin_loss(input, target, weight, ignore_index, reduction, margin, high=False, p=p)
 
 
 # Cross-entropy and its relatives
@@ -360,15 +398,18 @@ def balanced_softmax_loss(
     return logit_adjusted_loss(input, target, weight, ignore_index, reduction, class_counts=class_counts)
 
 
-def effective_number_weights(class_counts: Counts, beta: float = 0.9999) -> Tensor:
+def effective_number_weights(
+    class_counts: Counts, beta: float = 0.9999, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Class weights by the effective number of samples, w_j ∝ (1 - β) / (1 - β^{s_j}), with Σ_j w_j = C.
 
     Args:
         class_counts: Training samples per class s_j > 0, ``(C)``.
         beta: β in [0, 1): 0 gives equal weights; towards 1 they become proportional to 1 / s_j.
+        dtype: Of the weights.
 
     Returns:
-        float32 weights, ``(C)``.
+        Weights, ``(C)``.
 
     Raises:
         ValueError: For counts or a β that do not fit.
@@ -382,8 +423,9 @@ def effective_number_weights(class_counts: Counts, beta: float = 0.9999) -> Tens
         tensor([1.2000, 0.8000])
     """
     check_arguments(beta=beta)
-    weight = (1 - beta) / (1 - beta ** check_counts(class_counts).double())
-    return (weight * (len(weight) / weight.sum())).float()
+    s = check_counts(class_counts).to(dtype)
+    weight = -1 / torch.expm1(s * (math.log(beta) if beta else -math.inf))  # 1 / (1 - β^s)
+    return weight * (len(weight) / weight.sum())
 
 
 def class_balanced_loss(
@@ -412,11 +454,9 @@ def class_balanced_loss(
     """
     check_arguments(reduction, beta=beta)
     samples = check_samples(input, target, weight, ignore_index)
-    balance = effective_number_weights(check_counts(class_counts, samples.num_classes), beta).to(
-        samples.logits
-    )
-    balanced = balance if samples.weight is None else samples.weight * balance
-    samples = replace(samples, weight=balanced)
+    counts = check_counts(class_counts, samples.num_classes).to(input.device)
+    balance = effective_number_weights(counts, beta, samples.logits.dtype)
+    samples = replace(samples, weight=balance if samples.weight is None else samples.weight * balance)
     return _softmax_loss(samples, samples.masked_logits(), reduction, input)
 
 

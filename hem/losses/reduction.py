@@ -175,10 +175,10 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
         numerator, denominator = all_sum(torch.stack((numerator, denominator))).unbind()
         denominator = denominator.detach()
     filled = denominator != 0
-    numerator = numerator * filled
-    mean = numerator / torch.where(filled, denominator, 1)
+    mean = numerator / torch.where(filled, denominator, torch.inf)
     if _accumulation is None:
         return mean
+    numerator = numerator * filled
     return mean.detach() + (numerator - numerator.detach()) / _accumulation.share(denominator)
 
 
@@ -201,6 +201,8 @@ def reduce(loss: Tensor, mass: Tensor, reduction: Reduction) -> Tensor:
         return loss
     if reduction == "sum":
         return all_sum(loss.sum())
+    if loss.dim() == 0:  # summed already
+        return ratio(loss, mass)
     return ratio(loss.sum(), mass.sum())
 
 

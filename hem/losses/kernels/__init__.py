@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal
@@ -23,10 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from hem.losses.arguments import label_error
 from hem.losses.kernels import native
 from hem.losses.kernels.problem import Problem, layout, real
 
-__all__ = ["backend", "label_error", "margin_loss"]
+__all__ = ["backend", "margin_loss"]
 
 
 @functools.cache
@@ -72,14 +72,6 @@ def backend(input: Tensor, *arguments: float | Tensor | None) -> Literal["c", "t
     return "plain" if kernels is None else "c" if kernels is native else "triton"
 
 
-def label_error(label: int, shape: Sequence[int], dim: int = 1) -> ValueError:
-    """The sentence for a label that is none of the classes, which lie along ``dim`` of the input's shape."""
-    return ValueError(
-        f"target holds label {label}, but the input of shape {tuple(shape)} has classes 0 to "
-        f"{shape[dim] - 1}; set ignore_index={label} if it marks samples without a label."
-    )
-
-
 def margin_loss(
     input: Tensor,
     target: Tensor,
@@ -94,7 +86,7 @@ def margin_loss(
 
     With z the logits, y the target and m its margin, for each sample:
 
-        e_j = max(0, z_j - (z_y - m)) for j ≠ y,  e_y = 0
+        e_j = max(0, z_j - z_y + m) for j ≠ y,  e_y = 0
         l   = mean of the e_j > 0 that reach Σ_j e_j / C (``high``), or Σ_j e_j / C
 
     Args:
@@ -162,7 +154,7 @@ class _Margin(torch.autograd.Function):
         loss = input.new_empty(target.shape, dtype=real(input)) if per_sample else None
         total, mass, wrong = kernels.forward(problem, saved, loss)
         if wrong >= 0:
-            raise label_error(int(problem.target.view(-1)[wrong]), input.shape)
+            raise label_error(int(problem.target.view(-1)[wrong]), input)
         ctx.save_for_backward(*problem[len(numbers) :], saved)
         ctx.numbers, ctx.kernels = numbers, kernels
         ctx.mark_non_differentiable(mass)

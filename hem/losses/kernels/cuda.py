@@ -26,7 +26,7 @@ def _locate(
     input, target, margins, margin, image_stride, span, sample_stride, class_stride, classes,
     ignore_index, SAMPLES: tl.constexpr, REAL: tl.constexpr,
 ):  # fmt: skip
-    """This program's samples: number, whether there is one, label, whether that is a class, logits, level."""
+    """This program's samples: number, whether there is one, label, whether a class, logits, z_y, margin."""
     blocks = tl.cdiv(span, SAMPLES)
     image = (tl.program_id(0) // blocks).to(tl.int64)
     place = (tl.program_id(0) % blocks).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)
@@ -35,23 +35,24 @@ def _locate(
     label = tl.load(target + sample, mask=inside, other=ignore_index)
     known = (label >= 0) & (label < classes) & (label != ignore_index)
     logits = image * image_stride + place * sample_stride
-    level = tl.load(input + logits + label * class_stride, mask=known, other=0.0).to(REAL)
-    if margins is None:
-        level -= margin
-    else:
-        level -= tl.load(margins + label, mask=known, other=0.0)
-    return sample, inside, label, known, logits, level
+    zy = tl.load(input + logits + label * class_stride, mask=known, other=0.0).to(REAL)
+    m = (
+        tl.zeros((SAMPLES,), REAL) + margin
+        if margins is None
+        else tl.load(margins + label, mask=known, other=0.0)
+    )
+    return sample, inside, label, known, logits, zy, m
 
 
 @triton.jit
 def _errors(
-    input, logits, level, label, mask, first, class_stride, classes, CLASSES: tl.constexpr, REAL: tl.constexpr
+    input, logits, zy, m, label, mask, first, class_stride, classes, CLASSES: tl.constexpr, REAL: tl.constexpr
 ):
     """The errors of the classes from ``first`` on, and where their logits lie; a NaN stays."""
     c = first + tl.arange(0, CLASSES).to(tl.int64)
     mask = mask[:, None] & (c < classes)[None, :]
     offset = logits[:, None] + (c * class_stride)[None, :]
-    e = tl.load(input + offset, mask=mask, other=0.0).to(REAL) - level[:, None]
+    e = tl.load(input + offset, mask=mask, other=0.0).to(REAL) - zy[:, None] + m[:, None]
     target = label[:, None] == c[None, :]
     return tl.where((e < 0) | target | ~mask, 0.0, e), target, offset
 
@@ -62,13 +63,13 @@ def _forward(
     image_stride, span, sample_stride, class_stride, classes, ignore_index,
     HIGH: tl.constexpr, REAL: tl.constexpr, SAMPLES: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    sample, inside, label, known, logits, level = _locate(
+    sample, inside, label, known, logits, zy, m = _locate(
         input, target, margins, margin, image_stride, span, sample_stride, class_stride, classes,
         ignore_index, SAMPLES, REAL,
     )  # fmt: skip
     total = tl.zeros((SAMPLES, CLASSES), REAL)
     for first in range(0, classes, CLASSES):
-        e, _, _ = _errors(input, logits, level, label, known, first, class_stride, classes, CLASSES, REAL)
+        e, _, _ = _errors(input, logits, zy, m, label, known, first, class_stride, classes, CLASSES, REAL)
         total += e
     limit = tl.sum(total, 1) / classes
     if not HIGH:
@@ -76,7 +77,7 @@ def _forward(
     total = tl.zeros((SAMPLES, CLASSES), REAL)
     number = tl.zeros((SAMPLES, CLASSES), REAL)
     for first in range(0, classes, CLASSES):
-        e, _, _ = _errors(input, logits, level, label, known, first, class_stride, classes, CLASSES, REAL)
+        e, _, _ = _errors(input, logits, zy, m, label, known, first, class_stride, classes, CLASSES, REAL)
         keep = (e != 0) & ~(e < limit[:, None])
         total += tl.where(keep, e, 0.0)
         number += keep.to(REAL)
@@ -100,7 +101,7 @@ def _backward(
     image_stride, span, sample_stride, class_stride, classes, ignore_index,
     EACH: tl.constexpr, HIGH: tl.constexpr, REAL: tl.constexpr, SAMPLES: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    sample, inside, label, known, logits, level = _locate(
+    sample, inside, label, known, logits, zy, m = _locate(
         input, target, margins, margin, image_stride, span, sample_stride, class_stride, classes,
         ignore_index, SAMPLES, REAL,
     )  # fmt: skip
@@ -114,7 +115,7 @@ def _backward(
     down = tl.where(k == 0, 0.0, -up * k)
     for first in range(0, classes, CLASSES):
         e, target_class, offset = _errors(
-            input, logits, level, label, known & (k != 0), first, class_stride, classes, CLASSES, REAL
+            input, logits, zy, m, label, known & (k != 0), first, class_stride, classes, CLASSES, REAL
         )
         keep = (e != 0) & ~(e < limit[:, None]) | (k != k)[:, None]
         g = tl.where(target_class, down[:, None], tl.where(keep, up[:, None], 0.0))

@@ -2,7 +2,7 @@
  *
  * For one sample with logits z[0..C), target y and margin m:
  *
- *     e_j       = max(0, z_j - (z_y - m))    for j != y,    e_y = 0
+ *     e_j       = max(0, (z_j - z_y) + m)    for j != y,    e_y = 0
  *     threshold = (sum_j e_j) / C            HEM;           0 for the multi-margin loss
  *     kept_j    = e_j != 0 and not e_j < threshold          (a NaN is kept, so that it shows)
  *     loss      = sum_kept e_j / count       HEM, count = number of kept errors; / C for multi-margin
@@ -124,8 +124,8 @@ static inline uint16_t to_bfloat16(float value) {   /* to nearest, ties to even 
 
 #else /* SCALAR: the kernels of one number format */
 
-static inline REAL NAME(error)(SCALAR z, REAL level) {
-    REAL e = LOAD(z) - level;
+static inline REAL NAME(error)(SCALAR z, REAL of_target, REAL margin) {
+    REAL e = LOAD(z) - of_target + margin;
     return 0 > e ? 0 : e;           /* in this order a NaN stays */
 }
 
@@ -133,8 +133,8 @@ static inline int NAME(kept)(REAL e, REAL threshold) {
     return !(e < threshold) & (e != 0);
 }
 
-static inline REAL NAME(level)(const struct problem *p, REAL target_logit, int64_t y) {
-    return target_logit - (p->margins ? ((const REAL *)p->margins)[y] : (REAL)p->margin);
+static inline REAL NAME(margin)(const struct problem *p, int64_t y) {
+    return p->margins && y != NONE ? ((const REAL *)p->margins)[y] : (REAL)p->margin;
 }
 
 static inline REAL NAME(threshold)(const struct problem *p, double sum) {
@@ -175,19 +175,20 @@ static inline REAL NAME(push)(const struct problem *p, int64_t s) {
 
 /* ---- (samples, C) ---- */
 
-static inline double NAME(row_sum)(const SCALAR *z, int64_t n, REAL level) {
+static inline double NAME(row_sum)(const SCALAR *z, int64_t n, REAL zy, REAL m) {
     double sum = 0;
     #pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < n; j++) sum += NAME(error)(z[j], level);
+    for (int64_t j = 0; j < n; j++) sum += NAME(error)(z[j], zy, m);
     return sum;
 }
 
-static inline void NAME(row_kept)(const SCALAR *z, int64_t n, REAL level, REAL threshold, double *sum, int64_t *count) {
+static inline void NAME(row_kept)(const SCALAR *z, int64_t n, REAL zy, REAL m, REAL threshold, double *sum,
+                                  int64_t *count) {
     double s = 0;
     int32_t k = 0;
     #pragma omp simd reduction(+ : s, k)
     for (int64_t j = 0; j < n; j++) {
-        REAL e = NAME(error)(z[j], level);
+        REAL e = NAME(error)(z[j], zy, m);
         int keep = NAME(kept)(e, threshold);
         s += keep ? e : 0;
         k += keep;
@@ -204,21 +205,22 @@ static void NAME(forward_rows)(const struct problem *p, int64_t first, int64_t l
         REAL threshold = 0;
         double sum = 0;
         if (y != NONE) {
-            REAL level = NAME(level)(p, LOAD(z[y]), y);
-            double errors = NAME(row_sum)(z, y, level) + NAME(row_sum)(z + y + 1, C - y - 1, level);
+            REAL zy = LOAD(z[y]), m = NAME(margin)(p, y);
+            double errors = NAME(row_sum)(z, y, zy, m) + NAME(row_sum)(z + y + 1, C - y - 1, zy, m);
             threshold = NAME(threshold)(p, errors);
             if (errors != 0) {
-                NAME(row_kept)(z, y, level, threshold, &sum, &count);
-                NAME(row_kept)(z + y + 1, C - y - 1, level, threshold, &sum, &count);
+                NAME(row_kept)(z, y, zy, m, threshold, &sum, &count);
+                NAME(row_kept)(z + y + 1, C - y - 1, zy, m, threshold, &sum, &count);
             }
         }
         NAME(settle)(p, s, y, threshold, sum, count, total);
     }
 }
 
-static inline void NAME(row_grad)(const SCALAR *z, SCALAR *grad, int64_t n, REAL level, REAL threshold, SCALAR a) {
+static inline void NAME(row_grad)(const SCALAR *z, SCALAR *grad, int64_t n, REAL zy, REAL m, REAL threshold,
+                                  SCALAR a) {
     #pragma omp simd
-    for (int64_t j = 0; j < n; j++) grad[j] = NAME(kept)(NAME(error)(z[j], level), threshold) ? a : (SCALAR)0;
+    for (int64_t j = 0; j < n; j++) grad[j] = NAME(kept)(NAME(error)(z[j], zy, m), threshold) ? a : (SCALAR)0;
 }
 
 static void NAME(backward_rows)(const struct problem *p, int64_t first, int64_t last) {
@@ -232,9 +234,9 @@ static void NAME(backward_rows)(const struct problem *p, int64_t first, int64_t 
             continue;
         }
         int64_t y = p->target[s];
-        REAL level = NAME(level)(p, LOAD(z[y]), y);
-        NAME(row_grad)(z, grad, y, level, threshold, STORE(a));
-        NAME(row_grad)(z + y + 1, grad + y + 1, C - y - 1, level, threshold, STORE(a));
+        REAL zy = LOAD(z[y]), m = NAME(margin)(p, y);
+        NAME(row_grad)(z, grad, y, zy, m, threshold, STORE(a));
+        NAME(row_grad)(z + y + 1, grad + y + 1, C - y - 1, zy, m, threshold, STORE(a));
         grad[y] = STORE(-a * count);
     }
 }
@@ -246,16 +248,17 @@ static void NAME(forward_tile)(const struct problem *p, int64_t image, int64_t s
     int64_t C = p->classes, P = p->pixels, s = image * P + start;
     const SCALAR *z = (const SCALAR *)p->input + image * C * P + start;
     int32_t y[TILE], count[TILE];
-    REAL level[TILE], threshold[TILE];
+    REAL zy[TILE], m[TILE], threshold[TILE];
     double sum[TILE], all = 0;
     for (int t = 0; t < width; t++) {
         y[t] = (int32_t)NAME(label)(p, s + t, bad);
-        level[t] = y[t] == NONE ? INFINITY : NAME(level)(p, LOAD(z[y[t] * P + t]), y[t]);
+        zy[t] = y[t] == NONE ? INFINITY : LOAD(z[y[t] * P + t]);
+        m[t] = NAME(margin)(p, y[t]);
         sum[t] = 0;
     }
     for (int32_t c = 0; c < C; c++) {
         #pragma omp simd
-        for (int t = 0; t < width; t++) sum[t] += y[t] == c ? 0 : NAME(error)(z[c * P + t], level[t]);
+        for (int t = 0; t < width; t++) sum[t] += y[t] == c ? 0 : NAME(error)(z[c * P + t], zy[t], m[t]);
     }
     for (int t = 0; t < width; t++) {
         threshold[t] = NAME(threshold)(p, sum[t]);
@@ -266,7 +269,7 @@ static void NAME(forward_tile)(const struct problem *p, int64_t image, int64_t s
     for (int32_t c = 0; all != 0 && c < C; c++) {
         #pragma omp simd
         for (int t = 0; t < width; t++) {
-            REAL e = NAME(error)(z[c * P + t], level[t]);
+            REAL e = NAME(error)(z[c * P + t], zy[t], m[t]);
             int keep = NAME(kept)(e, threshold[t]) & (y[t] != c);
             sum[t] += keep ? e : 0;
             count[t] += keep;
@@ -281,19 +284,20 @@ static void NAME(backward_tile)(const struct problem *p, int64_t image, int64_t 
     SCALAR *grad = (SCALAR *)p->grad + image * C * P + start;
     const REAL *threshold = (const REAL *)p->threshold + s, *count = (const REAL *)p->count + s;
     int32_t y[TILE];
-    REAL level[TILE];
+    REAL zy[TILE], m[TILE];
     SCALAR up[TILE], down[TILE];
     for (int t = 0; t < width; t++) {
         REAL a = NAME(push)(p, s + t);
         y[t] = count[t] == 0 ? NONE : (int32_t)p->target[s + t];
-        level[t] = y[t] == NONE ? INFINITY : NAME(level)(p, LOAD(z[y[t] * P + t]), y[t]);
+        zy[t] = y[t] == NONE ? INFINITY : LOAD(z[y[t] * P + t]);
+        m[t] = NAME(margin)(p, y[t]);
         up[t] = STORE(a);
         down[t] = STORE(-a * count[t]);
     }
     for (int32_t c = 0; c < C; c++) {
         #pragma omp simd
         for (int t = 0; t < width; t++) {
-            int keep = NAME(kept)(NAME(error)(z[c * P + t], level[t]), threshold[t]);
+            int keep = NAME(kept)(NAME(error)(z[c * P + t], zy[t], m[t]), threshold[t]);
             grad[c * P + t] = y[t] == c ? down[t] : keep ? up[t] : (SCALAR)0;
         }
     }
