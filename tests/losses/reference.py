@@ -109,7 +109,11 @@ def loss_and_gradient(
     """A loss of LOSSES on (N, C) and the gradient of its sum, or of its mean; targets are labels or rows of q."""
     num_classes = len(logits[0]) if logits else 0
     soft = any(isinstance(t, list) for t in targets)
-    rows = targets if soft else [[float(c == t and t != ignore_index) for c in range(num_classes)] for t in targets]
+    rows = (
+        targets
+        if soft
+        else [[float(c == t and t != ignore_index) for c in range(num_classes)] for t in targets]
+    )
     if name == "dice":
         return dice_and_gradient(logits, rows, weight, reduction)
     w = class_weight(name, num_classes, weight, own)
@@ -144,7 +148,9 @@ def dice(logits: list[list[complex]], rows: list[Vector], weight: Vector | None)
         labelled = [n for n, q in enumerate(rows) if any(x > 0 for x in q)]
         present = sum(rows[n][c] for n in labelled)
         both = sum(p[n][c] * rows[n][c] for n in labelled)
-        losses.append(w[c] * (1 - 2 * both / (present + sum(p[n][c] for n in labelled))) if present > 0 else 0j)
+        losses.append(
+            w[c] * (1 - 2 * both / (present + sum(p[n][c] for n in labelled))) if present > 0 else 0j
+        )
     return losses
 
 
@@ -157,6 +163,9 @@ def dice_and_gradient(
     for n in range(len(logits)):
         slopes.append([])
         for j in range(len(logits[0])):
-            bent = [[complex(x, STEP if (m, i) == (n, j) else 0) for i, x in enumerate(z)] for m, z in enumerate(logits)]
+            bent = [
+                [complex(x, STEP if (m, i) == (n, j) else 0) for i, x in enumerate(z)]
+                for m, z in enumerate(logits)
+            ]
             slopes[n].append(sum(dice(bent, rows, weight), 0j).imag / STEP / divisor)
     return (losses if reduction == "none" else sum(losses) / divisor), slopes

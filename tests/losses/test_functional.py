@@ -53,8 +53,12 @@ def test_agrees_with_the_reference(name, own):
         value, gradient = value_and_gradient(name, logits, target, weight=w, reduction=reduction, **own)
         w_list = None if w is None else w.tolist()
         expected = loss_and_gradient(name, logits.tolist(), target.tolist(), w_list, -100, reduction, **own)
-        torch.testing.assert_close(value, torch.tensor(expected[0], dtype=torch.float64), rtol=1e-9, atol=1e-11)
-        torch.testing.assert_close(gradient, torch.tensor(expected[1], dtype=torch.float64), rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(
+            value, torch.tensor(expected[0], dtype=torch.float64), rtol=1e-9, atol=1e-11
+        )
+        torch.testing.assert_close(
+            gradient, torch.tensor(expected[1], dtype=torch.float64), rtol=1e-7, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -123,7 +127,10 @@ def test_hem_is_the_hinge_of_active_samples_for_two_classes():
 
 def test_hem_with_probabilities_by_hand():
     """A mixed sample: 3/4 of the loss of class 0 and 1/4 of that of class 1; it carries error as a whole."""
-    logits, q = torch.tensor([[1.0, 0.0, 0.0], [9.0, 0.0, 0.0]]), torch.tensor([[0.75, 0.25, 0.0], [1.0, 0, 0]])
+    logits, q = (
+        torch.tensor([[1.0, 0.0, 0.0], [9.0, 0.0, 0.0]]),
+        torch.tensor([[0.75, 0.25, 0.0], [1.0, 0, 0]]),
+    )
     # class 0: separated. class 1: errors (1.5, 0, .5) thr 2/3 -> 1.5
     assert functional.hem_loss(logits, q, reduction="none").tolist() == [0.375, 0.0]
     assert functional.hem_loss(logits, q) == 0.375
@@ -135,7 +142,9 @@ def test_margins():
     assert functional.hem_loss(logits, target, margin="auto", class_counts=[400, 100]) == pytest.approx(2.0)
     # √(2000 / (2 · 10)) = 10 for the target's class, √(2000 / (2 · 1000)) = 1 for the competitor's
     assert functional.hem_plus_loss(logits, target, class_counts=[1000, 10]) == pytest.approx(10.0)
-    assert functional.hem_plus_loss(logits, target, class_counts=[1000, 10], competitor=True) == pytest.approx(1.0)
+    assert functional.hem_plus_loss(
+        logits, target, class_counts=[1000, 10], competitor=True
+    ) == pytest.approx(1.0)
     balanced = functional.hem_plus_loss(logits, target, class_counts=[250, 250])
     assert balanced == functional.hem_loss(logits, target, margin="auto", class_counts=[250, 250])
 
@@ -218,7 +227,9 @@ def test_dice_is_smps(weighted, ignore_index):
     if ignore_index is not None:
         target[torch.rand(2, 8, 6, generator=generator) < 0.3] = ignore_index
     weights = [1.0, 2.0, 0.5, 0.1, 3.0] if weighted else None
-    theirs = smp_losses.DiceLoss("multiclass", from_logits=True, ignore_index=ignore_index, class_weights=weights)
+    theirs = smp_losses.DiceLoss(
+        "multiclass", from_logits=True, ignore_index=ignore_index, class_weights=weights
+    )
     value, gradient = value_and_gradient(
         "dice",
         logits,
@@ -246,7 +257,8 @@ def test_gradcheck(name, soft):
     own, weight = own_arguments(name, 4), torch.tensor([1.0, 2.0, 0.5, 1.5], dtype=torch.float64)
     for reduction in ("none", "mean"):
         assert torch.autograd.gradcheck(
-            lambda z, reduction=reduction: FUNCTIONS[name](z, target, weight, reduction=reduction, **own), logits
+            lambda z, reduction=reduction: FUNCTIONS[name](z, target, weight, reduction=reduction, **own),
+            logits,
         )
 
 
@@ -277,7 +289,11 @@ BAD_INPUT = {
     "no classes": (ValueError, r"C >= 1; got \(4, 0\)", (torch.zeros(4, 0), LABELS)),
     "target too short": (ValueError, r"\(4,\).*\(4, 3\).*got shape \(3,\)", (LOGITS, LABELS[:3])),
     "target has another axis": (ValueError, r"got shape \(4, 1\)", (LOGITS, LABELS[:, None])),
-    "float labels": (TypeError, r"must be integer; got torch.float32.*target.long\(\)", (LOGITS, LABELS.float())),
+    "float labels": (
+        TypeError,
+        r"must be integer; got torch.float32.*target.long\(\)",
+        (LOGITS, LABELS.float()),
+    ),
     "bool labels": (TypeError, "must be integer; got torch.bool", (LOGITS, LABELS.bool())),
     "integer one-hot": (TypeError, r"must be floating.*got torch.int64.*\(4,\)", (LOGITS, F.one_hot(LABELS))),
     "label too large": (ValueError, "label 7, but.*classes 0 to 2.*ignore_index=7", (LOGITS, LABELS + 7)),
