@@ -28,7 +28,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
-from torch import nn
 
 import hem.datamodules
 import hem.losses
@@ -55,7 +54,7 @@ CHOICES: dict[str, tuple[str, Iterable[str]]] = {
     "model": ("task", subclasses(hem.modules, hem.modules.Task)),
     "data": ("data module", subclasses(hem.datamodules, hem.datamodules.ImageDataModule)),
     "loss": ("loss", sorted(entry.__name__ for entry in hem.losses.LOSSES.values())),
-    "net": ("network", subclasses(hem.networks, nn.Module)),
+    "net": ("network", subclasses(hem.networks, hem.networks.Network)),
     "optimizer": ("optimiser", subclasses(torch.optim, torch.optim.Optimizer)),
     "lr_scheduler": ("schedule", subclasses(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler)),
 }
@@ -171,6 +170,8 @@ class HemCLI(LightningCLI):
         folder = Path(config.run_dir or "runs/{task}_{data}/{loss}/seed{seed}".format(**names)).absolute()
         config.trainer.default_root_dir = str(folder)
         config.checkpoint.dirpath = str(folder / "checkpoints")
+        if config.data.init_args.val_fraction == 0:  # nothing to choose by: the last epoch is the best
+            config.checkpoint.monitor = None
         if isinstance(config.trainer.logger, list):
             if self.subcommand != "fit":  # metrics.csv holds the curves of training alone; see results.json
                 config.trainer.logger = [each for each in config.trainer.logger if "CSV" not in each.class_path]
@@ -304,6 +305,7 @@ def quiet() -> None:
         "LightningCLI's args parameter is intended",  # it is: `main` takes arguments from Python
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
         "Checkpoint directory .* exists and is not empty",  # SaveConfig refuses what would overwrite
+        "Precision .* is not supported by the model summary",  # its estimate in MB is all that is concerned
         "Couldn't infer the batch indices fetched",  # predictions carry their own
         "The '(train|val|test|predict)_dataloader' does not have many workers",  # images in memory need none
     ):

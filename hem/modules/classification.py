@@ -149,9 +149,10 @@ class ClassificationTask(Task):
 
     def _log_figures(self, stage: str) -> None:
         figures: Any = self.figures[stage]
+        # `compute` has gathered all ranks already: sync_dist takes the mean of equal numbers, and Lightning asks for it
         for name, value in figures["accuracies"].compute().items():
-            self.log(name, value, prog_bar=name.endswith("/accuracy"))
+            self.log(name, value, prog_bar=name.endswith("/accuracy"), sync_dist=True)
         for name, metric in figures.items():
             if name != "accuracies" and metric.update_called:
-                self.log(f"{stage}/{name}", metric.compute())
+                self.log(f"{stage}/{name}", metric.compute(), sync_dist=True)
             metric.reset()

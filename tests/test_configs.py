@@ -1,0 +1,145 @@
+"""Every shipped config is parsed and run: a few steps of training, a test, a prediction."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import hem
+from hem.losses import LOSSES
+from tests.datamodules import test_datasets as trees
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/*/*.yaml") if p.parent.name not in ("loss", "trainer"))
+OVERLAYS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/trainer/*.yaml"))
+DIGITS = "configs/classification/digits.yaml"
+# a small copy in the official layout for every data set that is not at hand
+STAND_INS = {
+    "mnist": trees.mnist_tree,
+    "fashion_mnist": lambda root: trees.mnist_tree(root, "FashionMNIST"),
+    "kmnist": lambda root: trees.mnist_tree(root, "KMNIST"),
+    "cifar10": trees.cifar_tree,
+    "cifar100": trees.cifar_tree,
+    "svhn": trees.svhn_tree,
+    "tiny_imagenet": trees.tiny_tree,
+    "imagenet": trees.imagenet_tree,
+    "folder": lambda root: trees.folder_tree(root, parts=("train", "test"), n=8),
+}
+# the stand-ins are small, and the modules say so
+pytestmark = pytest.mark.filterwarnings("ignore:The training part of .* is not the official one:UserWarning")
+DEBUG = ("--config", "configs/trainer/debug.yaml", "--trainer.enable_progress_bar", "false")
+
+
+def test_the_glob_finds_them():
+    assert DIGITS in TASKS
+    assert len(TASKS) >= 5
+    assert len(OVERLAYS) >= 4
+
+
+@pytest.mark.parametrize("config", TASKS)
+def test_task_config(config, hem_command, tmp_path):
+    """Fits two batches and tests two, on small data in the official layout where the data set is none of ours."""
+    name = Path(config).stem
+    root = tmp_path / "data"
+    if name in STAND_INS:
+        root.mkdir()
+        STAND_INS[name](root)
+    data = ["--data.root", root, "--data.num_workers", 0] if name in STAND_INS else []
+    common = ("--config", config, *DEBUG, "--data.batch_size", 4, "--data.val_fraction", 0.5,
+              "--run_dir", tmp_path / "run", *data)  # fmt: skip
+    outcome = hem_command("fit", *common)
+    assert outcome.code == 0, outcome.err
+    outcome = hem_command("test", *common, "--ckpt_path", "last")
+    assert outcome.code == 0, outcome.err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert 0 <= results["metrics"]["test/accuracy"] <= 1
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_config(loss, hem_command, tmp_path):
+    """Every loss has a config that names its class and every argument that is not linked from the data."""
+    config = f"configs/loss/{loss}.yaml"
+    assert (ROOT / config).is_file(), f"LOSSES has {loss!r}, so {config} is expected"
+    net = ["--model.net", "ResNet8"] if loss == "ldam" else []
+    outcome = hem_command("fit", "--config", DIGITS, *net, "--config", config, *DEBUG, "--run_dir", tmp_path)
+    assert outcome.code == 0, outcome.err
+    text = (ROOT / config).read_text()
+    assert ("CrossEntropyLoss" if loss == "ce" else f"hem.losses.{LOSSES[loss].__name__}") in text
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_overlay(overlay, hem_command, tmp_path):
+    """Every overlay parses on top of a task; it runs where the machine has what it asks for."""
+    accelerator = "cpu" if "gpu" not in overlay or not torch.cuda.is_available() else "gpu"
+    devices = ("--trainer.accelerator", accelerator, "--trainer.devices", 1)
+    outcome = hem_command("fit", "--config", DIGITS, *DEBUG, "--config", overlay, *devices, "--run_dir", tmp_path,
+                          "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2)  # fmt: skip
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    assert outcome.code == 0, outcome.err
+
+
+def test_run_folder(hem_command, tmp_path, monkeypatch):
+    """A run leaves its config, curves, checkpoints and figures, and the network comes back as it was tested."""
+    common = ("--config", DIGITS, "--config", "configs/loss/hem.yaml", "--run_dir", tmp_path,
+              "--trainer.max_epochs", 2, "--trainer.enable_progress_bar", "false")  # fmt: skip
+    assert hem_command("fit", *common).code == 0
+    assert hem_command("test", *common, "--ckpt_path", "last").code == 0
+    assert hem_command("predict", *common, "--ckpt_path", "last").code == 0
+
+    assert {"config.yaml", "metrics.csv", "results.json", "predictions.csv"} <= {p.name for p in tmp_path.iterdir()}
+    assert list(tmp_path.glob("events.*"))
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert state
+    assert all(name.startswith("net.") for name in state)
+
+    results = json.loads((tmp_path / "results.json").read_text())
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    data = hem.datamodules.DigitsDataModule()
+    test = data.load("test")
+    assert [row["file"] for row in rows] == [test.name_of(i) for i in range(len(test))]
+    right = [row["label"] == data.class_names[t] for row, t in zip(rows, test.targets.tolist(), strict=True)]
+    assert sum(right) / len(right) == pytest.approx(results["metrics"]["test/accuracy"], abs=1e-6)
+
+    monkeypatch.chdir("/")
+    model = hem.load(tmp_path, "last")
+    labels = [prediction.label for prediction in model.predict(test.images)]
+    assert labels == [row["label"] for row in rows]
+    assert not model.training
+
+    with pytest.raises(FileNotFoundError, match="Expected the folder of a run"):
+        hem.load(tmp_path / "nowhere")
+
+
+def test_checkpoint_does_not_override_the_config(hem_command, tmp_path):
+    """``test --ckpt_path`` takes the loss and task from the config, whatever hyper-parameters a checkpoint holds.
+
+    Lightning's command line reads ``hyper_parameters`` out of the checkpoint and puts them over the config: a
+    rejection config once ran the classification test without a word.
+    """
+    common = ("--config", DIGITS, *DEBUG)
+    assert hem_command("fit", *common, "--run_dir", tmp_path / "a").code == 0
+    path = tmp_path / "a" / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    assert not checkpoint.get("hyper_parameters")
+    checkpoint["hyper_parameters"] = {"_class_path": "hem.modules.ClassificationTask", "lr_interval": "epoch", "num_classes": 3}
+    torch.save(checkpoint, path)
+    focal = ("--config", "configs/loss/focal.yaml", "--run_dir", tmp_path / "b", "--ckpt_path", path)
+    outcome = hem_command("test", *common, *focal)
+    assert outcome.code == 0, outcome.err
+    assert json.loads((tmp_path / "b" / "results.json").read_text())["loss"] == "focal"
+
+
+def test_lightning_options(hem_command, tmp_path):
+    """Precision, accumulation, clipping and the compiled network are options of the config."""
+    common = ("fit", "--config", DIGITS, *DEBUG)
+    for number, options in enumerate((
+        ("--trainer.precision", "bf16-mixed"),
+        ("--trainer.accumulate_grad_batches", 2, "--trainer.gradient_clip_val", 1.0),
+        ("--trainer.precision", "64-true"),
+    )):  # fmt: skip
+        outcome = hem_command(*common, *options, "--run_dir", tmp_path / str(number))
+        assert outcome.code == 0, outcome.err
