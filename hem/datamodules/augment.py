@@ -77,18 +77,16 @@ class RandomCrop(Augmentation):
 
     def __call__(self, input: Tensor, key: Tensor) -> Tensor:
         """Crop every image."""
-        channels, height, width = input.shape[1:]
+        height, width = input.shape[-2:]
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise ValueError(
                 f"Reflection needs padding smaller than the image, but padding is {self.padding} "
                 f"and the image {height} x {width}."
             )
         padded = F.pad(input, (self.padding,) * 4, mode=self.mode)
-        offset = (uniform(key, 2) * (2 * self.padding + 1)).long()
-        rows = offset[:, :1] + torch.arange(height, device=input.device)
-        columns = offset[:, 1:] + torch.arange(width, device=input.device)
-        padded = padded.gather(2, rows[:, None, :, None].expand(-1, channels, -1, padded.shape[3]))
-        return padded.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1))
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (N, C, places, places, H, W)
+        place = (uniform(key, 2) * (2 * self.padding + 1)).long()
+        return windows[torch.arange(len(input), device=input.device), :, place[:, 0], place[:, 1]]
 
 
 class RandomFlip(Augmentation):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hem.datamodules.augment import Augmentation, Mixing, check
 from hem.datamodules.counter import integers, permutation
 from hem.datamodules.counter import key as key_of
-from hem.datamodules.images import NO_TARGET, SUFFIXES, FileImages, Fit, Images, MemoryImages
+from hem.datamodules.images import NO_TARGET, SUFFIXES, FileImages, Fit, Images, MemoryImages, image_files
 from hem.datamodules.loader import Batch, Batches, Loader, RawBatch
 
 Split = Literal["train", "val", "test"]
@@ -137,10 +137,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """
 
     def fetch(self) -> None:
-        """Download what is missing into :attr:`root`."""
-        raise ValueError(
-            f"{self.title} cannot be downloaded by a program: get it from {self.source} into {self.root}."
-        )
+        """Download what is missing into :attr:`root`; where that cannot be, :meth:`load` says so."""
 
     def missing(self, split: Split, path: Path) -> FileNotFoundError:
         """The error of a part that is not there."""
@@ -196,8 +193,9 @@ class ImageDataModule(LightningDataModule, ABC):
             counts = torch.bincount(images.targets, minlength=self.num_classes).tolist()
             if split == "train" and counts != list(self.train_counts):
                 rank_zero_warn(
-                    f"The training part of {self.title} in {self.root} is not the official one: its {len(images)} "
-                    f"images are not {sum(self.train_counts)}, or others per class. class_counts are official."
+                    f"The training part of {self.title} in {self.root} is not the official one: it has "
+                    f"{len(images)} images, not {sum(self.train_counts)}, or others per class. "
+                    f"class_counts are the official ones."
                 )
             self._images[split] = images
         return self._images[split]
@@ -282,8 +280,14 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def prepare_data(self) -> None:
         """Download, on one process alone."""
-        if self.download:
+        if not self.download:
+            return
+        try:
             self.fetch()
+        except (OSError, RuntimeError) as error:
+            raise ConnectionError(
+                f"{self.title} could not be downloaded ({error}): get it from {self.source} into {self.root}."
+            ) from error
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs, so that a missing data set is known at once."""
@@ -329,14 +333,14 @@ class ImageDataModule(LightningDataModule, ABC):
         folder = Path(self.predict_folder).expanduser()
         if not folder.is_dir():
             raise FileNotFoundError(f"predict_folder is {folder}, but there is no such folder.")
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        paths = image_files(folder)
         if not paths:
             raise ValueError(f"predict_folder {folder} holds no image ({', '.join(SUFFIXES)}).")
         targets = torch.full((len(paths),), NO_TARGET)
-        self._images["predict"] = FileImages(paths, targets, self.fit(), channels=self.in_channels)
+        self._images["predict"] = FileImages(paths, targets, self.eval_transform(), channels=self.in_channels)
         return self._images["predict"]
 
-    def fit(self) -> Fit:
+    def eval_transform(self) -> Fit:
         """How an image of any size becomes one of this data set."""
         return Fit(self.image_size)
 

@@ -28,12 +28,17 @@ def _dtype(name: str, *flags: Any) -> np.dtype[Any]:
     return np.dtype(name)  # without the flags, integers where numpy now wants truth values
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")  # how Python 3 writes bytes into a pickle that Python 2 can read
+
+
 # all that the official files call for; anything else in a pickle could be a program
 HARMLESS = {
     ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
     ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _encode,
 }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
 from hem.datamodules.base import ImageDataModule, Split, held_out
-from hem.datamodules.images import SUFFIXES, FileImages, Fit, RandomFit
+from hem.datamodules.images import SUFFIXES, FileImages, Fit, RandomFit, image_files
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -17,7 +17,7 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def scan(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
+def scan(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
     """The image files under ``folder/<class>``, class after class, sorted, and their targets.
 
     Args:
@@ -35,12 +35,12 @@ def scan(folder: Path, classes: Sequence[str]) -> tuple[list[Path], Tensor]:
         raise ValueError(
             f"{folder / min(unknown)} is a folder, but there is no such class: {', '.join(classes[:9])} ..."
         )
-    paths: list[Path] = []
+    paths: list[str] = []
     targets: list[int] = []
     for target, name in enumerate(classes):
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"The class {name} has no folder: {folder / name} is not there.")
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        found = image_files(folder / name)
         if not found:
             raise ValueError(f"The class folder {folder / name} holds no image ({', '.join(SUFFIXES)}).")
         paths += found
@@ -131,9 +131,9 @@ class FolderDataModule(ImageDataModule):
         """The files of a part."""
         paths, targets = self._files[split]
         augment = None if self.crop_scale is None else RandomFit(self.image_size, self.crop_scale)
-        return FileImages(paths, targets, self.fit(), augment, self.in_channels)
+        return FileImages(paths, targets, self.eval_transform(), augment, self.in_channels)
 
-    def fit(self) -> Fit:
+    def eval_transform(self) -> Fit:
         """Scale and cut out the centre, or stretch."""
         return Fit(self.image_size, None if self.crop_scale is None else round(min(self.image_size) * 8 / 7))
 

@@ -18,6 +18,16 @@ GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601: what Pillow and torchvisio
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
+def image_files(folder: Path) -> list[str]:
+    """The paths of all image files in a folder and below it, sorted; hidden files left out."""
+    return sorted(
+        os.path.join(parent, file)
+        for parent, _, files in os.walk(folder)
+        for file in files
+        if file.lower().endswith(SUFFIXES) and not file.startswith(".")
+    )
+
+
 class Images(Dataset[tuple[Tensor, int]], ABC):
     """A fixed sequence of uint8 images with targets; ``targets`` is an int64 tensor of shape (N,)."""
 
@@ -100,7 +110,7 @@ class FileImages(Images):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[str | Path],
         targets: Tensor,
         transform: Callable[[Image.Image], Tensor],
         augment: Callable[[Image.Image], Tensor] | None = None,
@@ -128,12 +138,14 @@ class FileImages(Images):
         """The image in a file, as RGB or grey."""
         try:
             with Image.open(path) as image:
+                if image.mode[0] in "IF":  # Pillow would clip them at 255
+                    raise ValueError(f"its pixels have more than 8 bits (mode {image.mode}); save it with 8")
                 return image.convert("RGB" if self.channels == 3 else "L")
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"The image {path} was there when the folder was listed, but is gone."
             ) from None
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} is not a readable image: {error}.") from error
 
     def name_of(self, index: int) -> str:

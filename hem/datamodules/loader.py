@@ -205,6 +205,7 @@ class Loader:
                 collate_fn=_as_it_is,
                 pin_memory=torch.cuda.is_available(),
                 persistent_workers=self.workers > 0,
+                generator=torch.Generator(),  # or each epoch's workers draw their seed from the global one
             )
         cast(_Requests, self._files.sampler).pending = requests
         for batch in self._files:

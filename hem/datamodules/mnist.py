@@ -1,10 +1,10 @@
 """MNIST and the two sets made in its form, read from their official idx files."""
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision import datasets
@@ -40,12 +40,11 @@ def read_idx(path: Path) -> Tensor:
     if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is damaged: it does not begin as an idx file of bytes does. Fetch it anew.")
     axes = data[3]
-    shape = np.frombuffer(data[4 : 4 + 4 * axes], dtype=">u4").astype(int).tolist()
-    if len(shape) < axes or len(data) != 4 + 4 * axes + int(np.prod(shape)):
-        raise ValueError(
-            f"{path} is damaged: its header promises shape {tuple(shape)}, but it has {len(data)} bytes."
-        )
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=4 + 4 * axes).reshape(shape)
+    start = 4 + 4 * axes
+    shape = [int.from_bytes(data[4 * i : 4 * i + 4]) for i in range(1, axes + 1)]
+    if len(data) != start + math.prod(shape):
+        raise ValueError(f"{path} is damaged: its header promises {shape} bytes, but it has {len(data)}.")
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=start).reshape(shape)
 
 
 def load_idx(module: ImageDataModule, folder: str, split: Split) -> MemoryImages:

@@ -1,0 +1,408 @@
+"""Every data set is read from a small tree in its official layout, and says what is missing or damaged."""
+
+import gzip
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+
+import hem.datamodules as hd
+from hem.datamodules import DATA
+from hem.datamodules.cifar import read_pickle
+from hem.datamodules.mnist import read_idx
+
+# the trees are small, and the modules say so
+pytestmark = pytest.mark.filterwarnings("ignore:The training part of .* is not the official one:UserWarning")
+RANDOM = np.random.default_rng(0)
+
+
+def idx(array):
+    return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def pixels(*shape):
+    return RANDOM.integers(256, size=shape, dtype=np.uint8)
+
+
+def jpeg(path, size=(64, 64), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(size[1], size[0], 3)).convert(mode).save(path)
+
+
+def mnist_tree(root, folder="MNIST", n=20, suffix=""):
+    raw = root / folder / "raw"
+    raw.mkdir(parents=True)
+    content = {}
+    for part in ("train", "t10k"):
+        images, labels = pixels(n, 28, 28), np.arange(n, dtype=np.uint8) % 10
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            data = idx(array)
+            (raw / f"{part}-{name}-ubyte{suffix}").write_bytes(gzip.compress(data) if suffix else data)
+        content[part] = images
+    return raw, content
+
+
+def cifar_tree(root):
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in ["test_batch", *(f"data_batch_{i}" for i in range(1, 6))]:
+        content = {"data": pixels(10, 3072), "labels": list(range(10))}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    folder = root / "cifar-100-python"
+    folder.mkdir()
+    for name in ("train", "test"):
+        content = {"data": pixels(100, 3072), "fine_labels": list(range(100))}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+
+
+def svhn_tree(root):
+    for split in ("train", "test"):
+        savemat(
+            root / f"{split}_32x32.mat", {"X": pixels(32, 32, 3, 20), "y": (np.arange(20) % 10 + 1)[:, None]}
+        )
+
+
+def tiny_tree(root):
+    folder = root / "tiny-imagenet-200"
+    lines = []
+    for i, wnid in enumerate(DATA["tiny_imagenet"].class_names):
+        jpeg(folder / "train" / wnid / "images" / f"{wnid}_0.JPEG", mode="L" if i == 3 else "RGB")
+        jpeg(folder / "val" / "images" / f"val_{i}.JPEG")
+        lines.append(f"val_{i}.JPEG\t{wnid}\t0\t0\t62\t62\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+
+
+def imagenet_tree(root):
+    for part in ("train", "val"):
+        first = root / "imagenet" / part / "n00000000" / "0.JPEG"
+        jpeg(first, (300, 260))
+        for i in range(1, 1000):
+            other = root / "imagenet" / part / f"n{i:08d}" / "0.JPEG"
+            other.parent.mkdir()
+            os.link(first, other)
+
+
+def folder_tree(root, parts=("train",), classes=("cat", "dog"), n=5):
+    for part in parts:
+        for name in classes:
+            for i in range(n):
+                jpeg(root / part / name / f"{i}.png", (40, 30))
+
+
+def batches(data, part="test"):
+    return [
+        data.on_after_batch_transfer(batch, 0)
+        for batch in data.loader(*data.part(part), training=part == "train")
+    ]
+
+
+# MNIST's family
+
+
+@pytest.mark.parametrize(
+    ("key", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST")]
+)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_mnist_family(tmp_path, key, folder, suffix):
+    _, content = mnist_tree(tmp_path, folder, suffix=suffix)
+    data = DATA[key](root=str(tmp_path), batch_size=4)
+    assert np.array_equal(data.images("train").images[:, 0].numpy(), content["train"])
+    assert np.array_equal(data.images("test").images[:, 0].numpy(), content["t10k"])
+    assert data.images("test").targets.tolist() == [i % 10 for i in range(20)]
+    assert data.name_of(3) == f"{key}/test/00003"
+
+
+def test_test_part_without_training_part(tmp_path):
+    raw, _ = mnist_tree(tmp_path, "KMNIST")
+    (raw / "train-images-idx3-ubyte").unlink()
+    data = DATA["kmnist"](root=str(tmp_path))
+    data.setup("test")
+    assert len(data.images("test")) == 20
+    with pytest.raises(FileNotFoundError, match="The train part of KMNIST is missing"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda data: data[:-1], "its header promises"),
+        (lambda data: data + b"x", "its header promises"),
+        (lambda data: b"\0\0\x0d" + data[3:], "does not begin as an idx file"),
+        (lambda data: b"", "does not begin as an idx file"),
+        (lambda data: data[:6], "its header promises"),
+    ],
+)
+def test_damaged_idx(tmp_path, spoil, sentence):
+    path = tmp_path / "images-ubyte"
+    path.write_bytes(spoil(idx(pixels(3, 4, 5))))
+    with pytest.raises(ValueError, match=f"images-ubyte is damaged: .*{sentence}"):
+        read_idx(path)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[:-9], lambda data: data[:30], lambda data: b"<html>" + data]
+)
+def test_damaged_gz(tmp_path, spoil):
+    (tmp_path / "images-ubyte.gz").write_bytes(spoil(gzip.compress(idx(pixels(3, 4, 5)))))
+    with pytest.raises(ValueError, match=r"images-ubyte\.gz is damaged and cannot be unpacked"):
+        read_idx(tmp_path / "images-ubyte")
+
+
+def test_flipped_bits_in_gz(tmp_path):
+    data = bytearray(gzip.compress(idx(pixels(30, 28, 28))))
+    data[len(data) // 2] ^= 0xFF
+    (tmp_path / "images-ubyte.gz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"images-ubyte\.gz is damaged"):
+        read_idx(tmp_path / "images-ubyte")
+
+
+def test_idx_files_that_do_not_fit_together(tmp_path):
+    raw, _ = mnist_tree(tmp_path)
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(19, dtype=np.uint8)))
+    with pytest.raises(ValueError, match=r"do not fit together: their shapes are \(20, 28, 28\) and \(19,\)"):
+        DATA["mnist"](root=str(tmp_path)).setup("test")
+
+
+def test_label_out_of_range(tmp_path):
+    raw, _ = mnist_tree(tmp_path)
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(idx(np.full(20, 11, dtype=np.uint8)))
+    with pytest.raises(ValueError, match="mnist/test/00000: labels of MNIST are 0 to 9, but this one is 11"):
+        DATA["mnist"](root=str(tmp_path)).setup("test")
+
+
+# CIFAR
+
+
+def test_cifar(tmp_path):
+    cifar_tree(tmp_path)
+    data = DATA["cifar10"](root=str(tmp_path), batch_size=10, val_fraction=0)
+    assert data.images("train").targets.tolist() == list(range(10)) * 5
+    with (tmp_path / "cifar-10-batches-py" / "data_batch_2").open("rb") as file:
+        content = pickle.load(file)["data"]
+    assert np.array_equal(data.images("train").images[13].numpy(), content[3].reshape(3, 32, 32))
+    assert batches(data, "train")[0].input.shape == (10, 3, 32, 32)
+    hundred = DATA["cifar100"](root=str(tmp_path))
+    assert hundred.images("test").targets.tolist() == list(range(100))
+    assert hundred.num_classes == 100
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("echo a program in a pickle",)
+
+
+def test_nothing_executes_from_a_pickle(tmp_path, capfd):
+    path = tmp_path / "test_batch"
+    path.write_bytes(pickle.dumps({"data": Bomb(), "labels": []}))
+    with pytest.raises(ValueError, match=r"test_batch is damaged .*it calls for (posix|nt)\.system"):
+        read_pickle(path, "labels")
+    assert "program" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps({"data": pixels(3, 3072), "labels": [0, 1, 2]})[:-40],
+        pickle.dumps({"data": pixels(3, 3072)}),
+        pickle.dumps({"data": pixels(3, 3072), "labels": [0, 1]}),
+        pickle.dumps({"data": pixels(3, 3072), "labels": ["a", "b", "c"]}),
+        pickle.dumps({"data": pixels(3, 3072).astype(float), "labels": [0, 1, 2]}),
+        pickle.dumps([1, 2]),
+        b"<html>moved</html>",
+        b"",
+    ],
+)
+def test_damaged_pickle(tmp_path, content):
+    (tmp_path / "test_batch").write_bytes(content)
+    with pytest.raises(ValueError, match=r"test_batch is damaged"):
+        read_pickle(tmp_path / "test_batch", "labels")
+
+
+# SVHN
+
+
+@pytest.mark.parametrize("folder", ["", "SVHN"])
+def test_svhn(tmp_path, folder):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    svhn_tree(tmp_path / folder)
+    data = DATA["svhn"](root=str(tmp_path), batch_size=5)
+    assert data.images("test").targets.tolist() == [
+        (i % 10 + 1) % 10 for i in range(20)
+    ]  # 10 means the digit 0
+    assert data.images("test").images.shape == (20, 3, 32, 32)
+    assert len(batches(data)) == 4
+
+
+def test_damaged_mat(tmp_path):
+    svhn_tree(tmp_path)
+    path = tmp_path / "test_32x32.mat"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"test_32x32\.mat is damaged"):
+        DATA["svhn"](root=str(tmp_path)).setup("test")
+    savemat(path, {"X": pixels(32, 32, 3, 20), "y": np.zeros((19, 1))})
+    with pytest.raises(
+        ValueError, match=r"test_32x32\.mat is damaged: X is uint8 of shape \(32, 32, 3, 20\)"
+    ):
+        DATA["svhn"](root=str(tmp_path)).setup("test")
+
+
+# TinyImageNet and ImageNet
+
+
+def test_tiny_imagenet(tmp_path):
+    tiny_tree(tmp_path)
+    data = DATA["tiny_imagenet"](root=str(tmp_path), batch_size=50, val_fraction=0)
+    assert data.images("train").targets.tolist() == data.images("test").targets.tolist() == list(range(200))
+    assert batches(data, "train")[0].input.shape == (50, 3, 64, 64)
+    path = tmp_path / "tiny-imagenet-200" / "val" / "images" / "val_7.JPEG"
+    with Image.open(path) as image:
+        assert np.array_equal(data.images("test").images[7].permute(1, 2, 0).numpy(), np.asarray(image))
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"val_7\.JPEG is not a readable image"):
+        DATA["tiny_imagenet"](root=str(tmp_path)).setup("test")
+    listing = tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt"
+    listing.write_text(listing.read_text() + "val_9.JPEG\tn00000000\n")
+    with pytest.raises(
+        ValueError, match=r"val_annotations\.txt, line 201: expected a file and one of 200 wnids"
+    ):
+        DATA["tiny_imagenet"](root=str(tmp_path)).setup("test")
+
+
+def test_imagenet(tmp_path):
+    imagenet_tree(tmp_path)
+    for root in (tmp_path, tmp_path / "imagenet"):
+        data = DATA["imagenet"](root=str(root), batch_size=500, val_fraction=0)
+        assert data.images("test").targets.tolist() == list(range(1000))
+    images = data.images("train")
+    assert images[5][0].shape == (3, 224, 224)
+    with Image.open(images.paths[0]) as image:  # the centre of the image whose shorter side has 256 pixels
+        expected = np.asarray(image.resize((295, 256), Image.Resampling.BILINEAR))[16:240, 36:260]
+    assert np.abs(images[0][0].permute(1, 2, 0).numpy().astype(int) - expected).mean() < 1
+    assert images.augmented(0, 1)[0].shape == (3, 224, 224)
+    assert not torch.equal(images.augmented(0, 1)[0], images.augmented(0, 2)[0])
+    (tmp_path / "imagenet" / "val" / "n00000007" / "0.JPEG").unlink()
+    with pytest.raises(ValueError, match=r"val/n00000007 holds no image"):
+        DATA["imagenet"](root=str(tmp_path)).setup("test")
+    (tmp_path / "imagenet" / "val" / "n00000007").rmdir()
+    with pytest.raises(ValueError, match="holds 999 class folders, but ImageNet has 1000"):
+        DATA["imagenet"](root=str(tmp_path)).setup("test")
+
+
+# one's own folder
+
+
+def test_folder_with_parts(tmp_path):
+    folder_tree(tmp_path, ("train", "val", "test"))
+    data = hd.FolderDataModule(str(tmp_path), image_size=(16, 24), batch_size=4)
+    assert data.class_names == ["cat", "dog"]
+    assert data.class_counts == [5, 5]
+    data.setup("fit")
+    assert [len(data.part(part)[1]) for part in ("train", "val", "test")] == [10, 10, 10]
+    train, test = batches(data, "train"), batches(data)
+    assert train[0].input.shape == (4, 3, 16, 24)
+    assert len(train) == 2
+    assert sum(len(batch.index) for batch in test) == 10
+    assert data.name_of(6) == str(tmp_path / "test" / "dog" / "1.png")
+    assert isinstance(data.val_dataloader(), hd.Loader)
+
+
+def test_folder_without_parts_is_split_for_good(tmp_path):
+    folder_tree(tmp_path, ("",), n=10)
+    data = hd.FolderDataModule(str(tmp_path), val_fraction=0.25, image_size=(8, 8))
+    assert data.class_counts == [6, 6]
+    names = {
+        part: {data.part(part)[0].paths[i] for i in data.part(part)[1]} for part in ("train", "val", "test")
+    }
+    assert [len(names[part]) for part in ("train", "val", "test")] == [12, 4, 4]
+    assert len(set.union(*names.values())) == 20
+    other = hd.FolderDataModule(str(tmp_path), split_seed=7, seed=3)
+    assert set(other.images("test").paths) == names["test"]
+
+
+def test_folder_of_grey_images_without_crop(tmp_path):
+    folder_tree(tmp_path)
+    data = hd.FolderDataModule(str(tmp_path), image_size=(8, 8), in_channels=1, crop_scale=None, batch_size=4)
+    assert data.mean == (0.449,)
+    assert not data.augment
+    images, _index = data.part("train")
+    for batch in batches(data, "train"):
+        expected = torch.stack([images[int(i)][0] for i in batch.index])
+        assert torch.equal((batch.input * 255).round().byte(), expected)
+
+
+def test_folder_sentences(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"The folder of images .*nowhere is not there"):
+        hd.FolderDataModule(str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="holds 0 class folders, but a classifier needs two or more"):
+        hd.FolderDataModule(str(tmp_path))
+    folder_tree(tmp_path, ("train", "test"))
+    (tmp_path / "train" / "eel").mkdir()
+    with pytest.raises(ValueError, match=r"The class folder .*train/eel holds no image"):
+        hd.FolderDataModule(str(tmp_path))
+    jpeg(tmp_path / "train" / "eel" / "0.jpg")
+    with pytest.raises(FileNotFoundError, match=r"The class eel has no folder: .*test/eel is not there"):
+        hd.FolderDataModule(str(tmp_path))
+    jpeg(tmp_path / "test" / "eel" / "0.jpg")
+    jpeg(tmp_path / "test" / "fox" / "0.jpg")
+    with pytest.raises(ValueError, match=r"test/fox is a folder, but there is no such class: cat, dog, eel"):
+        hd.FolderDataModule(str(tmp_path))
+    with pytest.raises(ValueError, match="in_channels is 3 for colour or 1 for grey, but it is 2"):
+        hd.FolderDataModule(str(tmp_path), in_channels=2)
+    with pytest.raises(ValueError, match="mean and std have one number per channel"):
+        hd.FolderDataModule(str(tmp_path), mean=[0.5])
+    with pytest.raises(ValueError, match="test_fraction is a share"):
+        hd.FolderDataModule(str(tmp_path), test_fraction=1.0)
+    with pytest.raises(ValueError, match="The crop's scale is a range"):
+        hd.FolderDataModule(str(tmp_path / "train"), crop_scale=(0.0, 1.0)).setup("fit")
+
+
+# all of them
+
+FIXED = [key for key in DATA if key != "folder"]
+
+
+@pytest.mark.parametrize("key", FIXED)
+def test_facts_need_no_disk(key, tmp_path):
+    data = DATA[key](root=str(tmp_path / "nowhere"))
+    assert data.num_classes == len(data.class_names) == len(set(data.class_names)) == len(data.class_counts)
+    assert len(data.mean) == len(data.std) == data.in_channels
+    assert all(0 < m < 1 and 0 < s < 0.5 for m, s in zip(data.mean, data.std, strict=True))
+    assert data.name == key
+    assert type(data).__name__ in hd.__all__
+
+
+@pytest.mark.parametrize(
+    ("key", "total"),
+    [
+        ("mnist", 60_000),
+        ("fashion_mnist", 60_000),
+        ("kmnist", 60_000),
+        ("cifar10", 50_000),
+        ("cifar100", 50_000),
+        ("svhn", 73_257),
+        ("tiny_imagenet", 100_000),
+        ("imagenet", 1_281_167),
+        ("digits", 1438),
+    ],
+)
+def test_published_sizes(key, total):
+    assert sum(DATA[key](val_fraction=0).class_counts) == total
+
+
+@pytest.mark.parametrize("key", [key for key in FIXED if key != "digits"])
+@pytest.mark.parametrize(("stage", "part"), [("fit", "train"), ("test", "test")])
+def test_missing_data_says_what_and_where_and_how(key, stage, part, tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        DATA[key](root=str(tmp_path / "nowhere")).setup(stage)
+    sentence = str(error.value)
+    assert f"The {part} part of {DATA[key].title} is missing" in sentence
+    assert str(tmp_path / "nowhere") in sentence
+    assert "http" in sentence
+    assert "--data.root" in sentence
+    assert "HEM_DATA" in sentence
+    assert ("--data.download true" in sentence) == (key not in ("imagenet", "tiny_imagenet"))
