@@ -39,10 +39,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     A data set is a subclass: its facts as class attributes, and :meth:`load`.
 
-    * The validation part is cut from the official training part: of class c with n_c samples, floor(f n_c +
-      1/2) ones (but not all), chosen by ``split_seed``. So ``class_counts`` is known before the data is.
-      ``val_fraction=0`` means no
-      validation: ``val_dataloader`` is empty, and the test part is not put in its place.
+    * The validation part is cut from the official training part: floor(f n + 1/2) of the n samples of each
+      class (but not all), chosen by ``split_seed``. So ``class_counts`` is known before the data is.
+      ``val_fraction=0`` means no validation: the test part is not put in its place.
     * The order of an epoch is a function of (seed, epoch), augmentation a function of (seed, epoch, index).
     * ``batch_size`` counts the samples of a step over all processes; see
       :class:`hem.datamodules.loader.Batches`.
@@ -106,7 +105,7 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         if num_workers < 0:
             raise ValueError(f"num_workers is a number of processes, 0 or more, but it is {num_workers}.")
-        cores = os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if num_workers > cores:
             rank_zero_warn(
                 f"num_workers is {num_workers}, but there are {cores} processor cores: {cores} will work."
@@ -141,9 +140,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def missing(self, split: Split, path: Path) -> FileNotFoundError:
         """The error of a part that is not there."""
-        bring = f"pass --data.download true, or get it from {self.source} into {self.root}"
-        if type(self).fetch is ImageDataModule.fetch:
-            bring = f"get it from {self.source} into {self.root}"
+        bring = f"get it from {self.source} into {self.root}"
+        if type(self).fetch is not ImageDataModule.fetch:
+            bring = f"pass --data.download true, or {bring}"
         return FileNotFoundError(
             f"The {split} part of {self.title} is missing: {path} is not there. To mend it, {bring}; "
             f"data that lies elsewhere is found by --data.root or the environment's HEM_DATA."
@@ -231,22 +230,16 @@ class ImageDataModule(LightningDataModule, ABC):
             index: (N,) int64, which ones.
             training: Shuffle, augment, and leave the incomplete last batch out.
         """
-        rank, world, device = 0, 1, None
-        if self.trainer is not None:
-            rank, world, device = (
-                self.trainer.global_rank,
-                self.trainer.world_size,
-                self.trainer.strategy.root_device,
-            )
-        images, device = self._place(images, device)
-        shuffled = training and not getattr(self.trainer, "overfit_batches", 0)
+        trainer = self.trainer
+        images, device = self._place(images, None if trainer is None else trainer.strategy.root_device)
+        shuffled = training and not getattr(trainer, "overfit_batches", 0)  # then the same batches every time
         batches = Batches(
             partial(self.order, index) if shuffled else lambda epoch: index,
             len(index),
             self.batch_size if training else self.eval_batch_size,
             training=training,
-            rank=rank,
-            world=world,
+            rank=0 if trainer is None else trainer.global_rank,
+            world=1 if trainer is None else trainer.world_size,
             device=device,
         )
         return Loader(

@@ -25,18 +25,15 @@ class Batch(NamedTuple):
 class RawBatch(NamedTuple):
     """What a :class:`Loader` yields: images as they are stored, and the randomness that belongs to them."""
 
-    input: (
-        Tensor  # (M, C, H, W) uint8; M = N, or 2 N where every sample comes with a partner to be mixed with
-    )
+    input: Tensor  # (M, C, H, W) uint8; M = N, or 2 N where partners to be mixed with follow the samples
     target: Tensor  # (M,) int64
     index: Tensor  # type: ignore[assignment]  # (M,) int64; it hides tuple.index
     key: Tensor | None  # (M,) int64, a function of (seed, epoch, index); ``None``: no augmentation
     size: int  # N
 
 
-Request: TypeAlias = tuple[
-    Tensor, Tensor | None, int
-]  # index (M,), key (M,) or None, N: a batch before it is fetched
+# a batch before it is fetched: index (M,), key (M,) or None, N
+Request: TypeAlias = tuple[Tensor, Tensor | None, int]
 PARTNER = -1  # the stream of random numbers that chooses partners; augmentations have 0, 1, ...
 
 
@@ -115,11 +112,9 @@ class Batches(Sampler[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         order = self.order(self.epoch).to(self.device)
-        if self.training and self.length > self.batch_size:
-            batches = order[: len(self) * self.batch_size].tensor_split(len(self))
-        else:
-            batches = order.tensor_split(len(self))
-        for batch in batches:
+        if self.training:
+            order = order[: len(self) * self.batch_size]
+        for batch in order.tensor_split(len(self)):
             yield batch.tensor_split(self.world)[self.rank]
 
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from hem.datamodules.counter import permutation
-from hem.datamodules.images import FileImages, Fit, MemoryImages, RandomFit
+from hem.datamodules.images import FileImages, Fit, MemoryImages, RandomFit, image_files
 from hem.datamodules.loader import Batches, Loader
 
 
@@ -186,3 +186,18 @@ def test_a_cut_image_gives_its_path(tmp_path):
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"cut\.jpg is not a readable image"):
         FileImages([path], torch.tensor([0]), Fit((8, 8)))[0]
+
+
+def test_pixels_of_more_than_8_bits_are_refused(tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray((torch.arange(64).reshape(8, 8) * 1000).numpy().astype("uint16")).save(path)
+    with pytest.raises(
+        ValueError, match=r"deep\.png is not a readable image: its pixels have more than 8 bits"
+    ):
+        FileImages([path], torch.tensor([0]), Fit((8, 8)))[0]
+
+
+def test_hidden_files_and_other_files_are_no_images(tmp_path):
+    for name in ("b.PNG", "a.jpeg", "._a.jpeg", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.rpartition("/")[2] for path in image_files(tmp_path)] == ["a.jpeg", "b.PNG"]
