@@ -60,8 +60,9 @@ class FolderDataModule(ImageDataModule):
         image_size: Height and width in pixels to which images are brought.
         in_channels: 3 for colour, 1 for grey.
         crop_scale: Training images are random parts of this share of the area, scaled to ``image_size``, and
-            half of them mirrored; for evaluation the shorter side is scaled to 8/7 of the size (of its longer
-            side) and the centre cut out. ``None``: images are stretched to ``image_size``, nothing is cut off or mirrored.
+            half of them mirrored; for evaluation the shorter side is scaled to 8/7 of the longer one of
+            ``image_size`` and the centre cut out. ``None``: images are stretched to ``image_size``, nothing
+            is cut off or mirrored.
         test_fraction: Share of every class that is set apart where there is no ``test``, in [0, 1).
         mean: Per channel, pixels in [0, 1]; ``None``: ImageNet's.
         std: Per channel; ``None``: ImageNet's.

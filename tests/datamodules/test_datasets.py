@@ -335,6 +335,16 @@ def test_folder_of_grey_images_without_crop(tmp_path):
         assert torch.equal((batch.input * 255).round().byte(), expected)
 
 
+def test_folder_images_fill_a_size_that_is_not_square(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (30, 40), "white").save(tmp_path / name / "tall.png")
+        Image.new("RGB", (40, 30), "white").save(tmp_path / name / "wide.png")
+    data = hd.FolderDataModule(str(tmp_path), image_size=(14, 28), test_fraction=0.5)
+    for images in (data.images("train"), data.images("test")):
+        assert all((images[i][0] == 255).all() for i in range(2))
+
+
 def test_folder_sentences(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"The folder of images .*nowhere is not there"):
         hd.FolderDataModule(str(tmp_path / "nowhere"))

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
 SCRIPT = """
 import json, sys, warnings
 import torch
