@@ -1,0 +1,419 @@
+"""The fused kernels: against the mathematics in float64, bits where bits are promised, and the edges.
+
+Tests that take the fixture ``kernel`` are about the fused backend of this machine: C on a CPU, Triton on a
+GPU. Without a GPU the Triton kernel takes them in its interpreter: :func:`test_triton_in_its_interpreter`.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hem.losses import HEMLoss, functional, kernels
+from hem.losses.functional import hem_loss, hem_plus_loss, multi_margin_loss
+from hem.losses.kernels import native
+
+ROOT = Path(__file__).resolve().parents[2]
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+FUSED = "triton" if INTERPRETED or DEVICE == "cuda" else "c"
+
+# Sums round at 1e-16 in float64, at 1e-7 in float32; of half precisions only the stored gradient rounds.
+TOLERANCE = {
+    torch.float64: {"rtol": 1e-12, "atol": 1e-13},
+    torch.float32: {"rtol": 2e-6, "atol": 1e-6},
+    torch.float16: {"rtol": 1e-3, "atol": 1e-6},
+    torch.bfloat16: {"rtol": 8e-3, "atol": 1e-6},
+}
+# Odd sizes, two classes, one, several axes; then, too slow for the interpreter, many classes, more pixels
+# than a tile, and tiles of the least width.
+SHAPES = [(7, 5), (33, 2), (3, 1), (3, 4, 1), (2, 3, 5), (2, 4, 2, 3, 2)]
+SHAPES += [] if INTERPRETED else [(4, 1000), (2, 6, 37, 41), (1, 700, 3, 25)]
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The fused backend, which this machine must have for the test to mean something."""
+    monkeypatch.setenv("HEM_KERNEL", FUSED)
+    kernels._kernels.cache_clear()
+    if kernels.backend(torch.zeros(1, 2, device=DEVICE)) != FUSED:
+        pytest.skip("no compiler here" if FUSED == "c" else "no Triton here")
+    yield FUSED
+    kernels._kernels.cache_clear()
+
+
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on the plain formula is what runs."""
+    monkeypatch.setenv("HEM_KERNEL", "plain")
+    kernels._kernels.cache_clear()
+
+
+def logits_and_target(
+    *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Logits of which some samples are separated, some are not; a fifth of the labels is to be ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(shape, generator=generator, dtype=torch.float64)
+    target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
+    if logits.numel():
+        logits.scatter_add_(
+            1, target.unsqueeze(1), 3 * torch.rand(target.shape, generator=generator).unsqueeze(1).double()
+        )
+        target[torch.rand(target.shape, generator=generator) < 0.2] = -100
+    return logits.to(DEVICE, dtype), target.to(DEVICE)
+
+
+def reference(
+    logits: Tensor, target: Tensor, margin: float | Tensor, weight: Tensor | None, high: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, masses and the derivative of each loss by its logits, written out in float64."""
+    z = logits.detach().double().cpu().movedim(1, -1)
+    losses, masses, slopes = [], [], []
+    for row, y in zip(z.reshape(-1, z.shape[-1]), target.flatten().tolist(), strict=True):
+        slope, loss, mass = torch.zeros_like(row), 0.0, 0.0
+        if y != -100:
+            w = 1.0 if weight is None else float(weight[y])
+            error = (row - row[y] + (float(margin[y]) if isinstance(margin, Tensor) else margin)).clamp(min=0)
+            error[y] = 0
+            kept = (error > 0) & (error >= error.mean()) if high else error > 0
+            divisor = int(kept.sum()) if high else len(row)
+            if kept.any():
+                loss = w * float(error[kept].sum()) / divisor
+                slope[kept] = w / divisor
+                slope[y] = -w * int(kept.sum()) / divisor
+            mass = (w if loss else 0.0) if high else 1.0
+        losses.append(loss)
+        masses.append(mass)
+        slopes.append(slope)
+    loss, mass = (torch.tensor(x, dtype=torch.float64).reshape(target.shape) for x in (losses, masses))
+    return loss, mass, torch.stack(slopes).reshape(z.shape).movedim(-1, 1)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("high", "weighted"), [(True, False), (True, True), (False, True)])
+def test_values_and_gradients_are_those_of_the_formula(kernel, shape, dtype, high, weighted):
+    if kernel == "c" and dtype not in native.library():
+        pytest.skip("this compiler knows no float16")
+    logits, target = logits_and_target(*shape, dtype=dtype)
+    weight = torch.rand(shape[1], dtype=torch.float64, device=DEVICE) + 0.5 if weighted else None
+    margin = torch.rand(shape[1], dtype=torch.float64, device=DEVICE) + 0.1 if weighted else 0.7
+    if dtype != torch.float64:
+        weight, margin = (v.float() if isinstance(v, Tensor) else v for v in (weight, margin))
+    loss, mass, slope = reference(logits, target, margin, weight, high)
+    upstream = torch.rand(target.shape, dtype=torch.float64)
+    for per_sample in (True, False):
+        z = logits.clone().requires_grad_()
+        value, total = kernels.margin_loss(z, target, weight, margin=margin, high=high, per_sample=per_sample)
+        g = upstream if per_sample else upstream.flatten()[0]
+        value.backward(g.to(value))
+        compute = torch.float64 if dtype == torch.float64 else torch.float32
+        assert value.dtype == total.dtype == compute
+        assert not total.requires_grad
+        assert z.grad is not None
+        assert z.grad.dtype == dtype
+        expected = slope * (g.unsqueeze(1) if per_sample else g)
+        torch.testing.assert_close(
+            value.double().cpu(), loss if per_sample else loss.sum(), **TOLERANCE[compute]
+        )
+        torch.testing.assert_close(total.double().cpu(), mass.sum(), **TOLERANCE[compute])
+        torch.testing.assert_close(z.grad.double().cpu(), expected, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("shape", [(64, 8), (600, 32), (2, 8, 50, 31)][: 1 if INTERPRETED else 3], ids=str)
+@pytest.mark.parametrize("loss", [hem_loss, multi_margin_loss], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_ties_are_decided_as_the_plain_formula_decides_them(kernel, monkeypatch, shape, loss, dtype):
+    """Whole logits: all sums are exact, errors equal their mean, and the same ones must be kept."""
+    logits, target = logits_and_target(*shape)
+    logits = logits.round().to(dtype).requires_grad_()
+    values, grads = [], []
+    for _ in range(2):
+        values.append(loss(logits, target, margin=1.0, reduction="none"))
+        grads += torch.autograd.grad(values[-1].sum(), logits)
+        plain(monkeypatch)
+    error = (logits - logits.gather(1, target.clamp(min=0).unsqueeze(1)) + 1).relu().detach()
+    error = error.scatter(1, target.clamp(min=0).unsqueeze(1), 0)
+    assert (error == error.sum(1, keepdim=True) / shape[1])[error > 0].any(), "no ties in this test"
+    assert torch.equal(grads[0] != 0, grads[1] != 0)
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(values[0], values[1], **tolerance)
+    torch.testing.assert_close(grads[0], grads[1], **tolerance)
+
+
+@pytest.mark.parametrize("shape", [(12, 6), (2, 6, 5, 70)], ids=str)
+def test_nan_shows_where_it_is_labelled_and_nowhere_else(kernel, shape):
+    logits, target = logits_and_target(*shape)
+    flat = target.flatten()
+    flat[0], flat[1], flat[2] = 3, -100, 3
+    clean = logits.clone().requires_grad_()
+    hem_loss(clean, target, reduction="sum").backward()
+    dirty = logits.movedim(1, -1).clone(memory_format=torch.contiguous_format)
+    rows = dirty.view(-1, 6)  # the memory of `dirty`
+    rows[0, 3] = rows[1, 2] = rows[2, 5] = (
+        torch.nan
+    )  # the target's logit, an ignored sample's, another class's
+    dirty = dirty.movedim(-1, 1).contiguous().requires_grad_()
+    loss = hem_loss(dirty, target, reduction="none")
+    assert loss.flatten()[[0, 2]].isnan().all()
+    assert loss.flatten()[1] == 0
+    assert not loss.flatten()[3:].isnan().any()
+    assert hem_loss(dirty, target).isnan()
+    loss.sum().backward()
+    grad = dirty.grad.movedim(1, -1).reshape(-1, 6)
+    assert grad[0].isnan().any()
+    assert grad[2].isnan().any()
+    assert (grad[1] == 0).all()
+    assert torch.equal(grad[3:], clean.grad.movedim(1, -1).reshape(-1, 6)[3:])
+
+
+def test_infinite_logits(kernel):
+    """A class masked by -inf is no competitor; a competitor at +inf is an infinite error, not a NaN."""
+    inf = torch.inf
+    logits = torch.tensor(
+        [[1.0, 1.0, -inf], [0.0, inf, 0.0], [inf, 0.0, 0.0]], device=DEVICE, requires_grad=True
+    )
+    loss = hem_loss(logits, torch.tensor([0, 0, 0], device=DEVICE), reduction="none")
+    assert loss.tolist() == [0.5, inf, 0.0]
+    loss.sum().backward()
+    assert logits.grad.tolist() == [[-1, 1, 0], [-1, 1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (0, 5, 3), (2, 5, 0), (4, 1), (2, 1, 3)], ids=str)
+def test_nothing_to_push_gives_zero(kernel, shape):
+    logits, target = logits_and_target(*shape)
+    logits.requires_grad_()
+    loss = hem_loss(logits, target)
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_ignored_means_zero_whatever_is_upstream(kernel):
+    logits, target = logits_and_target(6, 4)
+    logits.requires_grad_()
+    target[:] = 2
+    loss = hem_loss(logits, target, ignore_index=2)
+    assert loss == 0
+    (loss * torch.inf).backward()
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "sliced", "transposed", "expanded", "strided target"])
+def test_memory_layouts(kernel, layout):
+    logits, target = logits_and_target(3, 6, 9, 8)
+    if layout == "channels_last":
+        z = logits.contiguous(memory_format=torch.channels_last)
+    elif layout == "sliced":
+        z = torch.cat([logits, logits], 1)[:, :6]
+    elif layout == "transposed":
+        z = logits.transpose(2, 3).contiguous().transpose(2, 3)
+    elif layout == "expanded":
+        z = logits[:1].expand(3, -1, -1, -1)
+        logits = z.clone()
+    else:
+        z, target = logits, torch.stack([target, target], -1)[..., 0]
+    z, logits = z.detach().requires_grad_(), logits.detach().clone().requires_grad_()
+    loss, expected = hem_loss(z, target), hem_loss(logits, target.contiguous())
+    torch.testing.assert_close(loss, expected)
+    grad, expected_grad = (torch.autograd.grad(a, b)[0] for a, b in ((loss, z), (expected, logits)))
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-6, atol=0)
+    if layout == "channels_last":
+        assert grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("wrong", [4, -1, 2**40])
+@pytest.mark.parametrize("shape", [(50, 4), (2, 4, 30, 40)], ids=str)
+def test_a_label_that_is_no_class_is_named(kernel, shape, wrong):
+    logits, target = logits_and_target(*shape)
+    target.view(-1)[17], target.view(-1)[40] = wrong, 5
+    if kernel == "triton":
+        assert hem_loss(logits, target).isnan()
+        return
+    with pytest.raises(
+        ValueError, match=f"target holds label {wrong}, .* has classes 0 to 3; set ignore_index={wrong}"
+    ):
+        hem_loss(logits, target)
+
+
+def test_the_gradient_is_the_derivative_and_can_be_differentiated_again(kernel):
+    logits, target = logits_and_target(5, 4, dtype=torch.float64)
+    logits.requires_grad_()
+
+    def loss(z: Tensor) -> Tensor:
+        return hem_plus_loss(z, target, class_counts=[30, 20, 10, 5], m=20.0, reduction="none")
+
+    assert torch.autograd.gradcheck(loss, logits, check_grad_dtypes=True)
+    assert torch.autograd.gradgradcheck(lambda z: loss(z).square(), logits)
+    (grad,) = torch.autograd.grad(hem_loss(logits, target).square(), logits, create_graph=True)
+    assert torch.autograd.grad(grad.square().sum(), logits)[0].abs().sum() > 0
+
+
+def test_the_same_bits_every_time_and_for_any_number_of_threads(kernel):
+    for shape in ((300, 1000), (2, 19, 120, 130)):
+        logits, target = logits_and_target(*shape)
+        logits.requires_grad_()
+        threads, results = torch.get_num_threads(), []
+        try:
+            for n in (1, 1, 2, 3, 2):
+                torch.set_num_threads(n)
+                loss = hem_loss(logits, target)
+                results.append(
+                    (loss, hem_loss(logits, target, reduction="none"), *torch.autograd.grad(loss, logits))
+                )
+        finally:
+            torch.set_num_threads(threads)
+        for result in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+@pytest.mark.skipif(FUSED != "c", reason="the profiler of a CPU's memory")
+@pytest.mark.parametrize("shape", [(512, 256), (2, 32, 64, 64)], ids=str)
+def test_the_gradient_is_the_only_thing_of_the_size_of_the_logits(kernel, shape):
+    logits, target = logits_and_target(*shape)
+    logits.requires_grad_()
+    hem_loss(logits, target).backward()  # compiles, and warms what is warmed once
+    logits.grad = None
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        hem_loss(logits, target).backward()
+    allocated = sum(
+        max(e.nbytes(), 0) for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"
+    )
+    assert logits.nbytes <= allocated <= logits.nbytes + 2 * 4 * target.numel() + 1024
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_under_autocast_half_logits_give_float32_losses_and_half_gradients(kernel, dtype):
+    torch.manual_seed(0)
+    features, target = torch.randn(16, 12, device=DEVICE), torch.arange(16, device=DEVICE) % 5
+    head = torch.nn.Linear(12, 5).to(DEVICE)
+    with torch.autocast(DEVICE, dtype):
+        logits = head(features)
+        logits.retain_grad()
+        loss = HEMLoss(margin=0.5)(logits, target)
+    assert (logits.dtype, loss.dtype) == (dtype, torch.float32)
+    torch.testing.assert_close(loss, hem_loss(logits.float(), target, margin=0.5))
+    (loss * 1024).backward()  # as a gradient scaler would
+    assert logits.grad.dtype == dtype
+    assert head.weight.grad.isfinite().all()
+    assert head.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script. is deprecated"
+)  # torch's own forward derivatives use it
+@pytest.mark.skipif(INTERPRETED, reason="about torch, not about the kernel")
+def test_where_torch_traces_or_transforms_the_plain_formula_runs(kernel):
+    logits, target = logits_and_target(8, 5)
+    target.clamp_(min=0)
+    fused = logits.clone().requires_grad_()
+    hem_loss(fused, target, reduction="sum").backward()
+    seen = []
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        seen.append(kernels.backend(z))
+        return hem_loss(z, y, reduction="sum")
+
+    single = torch.func.vmap(torch.func.grad(lambda z, y: loss(z[None], y[None])))(logits, target)
+    torch.testing.assert_close(single, fused.grad)
+    _, tangent = torch.func.jvp(lambda z: loss(z, target), (logits,), (torch.ones_like(logits),))
+    torch.testing.assert_close(tangent, fused.grad.sum())
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(logits, torch.ones_like(logits))
+        slope = torch.autograd.forward_ad.unpack_dual(loss(dual, target)).tangent
+    torch.testing.assert_close(slope, fused.grad.sum())
+    assert set(seen) == {"plain"}
+    assert kernels.backend(logits) == kernel
+    assert kernels.backend(logits, torch.ones(5, requires_grad=True)) == "plain"
+    assert kernels.backend(torch.zeros(2, 3, dtype=torch.int64)) == "plain"
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about torch, not about the kernel")
+def test_compiles_into_one_graph(kernel):
+    logits, target = logits_and_target(8, 5)
+    logits.requires_grad_()
+    step = torch.compile(lambda z, y: hem_loss(z, y), fullgraph=True, backend="aot_eager")
+    (expected,) = torch.autograd.grad(hem_loss(logits, target), logits)
+    (grad,) = torch.autograd.grad(step(logits, target), logits)
+    torch.testing.assert_close(grad, expected)
+
+
+def test_class_probabilities_go_through_the_kernel(kernel, monkeypatch):
+    logits, _ = logits_and_target(6, 5)
+    target = torch.tensor([0.25, 0, 0, 0.75, 0], device=DEVICE).expand(6, 5)
+    fused = hem_loss(logits, target, reduction="none")
+    monkeypatch.setattr(functional, "_margin_errors", None)
+    torch.testing.assert_close(hem_loss(logits, target, reduction="none"), fused)
+    monkeypatch.undo()
+    plain(monkeypatch)
+    torch.testing.assert_close(hem_loss(logits, target, reduction="none"), fused)
+
+
+def test_an_unknown_kernel_is_refused(monkeypatch):
+    monkeypatch.setenv("HEM_KERNEL", "cuda")
+    kernels._kernels.cache_clear()
+    with pytest.raises(ValueError, match="HEM_KERNEL must be c, triton or plain, or not be set; got 'cuda'"):
+        kernels.backend(torch.zeros(1, 2))
+    plain(monkeypatch)
+    with pytest.raises(TypeError, match="no kernel takes"):
+        kernels.margin_loss(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), margin=0.5)
+    monkeypatch.undo()
+    kernels._kernels.cache_clear()
+
+
+PROBE = """
+import torch
+from hem.losses import kernels
+from hem.losses.functional import hem_loss
+loss = hem_loss(torch.tensor([[2.0, 2.0, 3.0, 0.0]], requires_grad=True), torch.tensor([0]), margin=0.5)
+loss.backward()
+print(kernels.backend(torch.zeros(1, 2)), loss.item())
+"""
+
+
+def probe(**environment: str) -> subprocess.Popen[str]:
+    """A fresh process that evaluates one loss and prints the backend and the value."""
+    environment = {**os.environ, "HEM_KERNEL": "", "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, "-c", PROBE]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about the C kernel")
+def test_processes_may_compile_at_the_same_time(kernel, tmp_path):
+    processes = [probe(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert outputs == [("c 1.0\n", "")] * 2
+    assert [path.suffix for path in (tmp_path / "hem").iterdir()] == [".so"]
+
+
+@pytest.mark.skipif(INTERPRETED, reason="about the C kernel")
+def test_without_a_compiler_or_a_cache_the_plain_formula_runs(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    unable = [
+        {"CC": "/no/such/compiler", "XDG_CACHE_HOME": str(tmp_path)},
+        {"XDG_CACHE_HOME": str(file)},
+    ]
+    processes = [probe(**environment) for environment in unable]
+    assert [process.communicate(timeout=120) for process in processes] == [("plain 1.0\n", "")] * 2
+
+
+@pytest.mark.skipif(INTERPRETED or not find_spec("triton"), reason="no Triton here")
+def test_triton_in_its_interpreter():
+    """The tests above once more: the Triton kernel's logic, not its speed or its compilation for a GPU."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    # numpy, which computes there, warns of inf - inf; a GPU does not
+    options = ("-q", "-W", "ignore::RuntimeWarning", "-k", "not interpreter and not unknown and not threads")
+    command = [sys.executable, "-m", "pytest", *options, "tests/losses/test_kernels.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
