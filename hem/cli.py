@@ -24,7 +24,6 @@ import torch
 import yaml
 from jsonargparse.typing import register_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -107,12 +106,15 @@ def one_sentence(message: str, options: Iterable[str] = ()) -> str:
     if (found := re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([\w.]+)", message)) and owner:
         word = (found[1] or found[2]).partition(".")[0]
         names = parameters(owner[-1])
-        return f"{owner[-1].rpartition('.')[2]} has no argument '{word}'{near(word, names)}; it takes {', '.join(names)}"
+        return (
+            f"{owner[-1].rpartition('.')[2]} has no argument '{word}'{near(word, names)}; it takes {', '.join(names)}"
+        )
     if found := re.search(r"does not accept option '([^']+)'|nrecognized arguments: --([\w.]+)", message):
         word = found[1] or found[2]
         return f"there is no option '{word}'{near(word, options)}"
     if found := re.search(r"arguments are required: (.+)", message):
-        return f"{key or 'the command'} needs {found[1]}: start from a file in configs/, such as --config configs/classification/digits.yaml"
+        example = "such as --config configs/classification/digits.yaml"
+        return f"{key or 'the command'} needs {found[1]}: start from a file in configs/, {example}"
     if found := re.search(r"Expected an? (?:<class '([\w.]+)'>|(\w+))[^\n]*Got value: (.*)", message):
         return f"{key} expects {found[1] or found[2]}, got '{found[3].strip()}'"
     if "Subtypes:" in message and (given := re.search(r"Given value: (.*)", message)):
@@ -133,7 +135,10 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         if os.environ.get("HEM_TRACEBACK") and ex is not None:
             traceback.print_exception(ex)
-        parsers = [self, *(p for action in self._actions for p in (getattr(action, "_name_parser_map", None) or {}).values())]
+        parsers = [
+            self,
+            *(p for action in self._actions for p in (getattr(action, "_name_parser_map", None) or {}).values()),
+        ]
         options = {name.lstrip("-") for parser in parsers for each in parser._actions for name in each.option_strings}
         print(f"error: {one_sentence(message, options)}", file=sys.stderr)
         self.exit(2)
@@ -145,14 +150,19 @@ class HemCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder and the checkpoint rule; link what the data module knows to whoever asks for it."""
         parser.add_argument(
-            "--run_dir", type=str | None, default=None, help="The run's folder (runs/<task>_<data>/<loss>/seed<k>)."
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="The run's folder (runs/<task>_<data>/<loss>/seed<k>).",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         for name in ("num_classes", "class_names", "class_counts", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         for name in ("num_classes", "in_channels", "image_size"):
             parser.link_arguments(f"data.{name}", f"model.init_args.net.init_args.{name}", apply_on="instantiate")
-        parser.link_arguments("data.class_counts", "model.init_args.loss.init_args.class_counts", apply_on="instantiate")
+        parser.link_arguments(
+            "data.class_counts", "model.init_args.loss.init_args.class_counts", apply_on="instantiate"
+        )
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def _parse_ckpt_path(self) -> None:
@@ -177,7 +187,7 @@ class HemCLI(LightningCLI):
                 config.trainer.logger = [each for each in config.trainer.logger if "CSV" not in each.class_path]
             for logger in config.trainer.logger:
                 logger.init_args.save_dir = str(folder)
-        if self.subcommand == "fit" and not config.ckpt_path and rank_zero_only.rank == 0:
+        if self.subcommand == "fit" and not config.ckpt_path and getattr(rank_zero_only, "rank", 0) == 0:
             refuse_used(folder)
         if self.subcommand and config.ckpt_path in ("best", "last"):
             config.ckpt_path = str(checkpoint(folder, config.ckpt_path))
@@ -280,7 +290,7 @@ def build(args: Sequence[str] | dict[str, Any], run: bool = True) -> HemCLI:
         load_from_checkpoint_support=False,
         save_config_callback=SaveConfig,
         parser_class=Parser,
-        parser_kwargs={command: defaults for command in COMMANDS} if run else defaults,
+        parser_kwargs=dict.fromkeys(COMMANDS, defaults) if run else defaults,
         args=args if isinstance(args, dict) else qualified(args),
         run=run,
     )
@@ -305,6 +315,8 @@ def quiet() -> None:
         "LightningCLI's args parameter is intended",  # it is: `main` takes arguments from Python
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
         "Checkpoint directory .* exists and is not empty",  # SaveConfig refuses what would overwrite
+        "You defined a `validation_step` but have no `val_dataloader`",  # val_fraction 0 says so
+        "The dirpath has changed from",  # a checkpoint is tested into another folder, or its run was moved
         "Precision .* is not supported by the model summary",  # its estimate in MB is all that is concerned
         "Couldn't infer the batch indices fetched",  # predictions carry their own
         "The '(train|val|test|predict)_dataloader' does not have many workers",  # images in memory need none

@@ -29,7 +29,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
+from torch import Tensor
 
 PACKAGES = ("hem", "torch", "torchvision", "lightning", "torchmetrics")
 
@@ -95,7 +95,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             )
         try:
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError) as error:
+        except (
+            RuntimeError,
+            OSError,
+            EOFError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+            KeyError,
+        ) as error:
             raise ValueError(
                 f"{path} cannot be read as a checkpoint (cut short, or another kind of file): "
                 "give another one, `best` or `last`, or train again."
@@ -115,7 +122,7 @@ class CSVLogger(lightning.pytorch.loggers.CSVLogger):
     @property
     def experiment(self) -> Any:
         """Return the writer, begun with the rows that are already in ``metrics.csv``."""
-        if self._experiment is None and rank_zero_only.rank == 0:
+        if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
             path = Path(self.log_dir) / "metrics.csv"
             rows: list[dict[str, Any]] = []
             if path.is_file():
@@ -131,13 +138,13 @@ class CSVLogger(lightning.pytorch.loggers.CSVLogger):
         return super().experiment
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, Tensor | float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Log a row; the first one of a resumed run drops the rows of steps that it is about to repeat."""
         writer = self.experiment
         if getattr(self, "_resumed", False) and step is not None:
             writer.metrics = [row for row in writer.metrics if int(row["step"]) < step]
             self._resumed = False
-        super().log_metrics(metrics, step)  # type: ignore[arg-type]
+        super().log_metrics(metrics, step)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -150,9 +157,8 @@ class SaveConfig(SaveConfigCallback):
         folder = trainer.default_root_dir
         stage = str(trainer.state.fn.value) if trainer.state.fn else stage
         path = Path(folder) / ("config.yaml" if stage == "fit" else f"config_{stage}.yaml")
-        if trainer.is_global_zero:
-            if not (stage == "fit" and path.exists()):
-                write_atomically(path, self.parser.dump(self.config, skip_none=False))
+        if trainer.is_global_zero and not (stage == "fit" and path.exists()):
+            write_atomically(path, self.parser.dump(self.config, skip_none=False))
         self.already_saved = True
 
 

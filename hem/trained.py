@@ -33,7 +33,9 @@ class Trained(nn.Module):
         image_size: Height and width that the network was trained with.
     """
 
-    def __init__(self, net: nn.Module, class_names: Sequence[str], in_channels: int, image_size: tuple[int, int]) -> None:
+    def __init__(
+        self, net: nn.Module, class_names: Sequence[str], in_channels: int, image_size: tuple[int, int]
+    ) -> None:
         super().__init__()
         self.net = net
         self.class_names = list(class_names)
@@ -60,7 +62,8 @@ class Trained(nn.Module):
         height, width = self.image_size
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BILINEAR)
-        return F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+        pixels: Tensor = F.pil_to_tensor(image)
+        return pixels.float() / 255
 
     @torch.inference_mode()
     def predict(self, images: Tensor | Sequence[Image.Image | str | Path]) -> list[Prediction]:
@@ -92,9 +95,12 @@ def load_run(run_dir: str | Path, which: str) -> Trained:
     record = yaml.safe_load(config.read_text())
     parts = {key: record[key] for key in ("seed_everything", "model", "data")}
     # the trainer goes unused: no logs, no accelerator
-    cli = build({**parts, "run_dir": str(folder), "trainer": {"logger": False, "accelerator": "cpu", "devices": 1}}, run=False)
+    cli = build(
+        {**parts, "run_dir": str(folder), "trainer": {"logger": False, "accelerator": "cpu", "devices": 1}},
+        run=False,
+    )
     state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"]
     check_state(cli.model, state)
     cli.model.load_state_dict({k: v for k, v in state.items() if k.startswith("net.")}, strict=False)
     data = cli.datamodule
-    return Trained(cli.model.net.eval(), data.class_names, data.in_channels, data.image_size)
+    return Trained(cli.model.net, data.class_names, data.in_channels, data.image_size).eval()

@@ -28,21 +28,49 @@ def images(folder: Path, *classes: str, count: int = 12) -> None:
 
 # kind: (arguments, exit code, words of the sentence); {tmp} is a folder of the test's own
 ARGUMENTS = {
-    "unknown loss": (["--model.loss", "Hem"], 2, ["unknown loss 'Hem'", "did you mean 'HEMLoss'", "FocalLoss"]),
-    "unknown network": (["--model.net", "ResNet19"], 2, ["unknown network 'ResNet19'", "'ResNet18'", "LeNet"]),
+    "unknown loss": (
+        ["--model.loss", "Hem"],
+        2,
+        ["unknown loss 'Hem'", "did you mean 'HEMLoss'", "FocalLoss"],
+    ),
+    "unknown network": (
+        ["--model.net", "ResNet19"],
+        2,
+        ["unknown network 'ResNet19'", "'ResNet18'", "LeNet"],
+    ),
     "unknown data set": (["--data", "CIFAR11"], 2, ["unknown data module 'CIFAR11'", "CIFAR10DataModule"]),
-    "unknown task": (["--model", "ClasificationTask"], 2, ["unknown task", "did you mean 'ClassificationTask'"]),
+    "unknown task": (
+        ["--model", "ClasificationTask"],
+        2,
+        ["unknown task", "did you mean 'ClassificationTask'"],
+    ),
     "unknown optimiser": (["--model.optimizer", "SDG"], 2, ["unknown optimiser 'SDG'", "'SGD'"]),
     "unknown argument of the loss": (
         ["--model.loss", "HEMLoss", "--model.loss.margn", "1"],
         2,
         ["HEMLoss has no argument 'margn'", "did you mean 'margin'"],
     ),
-    "unknown argument of the data": (["--data.bach_size", "3"], 2, ["DigitsDataModule has no argument", "'batch_size'"]),
-    "unknown option": (["--trainer.max_epohcs", "3"], 2, ["no option 'trainer.max_epohcs'", "'trainer.max_epochs'"]),
-    "not a number": (["--trainer.max_epochs", "many"], 2, ["trainer.max_epochs expects int or null, got 'many'"]),
+    "unknown argument of the data": (
+        ["--data.bach_size", "3"],
+        2,
+        ["DigitsDataModule has no argument", "'batch_size'"],
+    ),
+    "unknown option": (
+        ["--trainer.max_epohcs", "3"],
+        2,
+        ["no option 'trainer.max_epohcs'", "'trainer.max_epochs'"],
+    ),
+    "not a number": (
+        ["--trainer.max_epochs", "many"],
+        2,
+        ["trainer.max_epochs expects int or null, got 'many'"],
+    ),
     "not a number, inside": (["--data.batch_size", "many"], 2, ["data.batch_size expects int, got 'many'"]),
-    "wrong word": (["--model.loss", "HEMLoss", "--model.loss.reduction", "average"], 2, ["reduction", "'average'"]),
+    "wrong word": (
+        ["--model.loss", "HEMLoss", "--model.loss.reduction", "average"],
+        2,
+        ["reduction", "'average'"],
+    ),
     "config missing": (["--config", "nowhere.yaml"], 2, ["nowhere.yaml"]),
     "batch size of nought": (["--data.batch_size", "0"], 1, ["batch_size", "0"]),
     "margin below nought": (["--model.loss", "HEMLoss", "--model.loss.margin", "-1"], 1, ["margin", "-1"]),
@@ -59,7 +87,11 @@ ARGUMENTS = {
         ["MNIST", "{tmp}/nowhere", "--data.download true"],
     ),
     "checkpoint missing": (["--ckpt_path", "last"], 1, ["last checkpoint", "cli.py fit"]),
-    "checkpoint missing, by path": (["--ckpt_path", "{tmp}/nowhere.ckpt"], 1, ["nowhere.ckpt", "no such file"]),
+    "checkpoint missing, by path": (
+        ["--ckpt_path", "{tmp}/nowhere.ckpt"],
+        1,
+        ["nowhere.ckpt", "no such file"],
+    ),
     "more devices than there are": (["--trainer.accelerator", "gpu", "--trainer.devices", "99"], 1, ["gpu"]),
 }
 
@@ -82,7 +114,10 @@ def test_arguments(kind, hem_command, tmp_path):
 
 YAML = {
     "broken YAML": ("model: [", ["YAML", "{config}"]),
-    "unknown loss in a file": ("model: {init_args: {loss: {class_path: Hem}}}", ["unknown loss 'Hem'", "'HEMLoss'"]),
+    "unknown loss in a file": (
+        "model: {init_args: {loss: {class_path: Hem}}}",
+        ["unknown loss 'Hem'", "'HEMLoss'"],
+    ),
     "unknown key in a file": ("trainr: {max_epochs: 3}", ["trainr", "'trainer"]),
     "unknown argument in a file": (
         "model: {init_args: {loss: {class_path: hem.losses.HEMLoss, init_args: {margn: 3}}}}",

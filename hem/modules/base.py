@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hem.losses import reduction
-from hem.networks import Normalize
+from hem.networks import Normalize, batch_dependent, random_layers
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -57,6 +58,27 @@ def check_state(task: nn.Module, state: dict[str, Tensor]) -> None:
     )
 
 
+def sample_losses(criterion: nn.Module, logits: Tensor, target: Tensor) -> Tensor | None:
+    """Return the loss of each sample, without gradient; None for a loss that is no mean over samples (Dice).
+
+    Args:
+        criterion: Any loss with torch's ``reduction``.
+        logits: Shape (N, C, ...).
+        target: Class indices (N, ...) or class probabilities (N, C, ...).
+
+    Example:
+        >>> sample_losses(nn.CrossEntropyLoss(), torch.zeros(2, 4), torch.tensor([0, 3]))
+        tensor([1.3863, 1.3863])
+    """
+    if not hasattr(criterion, "reduction"):
+        return None
+    alike = copy.copy(criterion)
+    alike.reduction = "none"  # type: ignore[assignment]
+    with torch.no_grad():
+        losses: Tensor = alike(logits, target)
+    return losses if losses.shape == logits.select(1, 0).shape else None
+
+
 class Task(LightningModule):
     """A network and a loss, trained.
 
@@ -79,6 +101,14 @@ class Task(LightningModule):
         class_names: Names of the classes, for metrics and figures; linked from the data module.
         mean: Mean of each input channel, in [0, 1]; linked from the data module. None: no normalisation.
         std: Standard deviation of each input channel; linked from the data module.
+        skip_separated: Whether to run the backward pass on those samples alone that still carry error. The
+            others have exactly zero gradient, so the step is the same to rounding; it costs a forward pass more
+            and saves the forward and backward passes of what is learnt. For losses that reach 0 (the margin
+            losses) and networks whose output for a sample depends on that sample alone.
+        compile: Whether to compile the network (torch.compile).
+
+    Raises:
+        ValueError: If ``class_names`` has another length, or ``skip_separated`` meets a network whose samples mix.
     """
 
     def __init__(
@@ -92,6 +122,8 @@ class Task(LightningModule):
         class_names: Sequence[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        skip_separated: bool = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if class_names is not None and len(class_names) != num_classes:
@@ -99,12 +131,23 @@ class Task(LightningModule):
                 f"Expected one name per class, got {len(class_names)} names for {num_classes} classes: "
                 "give `class_names` of that length, or none."
             )
+        if skip_separated and (found := batch_dependent(net) + random_layers(net)):
+            raise ValueError(
+                f"skip_separated needs a network whose output for a sample depends on that sample alone, but "
+                f"{type(net).__name__} has {', '.join(found[:3])}{' and more' if len(found) > 3 else ''}, which "
+                "use the statistics of the batch or draw at random: take a network with group or layer "
+                "normalisation and no dropout (for ours: --model.net.norm group), or leave skip_separated off."
+            )
         normalize = Normalize(mean, std) if mean is not None and std is not None else nn.Identity()
         self.net = nn.Sequential(OrderedDict(normalize=normalize, backbone=net))
         self.loss = loss
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
+        self.skip_separated = skip_separated
+        self.accumulation = reduction.Accumulation()
+        if compile:
+            self.net.compile()
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names is not None else [str(c) for c in range(num_classes)]
 
@@ -118,7 +161,7 @@ class Task(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         input, target, *_ = batch
-        logits = self(input)
+        logits = self._logits_of_active(input, target) if self.skip_separated else self(input)
         loss = self.training_loss(logits, target)
         self.log("train/loss", loss.detach(), prog_bar=True)
         if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -126,8 +169,8 @@ class Task(LightningModule):
         return loss
 
     def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of the global batch: its mean is over the samples of all devices."""
-        with self._loss_scope():
+        """Return the loss of the global batch: its mean is over the samples of all devices and micro-batches."""
+        with self._loss_scopes():
             loss = reduction.evaluate(self.loss, logits, target)
         if loss.ndim:
             raise ValueError(
@@ -136,11 +179,31 @@ class Task(LightningModule):
             )
         return loss
 
+    def _loss_scopes(self) -> ExitStack:
+        scopes = ExitStack()
+        if self.trainer.world_size > 1:
+            scopes.enter_context(reduction.global_mean())
+        if self.trainer.accumulate_grad_batches > 1:
+            scopes.enter_context(reduction.accumulate(self.accumulation))
+        return scopes
+
+    def _logits_of_active(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the logits of the batch, with a graph through its error-carrying samples alone."""
+        with torch.no_grad():
+            logits: Tensor = self(input)
+            losses = sample_losses(self.loss, logits, target)
+        if losses is None:
+            raise ValueError(
+                f"skip_separated needs a loss of each sample, which {type(self.loss).__name__} has not: "
+                "take a margin loss such as HEMLoss, or leave skip_separated off."
+            )
+        active = (losses.flatten(1).amax(1) if losses.ndim > 1 else losses) != 0  # a NaN counts as an error
+        active[0] = True  # one at least, so that every process has a graph
+        index = active.nonzero().squeeze(1)
+        return logits.index_copy(0, index, self(input[index]))
+
     def log_training(self, logits: Tensor, target: Tensor) -> None:
         """Log what a task wants to see of a training batch; called once every ``log_every_n_steps``."""
-
-    def _loss_scope(self) -> AbstractContextManager[Any]:
-        return reduction.global_mean() if self.trainer.world_size > 1 else nullcontext()
 
     def on_train_epoch_start(self) -> None:
         """Seed what the network itself draws (dropout): by epoch and rank, so that a resumed run repeats it."""
@@ -152,6 +215,15 @@ class Task(LightningModule):
         """Refuse a checkpoint of another network before torch does, in a sentence."""
         check_state(self, checkpoint["state_dict"])
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Give gradients that were accumulated over micro-batches their common denominator."""
+        if self.trainer.accumulate_grad_batches > 1:
+            factor = self.accumulation.factor(self.trainer.accumulate_grad_batches)
+            for parameter in self.net.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+            self.accumulation.reset()
+
     # -- optimisation --------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -160,6 +232,13 @@ class Task(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         make = self.lr_scheduler
-        if isinstance(make, partial) and make.keywords.get("total_steps", 0) is None and not make.keywords.get("epochs"):
+        if (
+            isinstance(make, partial)
+            and make.keywords.get("total_steps", 0) is None
+            and not make.keywords.get("epochs")
+        ):
             make = partial(make, total_steps=int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": make(optimizer), "interval": self.lr_interval}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": make(optimizer), "interval": self.lr_interval},
+        }

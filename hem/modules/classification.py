@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import ClasswiseWrapper, MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
-from hem.modules.base import Task
+from hem.modules.base import Task, sample_losses
 
 
 def accuracies(num_classes: int, class_names: Sequence[str]) -> MetricCollection:
@@ -49,27 +48,6 @@ def logit_margin(logits: Tensor, target: Tensor) -> Tensor:
     own = logits.gather(1, target[:, None])
     rival = logits.scatter(1, target[:, None], -torch.inf).amax(1, keepdim=True)
     return (own - rival).squeeze(1)
-
-
-def sample_losses(criterion: nn.Module, logits: Tensor, target: Tensor) -> Tensor | None:
-    """Return the loss of each sample, without gradient; None for a loss that is no mean over samples (Dice).
-
-    Args:
-        criterion: Any loss with torch's ``reduction``.
-        logits: Shape (N, C, ...).
-        target: Class indices (N, ...) or class probabilities (N, C, ...).
-
-    Example:
-        >>> sample_losses(nn.CrossEntropyLoss(), torch.zeros(2, 4), torch.tensor([0, 3]))
-        tensor([1.3863, 1.3863])
-    """
-    if not hasattr(criterion, "reduction"):
-        return None
-    alike = copy.copy(criterion)
-    alike.reduction = "none"
-    with torch.no_grad():
-        losses: Tensor = alike(logits, target)
-    return losses if losses.shape == logits.select(1, 0).shape else None
 
 
 class ClassificationTask(Task):

@@ -1,0 +1,157 @@
+"""The step of a task: exact over micro-batches and devices, the same with the learnt samples left out."""
+
+import copy
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from hem.losses import LOSSES, DiceLoss, FocalLoss, HEMLoss, HEMPlusLoss, MultiMarginLoss
+from hem.modules import ClassificationTask
+from hem.modules.base import check_state, sample_losses
+
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+}
+# Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
+    pytest.mark.filterwarnings("ignore:The '(train|val|test)_dataloader' does not have many workers"),
+]
+CLASSES = 4
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+def samples(n: int = 24) -> TensorDataset:
+    generator = torch.Generator().manual_seed(1)
+    input = torch.rand(n, 1, 3, 3, generator=generator)
+    target = (4 * input[:, 0, 0, 0]).long()  # learnable, so that some samples lose their error
+    return TensorDataset(input, target)
+
+
+def sgd(params):
+    return torch.optim.SGD(params, lr=0.5)
+
+
+def train(loss: nn.Module, batch_size: int, epochs: int = 3, accumulate: int = 1, **kwargs) -> ClassificationTask:
+    task = ClassificationTask(net(), loss, optimizer=sgd, num_classes=CLASSES, **kwargs)
+    trainer = Trainer(max_epochs=epochs, accumulate_grad_batches=accumulate, log_every_n_steps=1, **QUIET)
+    trainer.fit(task, DataLoader(samples(), batch_size=batch_size))
+    return task
+
+
+def make(name: str) -> nn.Module:
+    loss = LOSSES[name]
+    counted = ("hem_plus", "logit_adjusted", "ldam", "class_balanced", "balanced_softmax")
+    return loss(class_counts=[5, 6, 6, 7]) if name in counted else loss()
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "dice"])
+def test_accumulated_step_is_the_step_of_the_whole_batch(name):
+    """Micro-batches of 8 (and a last, incomplete accumulation) give the weights of batches of 16 and 8."""
+    whole = train(make(name), batch_size=16)
+    parts = train(make(name), batch_size=8, accumulate=2)
+    for expected, got in zip(whole.net.parameters(), parts.net.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_plain_accumulation_would_differ():
+    """The mean of HEM's micro-batch means is another step: what the test above would miss if it could not fail."""
+
+    class Plain(ClassificationTask):
+        def on_before_optimizer_step(self, optimizer):
+            pass
+
+        def _loss_scopes(self):
+            from contextlib import ExitStack
+
+            return ExitStack()
+
+    whole = train(HEMLoss(), batch_size=16)
+    task = Plain(net(), HEMLoss(), optimizer=sgd, num_classes=CLASSES)
+    Trainer(max_epochs=3, accumulate_grad_batches=2, **QUIET).fit(task, DataLoader(samples(), batch_size=8))
+    differences = [
+        (a - b).abs().max() for a, b in zip(whole.net.parameters(), task.net.parameters(), strict=True)
+    ]
+    assert max(differences) > 1e-3
+
+
+@pytest.mark.parametrize("loss", [HEMLoss(margin=0.5), HEMPlusLoss(class_counts=[5, 6, 6, 7], m=20), MultiMarginLoss()])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_skip_separated_gives_the_same_weights(loss, accumulate):
+    whole = train(copy.deepcopy(loss), batch_size=12, epochs=12, accumulate=accumulate)
+    skipping = train(copy.deepcopy(loss), batch_size=12, epochs=12, accumulate=accumulate, skip_separated=True)
+    for expected, got in zip(whole.net.parameters(), skipping.net.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_skip_separated_runs_the_active_samples_alone():
+    sizes = []
+    task = ClassificationTask(net(), HEMLoss(), optimizer=sgd, num_classes=CLASSES, skip_separated=True)
+    input, target = samples().tensors
+    with torch.no_grad():
+        active = int((sample_losses(task.loss, task(input), target) > 0).sum())
+    task.net.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    logits = task._logits_of_active(input, target)
+    assert sizes == [len(input), active]
+    assert 0 < active <= len(input)
+    assert logits.requires_grad
+
+
+def test_skip_separated_with_nothing_left_to_learn():
+    """A batch without any error gives a step with zero gradient, not a missing graph."""
+    task = ClassificationTask(net(), HEMLoss(), optimizer=sgd, num_classes=CLASSES, skip_separated=True)
+    with torch.no_grad():
+        task.net.backbone[-1].weight.zero_()
+        task.net.backbone[-1].bias.copy_(torch.tensor([100.0, 0, 0, 0]))
+    input = torch.rand(6, 1, 3, 3)
+    loss = task.loss(task._logits_of_active(input, torch.zeros(6, dtype=torch.long)), torch.zeros(6, dtype=torch.long))
+    loss.backward()
+    assert loss == 0
+    assert all(not p.grad.any() for p in task.net.parameters())
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(9), nn.Dropout(0.5)])
+def test_skip_separated_refuses_networks_whose_samples_mix(layer):
+    mixed = nn.Sequential(nn.Flatten(), layer, nn.Linear(9, CLASSES))
+    with pytest.raises(ValueError, match=r"skip_separated needs a network .* group or layer normalisation"):
+        ClassificationTask(mixed, HEMLoss(), num_classes=CLASSES, skip_separated=True)
+
+
+def test_skip_separated_refuses_losses_of_batches():
+    task = ClassificationTask(net(), DiceLoss(), optimizer=sgd, num_classes=CLASSES, skip_separated=True)
+    with pytest.raises(ValueError, match="skip_separated needs a loss of each sample, which DiceLoss has not"):
+        task._logits_of_active(*samples().tensors)
+
+
+def test_compiled_network_keeps_its_names():
+    plain = ClassificationTask(net(), FocalLoss(), num_classes=CLASSES)
+    compiled = ClassificationTask(net(), FocalLoss(), num_classes=CLASSES, compile=True)
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+
+
+def test_check_state_says_what_differs():
+    task = ClassificationTask(net(), HEMLoss(), num_classes=CLASSES)
+    state = task.state_dict()
+    check_state(task, state)
+    name = "net.backbone.3.weight"
+    with pytest.raises(ValueError, match=r"its net.backbone.3.weight has shape \(7, 16\), this config's \(4, 16\)"):
+        check_state(task, {**state, name: torch.zeros(7, 16)})
+    with pytest.raises(ValueError, match="it lacks 1 of this config's tensors"):
+        check_state(task, {k: v for k, v in state.items() if k != name})
+
+
+def test_names_of_classes_must_fit():
+    with pytest.raises(ValueError, match="got 3 names for 4 classes"):
+        ClassificationTask(net(), HEMLoss(), num_classes=4, class_names=["a", "b", "c"])

@@ -1,0 +1,95 @@
+"""Seeds give the same result twice; a killed run, resumed, gives the result of the uninterrupted one, bit for bit.
+
+Each run is a process of its own, as a user's is. The network has batch normalisation and the data augmentation
+and shuffling, so every source of randomness is in play.
+"""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+EPOCHS = 4
+COMMAND = [sys.executable, "cli.py", "fit", "--config", "configs/classification/digits.yaml",
+           "--config", "configs/loss/hem.yaml", "--trainer.max_epochs", str(EPOCHS), "--trainer.accelerator", "cpu",
+           "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
+           "--data.augment", "[{class_path: hem.datamodules.augment.RandomCrop, init_args: {padding: 1}}]"]  # fmt: skip
+pytestmark = pytest.mark.slow
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*COMMAND, "--run_dir", str(folder), *options],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def steps(folder: Path) -> list[int]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row.get("train/loss")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(start(folder))
+    return folder
+
+
+def test_same_seed_same_weights(undisturbed, tmp_path):
+    finish(start(tmp_path / "run"))
+    first, second = weights(undisturbed), weights(tmp_path / "run")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_another_seed_other_weights(undisturbed, tmp_path):
+    finish(start(tmp_path / "run", "--seed_everything", "1"))
+    first, second = weights(undisturbed), weights(tmp_path / "run")
+    assert not torch.equal(first["net.backbone.head.weight"], second["net.backbone.head.weight"])
+
+
+@pytest.mark.parametrize("epoch", range(EPOCHS - 1))
+def test_killed_and_resumed(epoch, undisturbed, tmp_path):
+    """Killed with SIGKILL behind some epoch and resumed from ``last``: the same weights and the same curves."""
+    folder = tmp_path / "run"
+    last = folder / "checkpoints" / "last.ckpt"
+    process = start(folder)
+    seen, mark = -1, None
+    deadline = time.monotonic() + 240
+    while seen < epoch and process.poll() is None and time.monotonic() < deadline:
+        if last.exists() and last.stat().st_mtime_ns != mark:
+            mark, seen = last.stat().st_mtime_ns, seen + 1
+        time.sleep(0.002)
+    assert process.poll() is None, f"the run ended before epoch {epoch}: {process.stderr.read()}"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+    checkpoint = torch.load(last, weights_only=True)  # whole, whenever the kill came
+    assert checkpoint["epoch"] < EPOCHS - 1, "killed too late to prove anything"
+    finish(start(folder, "--ckpt_path", "last"))
+
+    resumed = weights(folder)
+    for name, expected in weights(undisturbed).items():
+        assert torch.equal(resumed[name], expected), name
+    assert steps(folder) == steps(undisturbed)
