@@ -1,0 +1,410 @@
+"""Unknown sets: what a classifier was not trained to tell apart, in the form of the data that it knows.
+
+A name in :data:`UNKNOWN` stands for images of another data set (``novel``) or for images of nothing at all
+(``unrecognisable``), brought to the channels and the size of a known data module. Noise is a function of
+(seed, position) alone, so that every network sees the same. What depends on a network, nonsense that it is
+sure about, is made by :class:`hem.modules.RejectionTask` from the set ``nonsense``.
+
+:class:`OpenSetDataModule` splits one data set into known and unknown classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from hem.datamodules.augment import Augmentation, Mixing
+from hem.datamodules.base import ImageDataModule, Split
+from hem.datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule
+from hem.datamodules.counter import key, permutation, uniform
+from hem.datamodules.images import NO_TARGET, FileImages, Fit, Images, MemoryImages, conform, image_files
+from hem.datamodules.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
+from hem.datamodules.svhn import SVHNDataModule
+from hem.datamodules.tiny_imagenet import TinyImageNetDataModule
+from hem.scores import near
+
+Kind = Literal["novel", "unrecognisable"]
+
+
+class DerivedImages(Images):
+    """Images that are made when they are asked for, from their position.
+
+    Args:
+        make: From a position to a (C, H, W) uint8 image.
+        count: How many there are.
+        name: What the set is called in tables.
+    """
+
+    def __init__(self, make: Callable[[int], Tensor], count: int, name: str) -> None:
+        self.make = make
+        self.name = name
+        self.targets = torch.full((count,), NO_TARGET)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.make(index), NO_TARGET
+
+    def name_of(self, index: int) -> str:
+        """The name of the set and the position."""
+        return f"{self.name}/{index:05d}"
+
+
+# -- novel: other data sets ----------------------------------------------------------------------------------
+
+
+def _conformed(images: Images, channels: int, size: tuple[int, int], index: int) -> Tensor:
+    return conform(images[index][0][None], channels, size)[0]
+
+
+def _test_part(module: type[ImageDataModule], known: ImageDataModule, root: Path) -> Images:
+    """The test part of another data module, grey or in colour and of the size that the known one has."""
+    images = module(root=str(root)).load("test")
+    make = partial(_conformed, images, known.in_channels, known.image_size)
+    return DerivedImages(make, len(images), str(module.name))
+
+
+class _Negative:
+    """A transform of images behind which black is white."""
+
+    def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return 255 - self.transform(image)
+
+
+def _files(
+    folders: Sequence[str], source: str, known: ImageDataModule, root: Path, *, negative: bool = False
+) -> Images:
+    """The image files below the first of some folders that is there, scaled and cut as the known images are."""
+    found = next((root / folder for folder in folders if (root / folder).is_dir()), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"none of the folders {', '.join(folders)} is in {root}; get it from {source} into one of them"
+        )
+    paths = image_files(found)
+    if not paths:
+        raise FileNotFoundError(f"{found} holds no image; get it from {source}")
+    fit = known.eval_transform()
+    if fit.shorter is None:  # photographs are not stretched
+        fit = Fit(known.image_size, None if negative else min(known.image_size))
+    targets = torch.full((len(paths),), NO_TARGET)
+    return FileImages(paths, targets, _Negative(fit) if negative else fit, channels=known.in_channels)
+
+
+def _omniglot(known: ImageDataModule, root: Path) -> Images:
+    """Handwritten characters, white on black as MNIST's: the evaluation part, else the background part."""
+    whole = ("omniglot-py/images_evaluation", "omniglot-py/images_background")
+    small = [f"omniglot-small{i}/images_background_small{i}" for i in (1, 2)]
+    source = "https://github.com/brendenlake/omniglot"
+    if any((root / folder).is_dir() for folder in whole) or not any((root / part).is_dir() for part in small):
+        return _files((*whole, *small), source, known, root, negative=True)
+    parts = [_files((part,), source, known, root, negative=True) for part in small if (root / part).is_dir()]
+    paths = [path for part in parts if isinstance(part, FileImages) for path in part.paths]
+    targets = torch.full((len(paths),), NO_TARGET)
+    return FileImages(paths, targets, _Negative(Fit(known.image_size)), channels=known.in_channels)
+
+
+def _held_out(known: ImageDataModule, root: Path) -> Images:
+    """The classes that an open-set split keeps from the training."""
+    if not isinstance(known, OpenSetDataModule):
+        raise FileNotFoundError(
+            f"{known.title} is known as a whole; take --data hem.datamodules.OpenSetDataModule, which holds classes out"
+        )
+    return known.unknown_images()
+
+
+# -- unrecognisable: noise and destroyed images ---------------------------------------------------------------
+
+NOISE_COUNT = 10_000  # images in a set of noise
+
+
+def _draw(seed: int, stream: int, index: int, count: int) -> Tensor:
+    return uniform(key(seed, stream, index)[None], count)[0]
+
+
+def _bytes(pixels: Tensor) -> Tensor:
+    """Pixels in [0, 1] as bytes; what is beyond is cut off."""
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def uniform_noise(shape: tuple[int, int, int], seed: int, index: int) -> Tensor:
+    """Every value equally likely, independently: (C, H, W) uint8."""
+    return (_draw(seed, 1, index, math.prod(shape)) * 256).to(torch.uint8).view(shape)
+
+
+def gaussian_noise(shape: tuple[int, int, int], seed: int, index: int) -> Tensor:
+    """Normal with mean 1/2 and standard deviation 1/4, cut off at 0 and 1: (C, H, W) uint8.
+
+    In [-1, 1] this is the outlier-exposure code's deviation of 1/2. Source: Hendrycks et al., "Deep anomaly
+    detection with outlier exposure", ICLR 2019, appendix.
+    """
+    radius, angle = _draw(seed, 2, index, 2 * math.prod(shape)).view(2, *shape)
+    normal = (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * torch.pi * angle)
+    return _bytes(0.5 + 0.25 * normal)
+
+
+def blobs(shape: tuple[int, int, int], seed: int, index: int) -> Tensor:
+    """Bernoulli(0.7) pixels, blurred (Gaussian, sigma 1.5 pixels), those below 3/4 black: (C, H, W) uint8.
+
+    As in the outlier-exposure code, the channels are a third axis of the blur. Source: Hendrycks et al.,
+    "Deep anomaly detection with outlier exposure", ICLR 2019, appendix.
+    """
+    pixels = (_draw(seed, 3, index, math.prod(shape)) < 0.7).float().view(shape)
+    blurred = torch.from_numpy(gaussian_filter(pixels.numpy(), sigma=1.5, mode="nearest"))
+    return _bytes(torch.where(blurred < 0.75, 0.0, blurred))
+
+
+def permuted(images: Images, seed: int, index: int) -> Tensor:
+    """An image with its pixels in another order, one of its own for each image: (C, H, W) uint8."""
+    image = images[index][0]
+    order = torch.argsort(key(seed, 4, index, torch.arange(image[0].numel())))
+    return image.flatten(1)[:, order].view(image.shape)
+
+
+def phase_randomised(images: Images, seed: int, index: int) -> Tensor:
+    """An image with the phases of its Fourier transform replaced by those of white noise: (C, H, W) uint8.
+
+    All channels take the same phases. The mean stays: noise in [0, 1) has phase 0 there. Values outside of
+    [0, 1] are cut off. Source: Spratling, "A comprehensive assessment benchmark ...", Neural Networks 192,
+    2025, which names the kind of image.
+    """
+    image = images[index][0].float() / 255
+    height, width = image.shape[1:]
+    noise = torch.fft.rfft2(_draw(seed, 5, index, height * width).view(1, height, width))
+    spectrum = torch.polar(torch.fft.rfft2(image).abs(), noise.angle())
+    return _bytes(torch.fft.irfft2(spectrum, s=(height, width)))
+
+
+def _noise(
+    make: Callable[[tuple[int, int, int], int, int], Tensor], name: str, known: ImageDataModule, seed: int
+) -> Images:
+    shape = (known.in_channels, *known.image_size)
+    return DerivedImages(partial(make, shape, seed), NOISE_COUNT, name)
+
+
+def _destroyed(make: Callable[[Images, int, int], Tensor], name: str, known: ImageDataModule, seed: int) -> Images:
+    images = known.images("test")
+    if isinstance(images, MemoryImages):
+        images = images.to(torch.device("cpu"))
+    return DerivedImages(partial(make, images, seed), len(images), name)
+
+
+# -- by name -------------------------------------------------------------------------------------------------
+
+
+class Unknown(NamedTuple):
+    """An entry of :data:`UNKNOWN`."""
+
+    kind: Kind
+    load: Callable[[ImageDataModule, Path, int], Images]  # of the known data, the root folder and the seed
+
+
+def _module(module: type[ImageDataModule]) -> Unknown:
+    return Unknown("novel", lambda known, root, seed: _test_part(module, known, root))
+
+
+def _folder(source: str, *folders: str) -> Unknown:
+    return Unknown("novel", lambda known, root, seed: _files(folders, source, known, root))
+
+
+def _made(make: Callable[[tuple[int, int, int], int, int], Tensor], name: str) -> Unknown:
+    return Unknown("unrecognisable", lambda known, root, seed: _noise(make, name, known, seed))
+
+
+def _unmade(make: Callable[[Images, int, int], Tensor], name: str) -> Unknown:
+    return Unknown("unrecognisable", lambda known, root, seed: _destroyed(make, name, known, seed))
+
+
+OPENOOD = "https://github.com/Jingkang50/OpenOOD"
+UNKNOWN: dict[str, Unknown] = {
+    "mnist": _module(MNISTDataModule),
+    "fashion_mnist": _module(FashionMNISTDataModule),
+    "kmnist": _module(KMNISTDataModule),
+    "cifar10": _module(CIFAR10DataModule),
+    "cifar100": _module(CIFAR100DataModule),
+    "svhn": _module(SVHNDataModule),
+    "tiny_imagenet": _module(TinyImageNetDataModule),
+    "omniglot": Unknown("novel", lambda known, root, seed: _omniglot(known, root)),
+    "held_out": Unknown("novel", lambda known, root, seed: _held_out(known, root)),
+    "textures": _folder(
+        "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+        "dtd/images",
+        "dtd/dtd/images",
+        "images_classic/texture",
+    ),
+    "places": _folder(
+        "http://places2.csail.mit.edu", "places365/val_256", "val_256", "places365", "images_classic/places365"
+    ),
+    "lsun": _folder("https://www.yf.io/p/lsun", "LSUN_resize", "LSUN", "lsun"),
+    "imagenet_o": _folder("https://github.com/hendrycks/natural-adv-examples", "imagenet-o"),
+    "inaturalist": _folder(OPENOOD, "iNaturalist/images", "inaturalist", "images_largescale/inaturalist"),
+    "ssb_hard": _folder(OPENOOD, "ssb_hard", "images_largescale/ssb_hard"),
+    "ninco": _folder("https://github.com/j-cb/NINCO", "NINCO/NINCO_OOD_classes", "ninco", "images_largescale/ninco"),
+    "openimage_o": _folder(OPENOOD, "openimage_o/images", "openimage_o", "images_largescale/openimage_o"),
+    "uniform": _made(uniform_noise, "uniform"),
+    "gaussian": _made(gaussian_noise, "gaussian"),
+    "blobs": _made(blobs, "blobs"),
+    "permuted": _unmade(permuted, "permuted"),
+    "phase": _unmade(phase_randomised, "phase"),
+    "nonsense": _made(uniform_noise, "nonsense"),  # where the task's ascent begins
+}
+
+
+def check_unknown(name: str) -> None:
+    """Refuse the name of an unknown set that there is none of; with a ``/`` it is a folder of one's own.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if name not in UNKNOWN and "/" not in name:
+        raise ValueError(
+            f"unknown set '{name}' has no such name{near(name, UNKNOWN)}; or the path of a folder of images, "
+            "with a '/' in it"
+        )
+
+
+def kind_of(name: str) -> Kind:
+    """Whether a set is ``novel`` or ``unrecognisable``; one's own folder is novel."""
+    return UNKNOWN[name].kind if name in UNKNOWN else "novel"
+
+
+def unknown_images(
+    name: str, known: ImageDataModule, root: Path | None = None, limit: int = 10_000, seed: int = 0
+) -> tuple[Images, Tensor]:
+    """An unknown set in the form of the known images.
+
+    Args:
+        name: A key of :data:`UNKNOWN`, or the path of a folder of images (with a ``/`` in it).
+        known: The data module whose channels and size the images get.
+        root: Folder of the data sets; ``None``: the known one's.
+        limit: At most so many images, always the same ones.
+        seed: Chooses the noise.
+
+    Returns:
+        The images, and the positions of those to look at, (N,) int64, ascending.
+
+    Raises:
+        FileNotFoundError: The set is not there; the sentence says where it was looked for and what brings it.
+        ValueError: There is none of this name, it is the known set itself, or a file is damaged.
+
+    Example:
+        >>> images, index = unknown_images("blobs", MNISTDataModule(), limit=3)
+        >>> images[int(index[0])][0].shape, len(index)
+        (torch.Size([1, 28, 28]), 3)
+    """
+    check_unknown(name)
+    if name == known.name:
+        raise ValueError(f"The set '{name}' cannot be unknown: it is the known one. Leave it out.")
+    root = known.root if root is None else root
+    if name in UNKNOWN:
+        images = UNKNOWN[name].load(known, root, seed)
+    else:
+        images = _files((str(Path(name).expanduser().absolute()),), "where you keep it", known, root)
+    index = torch.arange(len(images))
+    return images, permutation(len(images), 0)[:limit].sort().values if len(images) > limit else index
+
+
+# -- an open-set split ----------------------------------------------------------------------------------------
+
+WHOLE: dict[str, type[ImageDataModule]] = {
+    module.name: module
+    for module in (
+        MNISTDataModule,
+        FashionMNISTDataModule,
+        KMNISTDataModule,
+        CIFAR10DataModule,
+        CIFAR100DataModule,
+        SVHNDataModule,
+        TinyImageNetDataModule,
+    )
+}
+
+
+class OpenSetDataModule(ImageDataModule):
+    """Some classes of a data set, relabelled 0..K-1; the others are the unknown set ``held_out``.
+
+    The literature's open-set splits are lists of classes: CIFAR-10 and SVHN have 6 known and 4 unknown ones,
+    five times over. Source: Neal et al., "Open set learning with counterfactual images", ECCV 2018.
+
+    Args:
+        of: The data set: a key of :data:`WHOLE`.
+        known_classes: The known classes, in the order of their new labels.
+        root: As of :class:`ImageDataModule`.
+        download: As of :class:`ImageDataModule`.
+        **kwargs: As of :class:`ImageDataModule`.
+
+    Raises:
+        ValueError: There is no such data set or class, a class is named twice, or none is left unknown.
+
+    Example:
+        >>> data = OpenSetDataModule("mnist", [0, 1, 7], val_fraction=0)
+        >>> data.num_classes, data.class_names, data.class_counts
+        (3, ('0', '1', '7'), [5923, 6742, 6265])
+    """
+
+    def __init__(
+        self,
+        of: str,
+        known_classes: list[int],
+        root: str | None = None,
+        download: bool = False,
+        **kwargs: object,
+    ) -> None:
+        if of not in WHOLE:
+            raise ValueError(f"unknown data set '{of}'{near(of, WHOLE)}")
+        whole = WHOLE[of](root=root)
+        valid = set(range(whole.num_classes))
+        if len(set(known_classes)) != len(known_classes) or not set(known_classes) < valid:
+            raise ValueError(
+                f"known_classes of {whole.title} are some of 0 to {whole.num_classes - 1}, each once and not all, "
+                f"but they are {known_classes}."
+            )
+        if len(known_classes) < 2:
+            raise ValueError(f"A classifier needs two known classes or more, but known_classes is {known_classes}.")
+        self.whole = whole
+        self.known_classes = list(known_classes)
+        self.name = f"{of}_open"
+        self.title = f"{whole.title} (open-set split)"
+        self.source = whole.source
+        self.class_names = tuple(whole.class_names[c] for c in known_classes)
+        self.train_counts = [whole.train_counts[c] for c in known_classes]
+        self.in_channels, self.image_size = whole.in_channels, whole.image_size
+        self.mean, self.std = whole.mean, whole.std
+        super().__init__(root=root, download=download, **kwargs)  # type: ignore[arg-type]
+
+    def load(self, split: Split) -> Images:
+        """The known classes of an official part."""
+        label = torch.full((self.whole.num_classes,), NO_TARGET)
+        label[self.known_classes] = torch.arange(len(self.known_classes))
+        images = self._whole(split)
+        target = label[images.targets]
+        chosen = target != NO_TARGET
+        return MemoryImages(images.images[chosen], target[chosen], f"{self.name}/{split}")
+
+    def unknown_images(self) -> Images:
+        """The other classes of the official test part, without labels."""
+        images = self._whole("test")
+        chosen = ~torch.isin(images.targets, torch.tensor(self.known_classes))
+        targets = torch.full((int(chosen.sum()),), NO_TARGET)
+        return MemoryImages(images.images[chosen], targets, f"{self.name}/held_out")
+
+    def _whole(self, split: Split) -> MemoryImages:
+        images = self.whole.load(split)
+        assert isinstance(images, MemoryImages), "the sets of WHOLE lie in memory"
+        return images
+
+    def fetch(self) -> None:
+        """Download the whole set."""
+        self.whole.fetch()
+
+    def usual_augment(self) -> list[Augmentation | Mixing]:
+        """The whole set's."""
+        return self.whole.usual_augment()

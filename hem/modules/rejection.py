@@ -1,0 +1,604 @@
+"""Rejection of the unknown: a rejector for use, and the test of a classifier against unknown sets."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from hem import scores as metrics
+from hem.datamodules.base import ImageDataModule
+from hem.datamodules.counter import permutation
+from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
+from hem.modules.base import Task
+from hem.run import write_atomically
+from hem.scores import LOGIT_SCORES, check_score
+
+CALIBRATION = 10_000  # validation images, at most, that a threshold is found on
+DEFAULT_UNKNOWN = {"unrecognisable": [name for name, entry in UNKNOWN.items() if entry.kind == "unrecognisable"]}
+
+# -- a rejector for use --------------------------------------------------------------------------------------
+
+
+def fingerprint(net: nn.Module) -> str:
+    """A hash of a network's weights and buffers: what a threshold belongs to."""
+    digest = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        value = value.detach().cpu()
+        digest.update(name.encode())
+        digest.update((value.float() if value.is_floating_point() else value).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+class Rejector(NamedTuple):
+    """Accepts what does not look too unknown: where the score of its logits is at most the threshold."""
+
+    score: str  # one of LOGIT_SCORES
+    threshold: float
+    keep: float  # the share of rightly classified validation samples that it accepts
+    weights: str  # fingerprint of the network that the threshold belongs to
+
+    def unknownness(self, logits: Tensor) -> Tensor:
+        """The score of each sample, (N, C) -> (N,): higher means more unknown."""
+        return LOGIT_SCORES[self.score](logits)
+
+    def accepts(self, unknownness: Tensor) -> Tensor:
+        """Which samples are accepted as known, (N,) bool."""
+        return unknownness.double() <= self.threshold
+
+    def save(self, folder: Path) -> None:
+        """Write ``rejector.json`` into the folder of a run."""
+        write_atomically(folder / "rejector.json", json.dumps(self._asdict(), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, net: nn.Module) -> Rejector | None:
+        """The rejector of a run, or None where the run has none, or one for other weights than ``net`` has.
+
+        Raises:
+            ValueError: ``rejector.json`` is damaged.
+        """
+        path = folder / "rejector.json"
+        if not path.is_file():
+            return None
+        try:
+            found = cls(**json.loads(path.read_text()))
+            check_score(found.score, LOGIT_SCORES)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is no rejector ({error}): delete it, or make it anew with `python cli.py test`."
+            ) from error
+        return found if found.weights == fingerprint(net) else None
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """The folder of a run of the command line; None where a Trainer is used from Python."""
+    folder = Path(trainer.default_root_dir)
+    return folder if any(folder.glob("config*.yaml")) else None
+
+
+def passed(task: Task, loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches as a ``test_step`` gets them: on the device, of the run's precision, within its limit.
+
+    Yields:
+        Images (N, C, H, W) in [0, 1] and targets (N,).
+    """
+    trainer: Any = task.trainer
+    limit = trainer.limit_test_batches
+    count = limit if isinstance(limit, int) else int(limit * len(loader))
+    for batch in islice(loader, count):
+        with trainer.precision_plugin.test_step_context():
+            input, target, *_ = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            yield input, target
+
+
+def gathered(task: Task, parts: Sequence[Tensor]) -> Tensor:
+    """The parts in one tensor on the CPU, those of all processes together."""
+    whole = torch.cat([part.detach().cpu() for part in parts]) if parts else torch.empty(0)
+    if task.trainer.world_size == 1:
+        return whole
+    everyone: list[Any] = [None] * task.trainer.world_size
+    torch.distributed.all_gather_object(everyone, whole)
+    return torch.cat([part for part in everyone if part.numel()] or [whole])
+
+
+def calibration_loader(task: Task) -> Any:
+    """Clean validation images, always the same ones.
+
+    Raises:
+        LookupError: There are none; the sentence says why.
+    """
+    data: Any = task.trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(data, ImageDataModule):
+        raise LookupError("there is no data module with a validation part")
+    try:
+        images, index = data.part("val")
+    except FileNotFoundError as error:
+        raise LookupError(str(error)) from error
+    if len(index) == 0:
+        raise LookupError("there is no validation part, since val_fraction is 0")
+    if len(index) > CALIBRATION:
+        index = index[permutation(len(index), 0)[:CALIBRATION]].sort().values
+    return data.loader(images, index)
+
+
+def save_rejector(task: Task, score: str, keep: float) -> None:
+    """Find the threshold that accepts a share of the rightly classified validation samples; save it with the run.
+
+    Args:
+        task: A classifier at the end of its test.
+        score: One of :data:`hem.scores.LOGIT_SCORES`.
+        keep: The share, in (0, 1].
+    """
+    folder = run_folder(task.trainer)
+    if folder is None:
+        return
+    found: list[Tensor] = []
+    try:
+        for input, target in passed(task, calibration_loader(task)):
+            logits = task(input)
+            found.append(LOGIT_SCORES[score](logits)[logits.argmax(1) == target])
+        right = gathered(task, found)
+        if not len(right):
+            raise LookupError("no validation sample is classified rightly")
+    except LookupError as reason:
+        if task.trainer.is_global_zero:
+            print(f"no rejector: {reason}")
+        return
+    if task.trainer.is_global_zero:
+        rejector = Rejector(score, metrics.accept_threshold(right, keep), keep, fingerprint(task.net))
+        rejector.save(folder)
+
+
+def run_rejector(task: Task) -> Rejector | None:
+    """The rejector of the run for the weights that predict now; a line says so where there is none."""
+    folder = run_folder(task.trainer)
+    found = Rejector.load(folder, task.net) if folder is not None else None
+    if found is None and folder is not None and task.trainer.is_global_zero:
+        state = "belongs to other weights" if (folder / "rejector.json").is_file() else "is not there"
+        print(
+            f"predictions without `accepted`: {folder / 'rejector.json'} {state}; run `python cli.py test` "
+            "with this checkpoint first."
+        )
+    return found
+
+
+# -- the test --------------------------------------------------------------------------------------------------
+
+
+def nonsense(net: Callable[[Tensor], Tensor], input: Tensor, steps: int = 20, size: float = 0.02) -> Tensor:
+    """Climb from noise towards an image that a network takes for one of its classes.
+
+    x <- clip(x + size * sign(grad_x g(x)), 0, 1) where g is the margin of the class that leads at the start
+    over the best other one, z_k - max_{j != k} z_j. The margin asks for no particular loss; the image stays
+    within steps * size of the noise, which nobody recognises.
+
+    Args:
+        net: Images to logits.
+        input: Noise (N, C, H, W) in [0, 1].
+        steps: Number of steps.
+        size: Length of a step, in pixel units of [0, 1].
+
+    Returns:
+        Images (N, C, H, W) in [0, 1].
+
+    Source: Nguyen et al., "Deep neural networks are easily fooled", CVPR 2015, section 3.3 (gradient ascent).
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        image = input.clone()
+        label: Tensor | None = None
+        for _ in range(steps):
+            image.requires_grad_()
+            logits = net(image)
+            label = logits.argmax(1, keepdim=True) if label is None else label
+            rival = logits.scatter(1, label, -torch.inf).amax(1)
+            (gradient,) = torch.autograd.grad((logits.gather(1, label).squeeze(1) - rival).sum(), image)
+            image = (image.detach() + size * gradient.sign()).clamp(0, 1)
+    return image
+
+
+class RejectionTask(Task):
+    """Test a classifier, trained with whatever loss, against unknown sets.
+
+    Scores are unknownness (positive = unknown, higher = more unknown; see :mod:`hem.scores`). For each score s,
+    each unknown set u and the means over each group of them ``results.json`` has ``test/<figure>/<s>/<u>``:
+
+    * ``auroc``, ``aupr_in``, ``aupr_out``, ``fpr95_unknown_positive`` (OpenOOD's), ``fpr95_known_positive``;
+    * ``oscr``, the area under the open-set classification rate curve;
+    * ``dar`` and ``dar_strict``, the share of samples treated rightly at the threshold that accepts ``keep``
+      of the rightly classified validation samples; for the known test images under ``clean``; ``overall`` is
+      the mean over the kinds of data (clean, novel, unrecognisable), each the mean over its sets.
+
+    ``test/accuracy`` is of the known test images. A set that is not there is named and left out of the means:
+    ``rejection.json`` lists what was there. ``rejection.csv`` holds all figures, ``rejection_<s>.png`` the
+    histograms and the curves.
+
+    The task can train as well, and validates with ``val/accuracy``.
+
+    Args:
+        *args: See :class:`~hem.modules.base.Task`.
+        unknown: Groups of unknown sets by name: keys of :data:`hem.datamodules.UNKNOWN`, or paths of folders of
+            images (with a ``/`` in them). None: noise of every kind, as ``unrecognisable``.
+        scores: Names of scores, of :data:`hem.scores.SCORES`. None: all that need logits alone.
+        keep: Share of rightly classified validation samples that DAR's threshold accepts, in (0, 1].
+        max_images: At most so many images of each unknown set, always the same ones.
+        nonsense_images: At most so many of the set ``nonsense``, which takes gradients.
+        fit_images: At most so many training images that scores of features are fitted on.
+        unknown_root: Folder of the unknown sets; None: that of the known data.
+        noise_seed: Chooses the noise.
+        **kwargs: See :class:`~hem.modules.base.Task`.
+
+    Raises:
+        ValueError: There is no such score or set, or ``keep`` is out of range.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        unknown: dict[str, list[str]] | None = None,
+        scores: list[str] | None = None,
+        keep: float = 0.95,
+        max_images: int = 10_000,
+        nonsense_images: int = 1000,
+        fit_images: int = 10_000,
+        unknown_root: str | None = None,
+        noise_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.groups = {group: list(names) for group, names in (unknown or DEFAULT_UNKNOWN).items()}
+        self.sets = list(dict.fromkeys(name for names in self.groups.values() for name in names))
+        self.scores = list(scores) if scores is not None else list(LOGIT_SCORES)
+        for name in self.sets:
+            check_unknown(name)
+        if both := self.groups.keys() & {short(name) for name in self.sets} | self.groups.keys() & {"overall"}:
+            raise ValueError(f"A group of unknown sets needs a name of its own, but '{min(both)}' is taken.")
+        for name in self.scores:
+            check_score(name)
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep is the share of samples to accept, in (0, 1], but it is {keep}.")
+        for argument, number in (("max_images", max_images), ("nonsense_images", nonsense_images)):
+            if number < 1:
+                raise ValueError(f"{argument} is a number of images, 1 or more, but it is {number}.")
+        self.keep = keep
+        self.max_images = max_images
+        self.nonsense_images = nonsense_images
+        self.fit_images = fit_images
+        self.unknown_root = Path(unknown_root).expanduser() if unknown_root is not None else None
+        self.noise_seed = noise_seed
+        self.accuracy = MeanMetric()
+        self.fitted: dict[str, Callable[[Tensor], Tensor]] = {}
+        self.clean = Seen(self)
+
+    # -- one pass over a set -------------------------------------------------------------------------------
+
+    def features(self, input: Tensor) -> Tensor:
+        """What the last layer sees, (N, D).
+
+        Raises:
+            ValueError: The network does not tell its features and its last layer apart.
+        """
+        backbone: Any = self.net.backbone
+        if not (hasattr(backbone, "forward_features") and hasattr(backbone, "head")):
+            raise ValueError(
+                f"The scores {', '.join(metrics.FEATURE_SCORES)} need a network with `forward_features` and "
+                f"`head`, but {type(backbone).__name__} lacks them: take another network or other scores."
+            )
+        normalize: Any = self.net.normalize
+        features: Tensor = backbone.forward_features(normalize(input))
+        return features
+
+    def score(self, input: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Every score of a batch, each (N,), and the predicted classes (N,); the logits are computed once."""
+        found: dict[str, Tensor] = {}
+        if self.fitted:
+            features = self.features(input)
+            logits = self.net.backbone.head(features)  # type: ignore[operator, union-attr]
+            found |= {name: scorer(features) for name, scorer in self.fitted.items()}
+        else:
+            logits = self(input)
+        found |= {name: LOGIT_SCORES[name](logits) for name in self.scores if name in LOGIT_SCORES}
+        if "odin" in self.scores:
+            found["odin"] = metrics.odin(self.net, input)
+        return found, logits.argmax(1)
+
+    def see(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Seen:
+        """Score all batches of a set, on all processes."""
+        seen = Seen(self)
+        for input, target in batches:
+            seen.add(input, target)
+        return seen
+
+    # -- Lightning's hooks ---------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Count what is classified rightly."""
+        input, target, *_ = batch
+        self.accuracy.update((self(input).argmax(1) == target).float())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/accuracy``."""
+        self.log("val/accuracy", self.accuracy.compute(), prog_bar=True, sync_dist=True)
+        self.accuracy.reset()
+
+    def on_test_start(self) -> None:
+        """Fit the scores that are fitted on features of training images."""
+        self.clean = Seen(self)
+        self.fitted = {}
+        wanted = [name for name in self.scores if name in metrics.FEATURE_SCORES]
+        if not wanted:
+            return
+        data = self._data()
+        images, index = data.part("train")
+        index = index[permutation(len(index), 0)[: self.fit_images]].sort().values
+        found = [(self.features(input), target) for input, target in passed(self, data.loader(images, index))]
+        features = gathered(self, [features for features, _ in found])
+        target = gathered(self, [target for _, target in found])
+        head: Any = self.net.backbone.head  # type: ignore[union-attr]
+        self.fitted = {name: metrics.fit(name, features, target, head) for name in wanted}
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Score one batch of the known test images."""
+        input, target, *_ = batch
+        self.clean.add(input, target)
+
+    def on_test_epoch_end(self) -> None:
+        """Go through the unknown sets, then log and write what was found."""
+        data = self._data()
+        clean = self.clean.gather()
+        try:
+            validation = self.see(passed(self, calibration_loader(self))).gather()
+            thresholds = {
+                name: metrics.accept_threshold(scores[validation.correct], self.keep)
+                for name, scores in validation.scores.items()
+                if validation.correct.any()
+            }
+            reason = "no validation sample is classified rightly"
+        except LookupError as error:
+            thresholds, reason = {}, str(error)
+        if not thresholds:
+            self._say(f"no threshold, so no DAR: {reason}")
+        seen: dict[str, Gathered] = {}
+        missing: dict[str, str] = {}
+        for name in self.sets:
+            limit = min(self.max_images, self.nonsense_images if name == "nonsense" else self.max_images)
+            try:
+                images, index = unknown_images(name, data, self.unknown_root, limit, self.noise_seed)
+            except FileNotFoundError as error:
+                missing[name] = str(error)
+                self._say(f"skipped: the unknown set {name} is missing: {error}")
+                continue
+            batches = passed(self, data.loader(images, index))
+            if name == "nonsense":
+                batches = ((nonsense(self.net, input), target) for input, target in batches)
+            seen[name] = self.see(batches).gather()
+        rows = self._rows(clean, seen, thresholds)
+        self._log(clean, rows)
+        if self.trainer.is_global_zero:
+            self._write(data, clean, seen, missing, thresholds, rows)
+
+    def _data(self) -> ImageDataModule:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ImageDataModule):
+            raise TypeError(
+                f"RejectionTask needs one of hem.datamodules to bring unknown images to the form of the known "
+                f"ones, but the data is {type(data).__name__}."
+            )
+        return data
+
+    def _say(self, line: str) -> None:
+        if self.trainer.is_global_zero:
+            print(line)
+
+    # -- figures -------------------------------------------------------------------------------------------
+
+    def _rows(self, clean: Gathered, seen: dict[str, Gathered], thresholds: dict[str, float]) -> list[Row]:
+        """All figures: for each score the known set, each unknown set, each group and the kinds together."""
+        rows: list[Row] = []
+        for score in self.scores:
+            known = clean.scores[score]
+            figures: dict[str, dict[str, float]] = {}
+            for name, found in seen.items():
+                unknown = found.scores[score]
+                figures[name] = {key: metric(known, unknown) for key, metric in metrics.METRICS.items()}
+                figures[name]["oscr"] = metrics.oscr(known, clean.correct, unknown)
+            kinds: dict[str, list[dict[str, float]]] = defaultdict(list)
+            if score in thresholds:
+                samples = {"clean": (known, clean.correct)} | {
+                    name: (found.scores[score], False) for name, found in seen.items()
+                }
+                for name, (values, correct) in samples.items():
+                    dar = {
+                        key: metrics.detection_accuracy(values, correct, thresholds[score], strict=strict)
+                        for key, strict in (("dar", False), ("dar_strict", True))
+                    }
+                    figures.setdefault(name, {}).update(dar)
+                    kinds["clean" if name == "clean" else kind_of(name)].append(dar)
+            rows += [Row(score, short(name), 1, found) for name, found in figures.items()]
+            for group, names in self.groups.items():
+                if present := [figures[name] for name in names if name in seen]:
+                    rows.append(Row(score, group, len(present), averaged(present)))
+            if kinds:
+                rows.append(Row(score, "overall", len(seen) + 1, averaged(list(map(averaged, kinds.values())))))
+        return rows
+
+    def _log(self, clean: Gathered, rows: list[Row]) -> None:
+        self.log("test/accuracy", clean.correct.double().mean(), sync_dist=True)
+        for row in rows:
+            for figure, value in row.figures.items():
+                # all into results.json; the means of AUROC alone on the screen and into TensorBoard
+                shown = figure == "auroc" and row.name in self.groups
+                self.log(f"test/{figure}/{row.score}/{row.name}", value, logger=shown, sync_dist=True)
+
+    def _write(
+        self,
+        data: ImageDataModule,
+        clean: Gathered,
+        seen: dict[str, Gathered],
+        missing: dict[str, str],
+        thresholds: dict[str, float],
+        rows: list[Row],
+    ) -> None:
+        Console().print(self._table(data, clean, seen, rows))
+        figures = {score: self._figure(score, clean, seen, thresholds.get(score)) for score in self.scores}
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for score, figure in figures.items():
+                    logger.experiment.add_figure(f"rejection/{score}", figure, close=False)
+        folder = run_folder(self.trainer)
+        if folder is None:
+            return
+        for score, figure in figures.items():
+            picture = io.BytesIO()
+            figure.savefig(picture, format="png", dpi=120)
+            write_atomically(folder / f"rejection_{score}.png", picture.getvalue())
+        sizes = {"clean": len(clean.correct)} | {short(n): len(found.correct) for n, found in seen.items()}
+        keys = [*metrics.METRICS, "oscr", "dar", "dar_strict"]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["score", "name", "sets", "images", *keys], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            shape = {"score": row.score, "name": row.name, "sets": row.sets, "images": sizes.get(row.name)}
+            writer.writerow({**shape, **{key: round(value, 6) for key, value in row.figures.items()}})
+        write_atomically(folder / "rejection.csv", text.getvalue())
+        record = {
+            "convention": "scores are unknownness: positive = unknown, higher = more unknown",
+            "known": data.name,
+            "accuracy": float(clean.correct.double().mean()),
+            "keep": self.keep,
+            "thresholds": thresholds,
+            "images": sizes,
+            "groups": {
+                group: {
+                    "present": [name for name in names if name in seen],
+                    "missing": [name for name in names if name in missing],
+                }
+                for group, names in self.groups.items()
+            },
+            "missing": missing,
+            "noise_seed": self.noise_seed,
+        }
+        write_atomically(folder / "rejection.json", json.dumps(record, indent=2) + "\n")
+        print(f"rejection: {folder / 'rejection.csv'}, rejection.json and rejection_<score>.png")
+
+    def _table(self, data: ImageDataModule, clean: Gathered, seen: dict[str, Gathered], rows: list[Row]) -> Table:
+        """AUROC in per cent: unknown sets and means of groups against scores."""
+        accuracy = 100 * float(clean.correct.double().mean())
+        table = Table(title=f"AUROC (%), {data.title} known, accuracy {accuracy:.2f} %")
+        table.add_column("unknown set")
+        for score in self.scores:
+            table.add_column(score, justify="right")
+        values = {(row.name, row.score): row.figures.get("auroc") for row in rows}
+        names = [short(name) for name in seen]
+        for label, key in [*zip(names, names, strict=True), *(self._mean_of(g, seen) for g in self.groups)]:
+            cells = [values.get((key, score)) for score in self.scores]
+            table.add_row(
+                label, *("-" if cell is None else f"{100 * cell:.2f}" for cell in cells), end_section=key == names[-1]
+            )
+        return table
+
+    def _mean_of(self, group: str, seen: dict[str, Gathered]) -> tuple[str, str]:
+        names = self.groups[group]
+        present = sum(name in seen for name in names)
+        return f"mean of {group} ({present} of {len(names)})", group
+
+    def _figure(self, score: str, clean: Gathered, seen: dict[str, Gathered], threshold: float | None) -> Figure:
+        """Histograms of one score beside its ROC and OSCR curves, one line per unknown set."""
+        figure = Figure(figsize=(15, 4.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        histogram, roc, oscr = figure.subplots(1, 3)
+        samples = {"known": clean.scores[score], **{short(n): found.scores[score] for n, found in seen.items()}}
+        low, high = torch.quantile(
+            torch.cat([spread(values) for values in samples.values()]), torch.tensor([0.005, 0.995]).double()
+        ).tolist()
+        edges = torch.linspace(low, high if high > low else low + 1, 61).tolist()
+        for number, (name, values) in enumerate(samples.items()):
+            color = "black" if name == "known" else f"C{number - 1}"
+            weights = [1 / len(values)] * len(values)
+            histogram.hist(
+                values.clamp(low, high).tolist(), edges, weights=weights, histtype="step", color=color, label=name
+            )
+            if name == "known":
+                continue
+            known = clean.scores[score]
+            curve = metrics.roc(known, values)
+            label = f"{name} {100 * metrics.auroc(known, values):.1f}"
+            roc.plot(curve.fpr, curve.tpr, color=color, label=label)
+            fpr, ccr = metrics.oscr_curve(known, clean.correct, values)
+            oscr.plot(fpr, ccr, color=color, label=f"{name} {100 * metrics.oscr(known, clean.correct, values):.1f}")
+        if threshold is not None:
+            histogram.axvline(threshold, color="grey", linestyle="--", label=f"keeps {100 * self.keep:g} %")
+        histogram.set(xlabel=f"{score}, unknown to the right", ylabel="share of the samples")
+        roc.set(xlabel="known rejected", ylabel="unknown rejected", title="ROC, area in %")
+        oscr.set(xlabel="unknown accepted", ylabel="known accepted, rightly classified", title="OSCR, area in %")
+        for axes in (histogram, roc, oscr):
+            axes.legend(fontsize="small")
+        return figure
+
+
+class Row(NamedTuple):
+    """Figures of one score for one unknown set, or the means over several."""
+
+    score: str
+    name: str
+    sets: int
+    figures: dict[str, float]
+
+
+class Gathered(NamedTuple):
+    """The scores of a whole set, and what of it is classified rightly (nothing of an unknown one)."""
+
+    scores: dict[str, Tensor]  # each (N,)
+    correct: Tensor  # (N,) bool
+
+
+class Seen:
+    """The scores of a set as they come, batch by batch."""
+
+    def __init__(self, task: RejectionTask) -> None:
+        self.task = task
+        self.scores: dict[str, list[Tensor]] = {name: [] for name in task.scores}
+        self.correct: list[Tensor] = []
+
+    def add(self, input: Tensor, target: Tensor) -> None:
+        """Score a batch."""
+        scores, label = self.task.score(input)
+        for name, values in scores.items():
+            self.scores[name].append(values.detach().double().cpu())
+        self.correct.append((label == target).cpu())
+
+    def gather(self) -> Gathered:
+        """The whole set, of all processes."""
+        scores = {name: gathered(self.task, parts) for name, parts in self.scores.items()}
+        return Gathered(scores, gathered(self.task, self.correct).bool())
+
+
+def short(name: str) -> str:
+    """The name of a set in tables: a folder's own name."""
+    return Path(name).name
+
+
+def averaged(figures: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure that all have."""
+    return {key: mean(each[key] for each in figures) for key in figures[0] if all(key in each for each in figures)}
+
+
+def spread(values: Tensor) -> Tensor:
+    """A hundred quantiles, so that every set weighs the same in the range of a histogram."""
+    return torch.quantile(values, torch.linspace(0, 1, 101, dtype=values.dtype))
