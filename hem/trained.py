@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,17 +10,20 @@ import torch
 import yaml
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as F
 
+from hem.datamodules.images import Fit
 from hem.modules.base import check_state
+from hem.modules.rejection import Rejector
 from hem.run import AtomicCheckpointIO
 
 
 class Prediction(NamedTuple):
-    """What a network says of one image: the class, and its probability by softmax."""
+    """What a network says of one image: the class, its probability by softmax, and whether to believe it."""
 
     label: str
     score: float
+    rejection_score: float | None = None  # higher means more unknown; None: the run has no rejector
+    accepted: bool | None = None  # False: unknown
 
 
 class Trained(nn.Module):
@@ -31,16 +34,26 @@ class Trained(nn.Module):
         class_names: Name of each class.
         in_channels: Channels of an input image: 1 (grey) or 3 (RGB).
         image_size: Height and width that the network was trained with.
+        transform: Brings a PIL image to that size, (C, H, W) uint8; None: stretches it.
+        rejector: The rejector of the run, or None where no test has found one for these weights.
     """
 
     def __init__(
-        self, net: nn.Module, class_names: Sequence[str], in_channels: int, image_size: tuple[int, int]
+        self,
+        net: nn.Module,
+        class_names: Sequence[str],
+        in_channels: int,
+        image_size: tuple[int, int],
+        transform: Callable[[Image.Image], Tensor] | None = None,
+        rejector: Rejector | None = None,
     ) -> None:
         super().__init__()
         self.net = net
         self.class_names = list(class_names)
         self.in_channels = in_channels
         self.image_size = image_size
+        self.transform = Fit(image_size) if transform is None else transform
+        self.rejector = rejector
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, num_classes).
@@ -59,15 +72,11 @@ class Trained(nn.Module):
             with Image.open(image) as file:
                 image = file.convert("L" if self.in_channels == 1 else "RGB")
         image = image.convert("L" if self.in_channels == 1 else "RGB")
-        height, width = self.image_size
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        pixels: Tensor = F.pil_to_tensor(image)
-        return pixels.float() / 255
+        return self.transform(image).float() / 255
 
     @torch.inference_mode()
     def predict(self, images: Tensor | Sequence[Image.Image | str | Path]) -> list[Prediction]:
-        """Return label and score of each image.
+        """Return label and score of each image, and whether the run's rejector accepts it as known.
 
         Args:
             images: A batch as :meth:`forward` takes it, or image files, or PIL images.
@@ -75,8 +84,14 @@ class Trained(nn.Module):
         if not isinstance(images, Tensor):
             images = torch.stack([self.prepare(image) for image in images])
         device = next(self.net.parameters()).device
-        score, label = self(images.to(device)).softmax(1).max(1)
-        return [Prediction(self.class_names[k], s) for k, s in zip(label.tolist(), score.tolist(), strict=True)]
+        logits = self(images.to(device))
+        score, label = logits.softmax(1).max(1)
+        found = [Prediction(self.class_names[k], s) for k, s in zip(label.tolist(), score.tolist(), strict=True)]
+        if self.rejector is None:
+            return found
+        unknownness = self.rejector.unknownness(logits)
+        verdicts = zip(unknownness.tolist(), self.rejector.accepts(unknownness).tolist(), strict=True)
+        return [each._replace(rejection_score=u, accepted=a) for each, (u, a) in zip(found, verdicts, strict=True)]
 
 
 def load_run(run_dir: str | Path, which: str) -> Trained:
@@ -103,4 +118,6 @@ def load_run(run_dir: str | Path, which: str) -> Trained:
     check_state(cli.model, state)
     cli.model.load_state_dict({k: v for k, v in state.items() if k.startswith("net.")}, strict=False)
     data = cli.datamodule
-    return Trained(cli.model.net, data.class_names, data.in_channels, data.image_size).eval()
+    rejector = Rejector.load(folder, cli.model.net)
+    form = (data.class_names, data.in_channels, data.image_size, data.eval_transform())
+    return Trained(cli.model.net, *form, rejector).eval()

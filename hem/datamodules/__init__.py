@@ -10,6 +10,7 @@ from hem.datamodules.loader import Batch, Batches, Loader
 from hem.datamodules.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
 from hem.datamodules.svhn import SVHNDataModule
 from hem.datamodules.tiny_imagenet import TinyImageNetDataModule
+from hem.datamodules.unknown import UNKNOWN, OpenSetDataModule
 
 DATA: dict[str, type[ImageDataModule]] = {
     "digits": DigitsDataModule,
@@ -26,6 +27,7 @@ DATA: dict[str, type[ImageDataModule]] = {
 
 __all__ = [
     "DATA",
+    "UNKNOWN",
     "Batch",
     "Batches",
     "CIFAR10DataModule",
@@ -41,6 +43,7 @@ __all__ = [
     "Loader",
     "MNISTDataModule",
     "MemoryImages",
+    "OpenSetDataModule",
     "SVHNDataModule",
     "Subset",
     "TinyImageNetDataModule",

@@ -1,6 +1,8 @@
 """The tasks: one LightningModule each, siblings under :class:`~hem.modules.base.Task`."""
 
+from hem.modules.adversarial import TRADES, AdversarialTask, PGDTraining
 from hem.modules.base import Task
 from hem.modules.classification import ClassificationTask
+from hem.modules.rejection import RejectionTask
 
-__all__ = ["ClassificationTask", "Task"]
+__all__ = ["TRADES", "AdversarialTask", "ClassificationTask", "PGDTraining", "RejectionTask", "Task"]

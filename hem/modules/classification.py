@@ -11,6 +11,8 @@ from torchmetrics import ClasswiseWrapper, MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from hem.modules.base import Task, sample_losses
+from hem.modules.rejection import Rejector, run_rejector, save_rejector
+from hem.scores import LOGIT_SCORES, check_score
 
 
 def accuracies(num_classes: int, class_names: Sequence[str]) -> MetricCollection:
@@ -59,13 +61,25 @@ class ClassificationTask(Task):
     and the means of the largest logit, ``max_logit``, and of z_y - max_j z_j, ``logit_margin``. Every sample
     counts once, on however many devices. Training logs ``train/loss``, ``train/accuracy``, ``train/active``.
 
+    The test of a run also finds a rejector, ``rejector.json``: the threshold on a score of the logits that
+    accepts the share ``keep`` of the rightly classified validation samples. Predictions of the same weights
+    then have the columns ``rejection_score`` (higher = more unknown) and ``accepted``.
+
     Args:
         *args: See :class:`~hem.modules.base.Task`.
+        rejection_score: The rejector's score, one of :data:`hem.scores.LOGIT_SCORES`.
+        keep: The share, in (0, 1].
         **kwargs: See :class:`~hem.modules.base.Task`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, rejection_score: str = "max_logit", keep: float = 0.95, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_score(rejection_score, LOGIT_SCORES)
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep is the share of samples to accept, in (0, 1], but it is {keep}.")
+        self.rejection_score = rejection_score
+        self.keep = keep
+        self.rejector: Rejector | None = None
         self.figures = nn.ModuleDict(
             {
                 stage: nn.ModuleDict(
@@ -96,10 +110,15 @@ class ClassificationTask(Task):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Return the columns of ``predictions.csv``: index, label, and score, the largest probability."""
+        """Return the columns of ``predictions.csv``: index, label, score (the largest probability), rejection."""
         input, _, index = batch
-        score, label = self(input).softmax(1).max(1)
-        return {"index": index, "label": [self.class_names[k] for k in label.tolist()], "score": score}
+        logits = self(input)
+        score, label = logits.softmax(1).max(1)
+        columns = {"index": index, "label": [self.class_names[k] for k in label.tolist()], "score": score}
+        if self.rejector is not None:
+            unknownness = self.rejector.unknownness(logits)
+            columns |= {"rejection_score": unknownness, "accepted": self.rejector.accepts(unknownness)}
+        return columns
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         input, target, *_ = batch
@@ -122,8 +141,13 @@ class ClassificationTask(Task):
         self._log_figures("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the test figures."""
+        """Log the test figures; find the run's rejector."""
         self._log_figures("test")
+        save_rejector(self, self.rejection_score, self.keep)
+
+    def on_predict_start(self) -> None:
+        """Take the run's rejector, if there is one for these weights."""
+        self.rejector = run_rejector(self)
 
     def _log_figures(self, stage: str) -> None:
         figures: Any = self.figures[stage]
