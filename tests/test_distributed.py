@@ -1,0 +1,62 @@
+"""Two processes train and test as one does: through the command line, with gloo, as a user would."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+
+
+def run(command: str, folder: Path, devices: int, loss: str) -> None:
+    arguments = [
+        *("--config", "configs/classification/digits.yaml", "--config", f"configs/loss/{loss}.yaml"),
+        # batch statistics are per process by design of torch's BatchNorm: a network without them is compared
+        *("--model.net", "MLP", "--model.net.batch_norm", "false", "--data.batch_size", "50"),
+        *("--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--trainer.devices", str(devices)),
+        *("--trainer.strategy", "ddp" if devices > 1 else "auto", "--run_dir", str(folder)),
+        *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+        *(("--ckpt_path", "last") if command == "test" else ()),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "cli.py", command, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("loss", ["hem", "dice"])
+def test_two_processes_are_one(loss, tmp_path):
+    """Weights after three epochs agree, and every test figure: each sample is counted once.
+
+    One of the figures is a mean over samples (accuracy), one a quantile-like sum over bins (calibration), one
+    per class; 360 test images on two processes would be padded by a usual distributed sampler if the batch did
+    not divide them.
+    """
+    for devices in (1, 2):
+        for command in ("fit", "test"):
+            run(command, tmp_path / str(devices), devices, loss)
+    states = [
+        torch.load(tmp_path / str(devices) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for devices in (1, 2)
+    ]
+    assert states[0].keys() == states[1].keys()
+    for name, expected in states[0].items():
+        torch.testing.assert_close(states[1][name], expected, rtol=1e-4, atol=1e-5, msg=name)
+    one, two = (json.loads((tmp_path / str(devices) / "results.json").read_text()) for devices in (1, 2))
+    assert (one["devices"], two["devices"]) == (1, 2)
+    assert one["metrics"].keys() == two["metrics"].keys()
+    for name, expected in one["metrics"].items():
+        if (loss, name) == ("dice", "test/loss"):
+            continue  # no mean over samples: it depends on how the test set is cut into batches
+        assert two["metrics"][name] == pytest.approx(expected, rel=1e-4, abs=1e-5), name
