@@ -1,0 +1,60 @@
+"""The lines of the README that a user copies are run as they stand there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from hem.losses import LOSSES
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[list[str]]:
+    return [shlex.split(line) for block in blocks("bash") for line in block.splitlines() if line.strip()]
+
+
+def test_drop_in():
+    """The first use: the loss alone."""
+    code = blocks("python")[0]
+    assert "from hem.losses import HEMLoss" in code
+    namespace: dict[str, object] = {}
+    exec(code, namespace)
+    assert namespace["logits"].grad is not None
+
+
+@pytest.mark.slow
+def test_commands_and_load(hem_command, tmp_path, monkeypatch):
+    """The second use: each command in turn, then the network of the first run in Python. (Two processes: see
+    test_distributed, which runs the third.)"""
+    shorter = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
+    lines = [words for words in commands() if "2" not in words]
+    assert [words[2] for words in lines] == ["fit", "test", "fit", "predict"]
+    for words in lines:
+        assert words[:2] == ["python", "cli.py"]
+        seed = words[words.index("--seed_everything") + 1] if "--seed_everything" in words else "0"
+        folder = tmp_path / "runs" / "classification_digits" / "hem" / f"seed{seed}"
+        outcome = hem_command(*words[2:], *shorter, "--run_dir", folder)
+        assert outcome.code == 0, outcome.err
+    monkeypatch.chdir(tmp_path)
+    exec(blocks("python")[1], {})
+
+
+def test_table_of_losses():
+    """Every loss has its row."""
+    for name, loss in LOSSES.items():
+        assert re.search(rf"\| `{name}` \| .*`{loss.__name__}[(`]", TEXT), name
+
+
+def test_the_two_commands_are_the_makefile_s():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("train", "test"):
+        assert f"make {target} " in TEXT
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+    assert "exec make test" in (ROOT / ".ci" / "run").read_text()
