@@ -355,7 +355,7 @@ def gaussian_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
         >>> round(noisy.std().item(), 2)
         0.1
     """
-    sigma = _constant("gaussian_noise", images, severity, key)
+    sigma: float = _constant("gaussian_noise", images, severity, key)
     return (images + sigma * _normal(key, 0, images.shape[1:])).clamp_(0, 1)
 
 
@@ -395,7 +395,7 @@ def shot_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
         >>> round(noisy.var().item(), 3)  # x / c = 0.5 / 50
         0.01
     """
-    photons = _constant("shot_noise", images, severity, key)
+    photons: int = _constant("shot_noise", images, severity, key)
     table = _poisson_table(photons).to(images.device)
     level = torch.round(images * 255).long().clamp_(0, 255)
     draw = level + _uniform(key, 0, images.shape[1:]).double()
@@ -453,7 +453,7 @@ def speckle_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
         >>> speckle_noise(torch.zeros(2, 1, 28, 28), 5, torch.tensor([1, 2])).abs().sum()
         tensor(0.)
     """
-    sigma = _constant("speckle_noise", images, severity, key)
+    sigma: float = _constant("speckle_noise", images, severity, key)
     return (images * (1 + sigma * _normal(key, 0, images.shape[1:]))).clamp_(0, 1)
 
 
@@ -746,9 +746,7 @@ def _frost_texture(images: Tensor, key: Tensor) -> Tensor:
     return (texture - low) / (high - low) * tint
 
 
-def frost(
-    images: Tensor, severity: int, key: Tensor, *, photographs: Sequence[Tensor] | None = None
-) -> Tensor:
+def frost(images: Tensor, severity: int, key: Tensor, *, photographs: Sequence[Tensor] | None = None) -> Tensor:
     """Frost on the lens: a x + b f, cut to [0, 1], with f a random piece of a random photograph.
 
     The authors' photographs are not shipped. Without them f is a texture made here, ridges of random noise
@@ -776,7 +774,7 @@ def frost(
         >>> round(icy.max().item(), 2)  # the weight of the frost
         0.45
     """
-    own, other = _constant("frost", images, severity, key)
+    weights: tuple[float, float] = _constant("frost", images, severity, key)
     if photographs is None:
         ice = _frost_texture(images, key)
     else:
@@ -788,7 +786,7 @@ def frost(
             top, left = int(down * (photographs[i].shape[1] - height)), int(right * (photographs[i].shape[2] - width))
             pieces.append(photographs[i][:, top : top + height, left : left + width])
         ice = torch.stack(pieces).to(images)
-    return (own * images + other * _like(ice, images)).clamp_(0, 1)
+    return (weights[0] * images + weights[1] * _like(ice, images)).clamp_(0, 1)
 
 
 def _plasma(key: Tensor, side: int, decay: float) -> Tensor:
@@ -841,6 +839,7 @@ def fog(images: Tensor, severity: int, key: Tensor) -> Tensor:
         >>> fog(torch.full((1, 1, 28, 28), 0.5), 5, torch.tensor([1])).max() <= 0.5
         tensor(True)
     """
+    weight: float
     weight, decay = _constant("fog", images, severity, key)
     height, width = images.shape[2:]
     clouds = _plasma(key, 1 << (max(height, width, 2) - 1).bit_length(), decay)[:, None, :height, :width]
@@ -1162,6 +1161,7 @@ def spatter(images: Tensor, severity: int, key: Tensor) -> Tensor:
         >>> bool((black <= torch.tensor([63, 42, 20]).reshape(3, 1, 1) / 255 + 1e-6).all())  # mud
         True
     """
+    strength: float
     mean, deviation, blur, threshold, strength, mud = _constant("spatter", images, severity, key)
     liquid = _gaussian(mean + deviation * _normal(key, 0, (1, *images.shape[2:])), blur)
     liquid = torch.where(liquid < threshold, 0, liquid)

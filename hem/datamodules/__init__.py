@@ -2,6 +2,7 @@
 
 from hem.datamodules.base import ImageDataModule, Subset
 from hem.datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule
+from hem.datamodules.corruption import ComputedCorruptions, CorruptedImages, OfficialCorruptions
 from hem.datamodules.digits import DigitsDataModule
 from hem.datamodules.folder import FolderDataModule
 from hem.datamodules.imagenet import ImageNetDataModule
@@ -32,6 +33,8 @@ __all__ = [
     "Batches",
     "CIFAR10DataModule",
     "CIFAR100DataModule",
+    "ComputedCorruptions",
+    "CorruptedImages",
     "DigitsDataModule",
     "FashionMNISTDataModule",
     "FileImages",
@@ -43,6 +46,7 @@ __all__ = [
     "Loader",
     "MNISTDataModule",
     "MemoryImages",
+    "OfficialCorruptions",
     "OpenSetDataModule",
     "SVHNDataModule",
     "Subset",

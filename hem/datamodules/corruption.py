@@ -1,0 +1,382 @@
+"""Corrupted versions of a known test part: computed here batch by batch, or read from the official files.
+
+Both are objects that a :class:`~hem.modules.CorruptionTask` is given. Their data set is the task's own data
+module, which brings channels, size, loaders and the order of the images.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import hem.corruptions  # as a module: it imports this package for its random numbers
+from hem.datamodules.base import ImageDataModule
+from hem.datamodules.counter import key as key_of
+from hem.datamodules.counter import permutation
+from hem.datamodules.folder import scan, subfolders
+from hem.datamodules.images import FileImages, Fit, Images, MemoryImages
+from hem.datamodules.loader import Loader
+
+
+class Condition(NamedTuple):
+    """A corruption at a severity."""
+
+    corruption: str
+    severity: int  # 1 to 5; 0 for the clean images
+    extra: bool = False  # not among those that the headline figures are means over
+
+
+CLEAN = Condition("clean", 0)
+
+
+class Pass(NamedTuple):
+    """A way once through some images: every batch of the loader is seen under each of the conditions."""
+
+    loader: Loader
+    conditions: list[Condition]
+
+
+class CorruptedImages(ABC):
+    """The test part of a data set under corruptions, five severities of each.
+
+    Args:
+        corruptions: Their names; ``None``: all.
+        severities: Some of 1 to 5; ``None``: all.
+        images: So many images alone, the same under every condition; ``None``: all.
+        seed: Chooses those images. It is no run's seed: all networks shall see the same images.
+
+    Raises:
+        ValueError: A severity is none, one is named twice, or fewer than one image is asked for.
+    """
+
+    def __init__(
+        self,
+        corruptions: list[str] | None = None,
+        severities: list[int] | None = None,
+        images: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.severities = list(hem.corruptions.SEVERITIES) if severities is None else severities
+        for severity in self.severities:
+            hem.corruptions.check_severity(severity)
+        for argument, values in (("corruptions", corruptions), ("severities", severities)):
+            if values is not None and (not values or len(set(values)) != len(values)):
+                raise ValueError(f"{argument} names one or more, each once, but it is {values}: null takes all.")
+        if images is not None and images < 1:
+            raise ValueError(f"images is a number of images, 1 or more, but it is {images}: null takes all.")
+        self.corruptions = corruptions
+        self.images = images
+        self.seed = seed
+
+    @abstractmethod
+    def conditions(self, known: ImageDataModule) -> list[Condition]:
+        """The conditions, corruption by corruption, without the clean images.
+
+        Args:
+            known: The data set.
+
+        Raises:
+            FileNotFoundError: Its files are not there; the sentence says where they were looked for.
+            ValueError: There is no such corruption.
+        """
+
+    @abstractmethod
+    def passes(self, known: ImageDataModule) -> Iterator[Pass]:
+        """The ways through the images that show the clean ones and every condition once.
+
+        Args:
+            known: The data set; its loaders give each process its part.
+        """
+
+    def apply(self, input: Tensor, index: Tensor, condition: Condition) -> Tensor:
+        """The images of a batch under a condition.
+
+        Args:
+            input: (N, C, H, W) float in [0, 1].
+            index: (N,) int64, their places in the test part.
+            condition: One of those of their pass.
+
+        Returns:
+            (N, C, H, W) float in [0, 1].
+        """
+        return input
+
+    def chosen(self, count: int) -> Tensor:
+        """The places of the chosen images among ``count``, (K,) int64, ascending."""
+        if self.images is None or self.images >= count:
+            return torch.arange(count)
+        return permutation(count, self.seed)[: self.images].sort().values
+
+
+class ComputedCorruptions(CorruptedImages):
+    """Corruptions computed on the batch's device, as a function of (seed, corruption, severity, image).
+
+    The constants are those of the official set of the nearest image size, see :mod:`hem.corruptions`. The
+    figures are close to those of the official files, not equal: the random numbers are others, the frost is
+    (unless photographs are given), and ImageNet-C is stored in JPEG files.
+
+    Args:
+        corruptions: Keys of :data:`hem.corruptions.CORRUPTIONS`; ``None``: all 19.
+        severities: Some of 1 to 5; ``None``: all.
+        images: So many images alone, the same under every condition; ``None``: all.
+        seed: Chooses those images and the random numbers. It is no run's seed: all networks shall see the
+            same images.
+        frost: Folder of the authors' photographs of frost; ``None``: a texture stands in for them.
+
+    Raises:
+        ValueError: There is no such corruption or severity, or fewer than one image is asked for.
+
+    Example:
+        >>> from hem.datamodules import MNISTDataModule
+        >>> corrupted = ComputedCorruptions(["fog", "saturate"], [1, 5])
+        >>> [(c.corruption, c.severity, c.extra) for c in corrupted.conditions(MNISTDataModule())]
+        [('fog', 1, False), ('fog', 5, False), ('saturate', 1, True), ('saturate', 5, True)]
+    """
+
+    def __init__(
+        self,
+        corruptions: list[str] | None = None,
+        severities: list[int] | None = None,
+        images: int | None = None,
+        seed: int = 0,
+        frost: str | None = None,
+    ) -> None:
+        super().__init__(corruptions, severities, images, seed)
+        self.names = list(hem.corruptions.CORRUPTIONS) if corruptions is None else corruptions
+        for name in self.names:
+            hem.corruptions.check_name(name, list(hem.corruptions.CORRUPTIONS))
+        self.frost = frost
+        self._photographs: list[Tensor] | None = None
+
+    def conditions(self, known: ImageDataModule) -> list[Condition]:
+        """The conditions, corruption by corruption."""
+        if self.frost is not None and "frost" in self.names:
+            self._photographs = hem.corruptions.frost_photographs(self.frost, known.image_size)
+        return [
+            Condition(name, severity, name in hem.corruptions.EXTRA)
+            for name in self.names
+            for severity in self.severities
+        ]
+
+    def passes(self, known: ImageDataModule) -> Iterator[Pass]:
+        """One way through the clean images, on which everything is computed: files are decoded once."""
+        conditions = self.conditions(known)
+        images = known.images("test")
+        yield Pass(known.loader(images, self.chosen(len(images))), [CLEAN, *conditions])
+
+    def apply(self, input: Tensor, index: Tensor, condition: Condition) -> Tensor:
+        """Corrupt a batch."""
+        if condition == CLEAN:
+            return input
+        name, severity, _ = condition
+        key = key_of(self.seed, list(hem.corruptions.CORRUPTIONS).index(name), severity, index)
+        return hem.corruptions.corrupt(input.float(), name, severity, key, photographs=self._photographs).to(
+            input.dtype
+        )
+
+
+# -- the official files --------------------------------------------------------------------------------------
+
+MNIST_C = (
+    "shot_noise", "impulse_noise", "glass_blur", "motion_blur", "shear", "scale", "rotate", "brightness",
+    "translate", "stripe", "fog", "spatter", "dotted_line", "zigzag", "canny_edges",
+)  # fmt: skip
+
+
+class Official(NamedTuple):
+    """Where the official corrupted files of a data set are."""
+
+    folder: str
+    title: str
+    source: str
+    names: Sequence[str] | None = None  # those of hem.corruptions
+
+    @property
+    def common(self) -> Sequence[str]:
+        """The corruptions that the headline figures are means over."""
+        return hem.corruptions.COMMON if self.names is None else self.names
+
+    @property
+    def extra(self) -> Sequence[str]:
+        """The others."""
+        return hem.corruptions.EXTRA if self.names is None else ()
+
+
+OFFICIAL = {
+    "mnist": Official("mnist_c", "MNIST-C", "https://zenodo.org/records/3239543 (mnist_c.zip)", MNIST_C),
+    "cifar10": Official("CIFAR-10-C", "CIFAR-10-C", "https://zenodo.org/records/2535967 (CIFAR-10-C.tar)"),
+    "cifar100": Official("CIFAR-100-C", "CIFAR-100-C", "https://zenodo.org/records/3555552 (CIFAR-100-C.tar)"),
+    "tiny_imagenet": Official(
+        "Tiny-ImageNet-C", "Tiny-ImageNet-C", "https://zenodo.org/records/2536630 (Tiny-ImageNet-C.tar)"
+    ),
+    "imagenet": Official(
+        "ImageNet-C",
+        "ImageNet-C",
+        "https://zenodo.org/records/2235448 (noise.tar, blur.tar, weather.tar, digital.tar, extra.tar)",
+    ),
+}  #: by the name of the data module
+
+
+class OfficialCorruptions(CorruptedImages):
+    """Corruptions from the official files, in the data module's root.
+
+    * CIFAR-10-C and CIFAR-100-C: ``<corruption>.npy``, (5 n, 32, 32, 3) bytes, severity after severity, and
+      ``labels.npy``.
+    * MNIST-C: ``<corruption>/test_images.npy``, (n, 28, 28, 1) bytes, and ``test_labels.npy``. Its 15
+      corruptions are others, each of one severity, which is called 1 here; ``severities`` goes unused.
+    * Tiny-ImageNet-C and ImageNet-C: ``<corruption>/<severity>/<class>/*.JPEG``, perhaps below a folder of
+      their group such as ``noise``. They are the cut images already.
+
+    Source: Hendrycks & Dietterich, ICLR 2019; Mu & Gilmer, "MNIST-C: a robustness benchmark for computer
+    vision", 2019.
+
+    Args:
+        corruptions: Their names; ``None``: the 15 common ones, and the 4 extra ones where they are there.
+        severities: Some of 1 to 5; ``None``: all.
+        images: So many images alone, the same under every condition; ``None``: all.
+        seed: Chooses those images. It is no run's seed: all networks shall see the same images.
+        folder: The folder with the corruptions; ``None``: in the data module's root, by its official name.
+
+    Raises:
+        ValueError: A severity is none, one is named twice, or fewer than one image is asked for.
+
+    Example:
+        >>> from hem.datamodules import SVHNDataModule
+        >>> OfficialCorruptions().conditions(SVHNDataModule())
+        Traceback (most recent call last):
+        ValueError: There are no official corrupted files of SVHN, only of mnist, cifar10, ...
+    """
+
+    def __init__(
+        self,
+        corruptions: list[str] | None = None,
+        severities: list[int] | None = None,
+        images: int | None = None,
+        seed: int = 0,
+        folder: str | None = None,
+    ) -> None:
+        super().__init__(corruptions, severities, images, seed)
+        self.folder = folder
+
+    def conditions(self, known: ImageDataModule) -> list[Condition]:
+        """The conditions, corruption by corruption; see :meth:`CorruptedImages.conditions`."""
+        official, folder = self._where(known)
+        names = [*official.common, *official.extra]
+        for name in self.corruptions or ():
+            hem.corruptions.check_name(name, names)
+        if self.corruptions is not None:
+            names = self.corruptions
+        else:
+            names = [n for n in names if n in official.common or self._path(official, folder, n).exists()]
+        severities = [1] if official.folder == "mnist_c" else self.severities
+        for name in names:
+            path = self._path(official, folder, name)
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"{official.title} is missing: {path} is not there. Get it from {official.source} and unpack it "
+                    f"into {folder.parent}; files that lie elsewhere are found by the argument `folder`. Or compute "
+                    "the corruptions: hem.datamodules.ComputedCorruptions needs no files."
+                )
+        return [Condition(name, severity, name in official.extra) for name in names for severity in severities]
+
+    def passes(self, known: ImageDataModule) -> Iterator[Pass]:
+        """A way through the clean images, and one through the files of each condition."""
+        conditions = self.conditions(known)
+        images = known.images("test")
+        yield Pass(known.loader(images, self.chosen(len(images))), [CLEAN])
+        for condition in conditions:
+            images = self.load(known, condition)
+            yield Pass(known.loader(images, self.chosen(len(images))), [condition])
+
+    def load(self, known: ImageDataModule, condition: Condition) -> Images:
+        """The images of a condition; arrays stay on the disk until a batch needs them.
+
+        Args:
+            known: The data set.
+            condition: One of :meth:`conditions`.
+
+        Raises:
+            FileNotFoundError: A file or a class's folder is not there.
+            ValueError: A file is damaged; the sentence has its name.
+        """
+        official, folder = self._where(known)
+        path = self._path(official, folder, condition.corruption)
+        title = f"{official.title}/{condition.corruption}/{condition.severity}"
+        if official.folder == "mnist_c":
+            return self._arrays(known, path / "test_images.npy", path / "test_labels.npy", 1, 1, title)
+        if path.suffix == ".npy":
+            severities = len(hem.corruptions.SEVERITIES)
+            return self._arrays(known, path, folder / "labels.npy", condition.severity, severities, title)
+        path = path / str(condition.severity)
+        if not path.is_dir():
+            raise FileNotFoundError(f"{official.title} lacks a severity: {path} is not there. Unpack it anew.")
+        classes = subfolders(path)
+        if len(classes) != known.num_classes:
+            raise ValueError(
+                f"{path} holds {len(classes)} class folders, but {known.title} has {known.num_classes} classes."
+            )
+        return FileImages(*scan(path, classes), Fit(known.image_size), channels=known.in_channels)
+
+    def _where(self, known: ImageDataModule) -> tuple[Official, Path]:
+        if known.name not in OFFICIAL:
+            raise ValueError(
+                f"There are no official corrupted files of {known.title}, only of {', '.join(OFFICIAL)}: take "
+                "hem.datamodules.ComputedCorruptions."
+            )
+        official = OFFICIAL[str(known.name)]
+        return official, Path(self.folder).expanduser() if self.folder else known.root / official.folder
+
+    def _path(self, official: Official, folder: Path, corruption: str) -> Path:
+        """The file or folder of a corruption, or where it should be."""
+        if official.folder.startswith("CIFAR"):
+            return folder / f"{corruption}.npy"
+        return next(folder.glob(f"*/{corruption}"), folder / corruption)
+
+    def _arrays(
+        self, known: ImageDataModule, path: Path, labels_path: Path, severity: int, severities: int, title: str
+    ) -> MemoryImages:
+        """The part of a severity out of the images in one file and the labels in another."""
+        pixels, labels = read_array(path), read_array(labels_path)
+        expected = (*known.image_size, known.in_channels)
+        count = len(pixels) // severities if pixels.ndim else 0
+        if pixels.dtype != np.uint8 or pixels.shape != (count * severities, *expected):
+            raise ValueError(
+                f"{path} is damaged: expected bytes of shape ({severities} n, {', '.join(map(str, expected))}), but it "
+                f"has {pixels.dtype} of shape {pixels.shape}. Fetch it anew."
+            )
+        if labels.shape != pixels.shape[:1] or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"{labels_path} and {path} do not fit together: {labels.dtype} of shape {labels.shape} for "
+                f"{len(pixels)} images. Fetch them anew."
+            )
+        part = slice(count * (severity - 1), count * severity)
+        targets = torch.from_numpy(labels[part].astype(np.int64))
+        if count == 0 or int(targets.min()) < 0 or int(targets.max()) >= known.num_classes:
+            raise ValueError(
+                f"{labels_path} is damaged: expected one or more labels, 0 to {known.num_classes - 1}. Fetch it anew."
+            )
+        return MemoryImages(torch.from_numpy(pixels[part]).permute(0, 3, 1, 2), targets, title)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """An array in a ``.npy`` file, read from the disk where it is used; nothing in it is executed.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: It is damaged; the sentence has its name.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there, though its folder is: unpack the official files anew.")
+    try:
+        # "c": changes, which nobody makes, would stay in memory; torch warns of arrays that cannot be written
+        array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is damaged and cannot be read ({error}): fetch it anew.") from error
+    return array
