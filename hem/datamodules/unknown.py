@@ -35,32 +35,44 @@ Kind = Literal["novel", "unrecognisable"]
 
 
 class DerivedImages(Images):
-    """Images that are made when they are asked for, from their position.
+    """Images that are made when they are asked for, from their positions.
 
     Args:
-        make: From a position to a (C, H, W) uint8 image.
+        make: From positions (N,) int64 to images (N, C, H, W) uint8.
         count: How many there are.
         name: What the set is called in tables.
     """
 
-    def __init__(self, make: Callable[[int], Tensor], count: int, name: str) -> None:
+    def __init__(self, make: Callable[[Tensor], Tensor], count: int, name: str) -> None:
         self.make = make
         self.name = name
         self.targets = torch.full((count,), NO_TARGET)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.make(index), NO_TARGET
+        return self.make(torch.tensor([index]))[0], NO_TARGET
 
     def name_of(self, index: int) -> str:
         """The name of the set and the position."""
         return f"{self.name}/{index:05d}"
 
+    def in_memory(self, index: Tensor) -> MemoryImages:
+        """The images at some positions, made in parts of 500 and kept."""
+        images = torch.cat([self.make(part) for part in torch.split(index, 500)])
+        return MemoryImages(images, self.targets[index], self.name)
+
+
+def _stacked(images: Images, index: Tensor) -> Tensor:
+    """The images at some positions in one tensor (N, C, H, W) uint8, on the CPU."""
+    if isinstance(images, MemoryImages):
+        return images.images[index.to(images.images.device)].cpu()
+    return torch.stack([images[i][0] for i in index.tolist()])
+
 
 # -- novel: other data sets ----------------------------------------------------------------------------------
 
 
-def _conformed(images: Images, channels: int, size: tuple[int, int], index: int) -> Tensor:
-    return conform(images[index][0][None], channels, size)[0]
+def _conformed(images: Images, channels: int, size: tuple[int, int], index: Tensor) -> Tensor:
+    return conform(_stacked(images, index), channels, size)
 
 
 def _test_part(module: type[ImageDataModule], known: ImageDataModule, root: Path) -> Images:
@@ -124,10 +136,12 @@ def _held_out(known: ImageDataModule, root: Path) -> Images:
 # -- unrecognisable: noise and destroyed images ---------------------------------------------------------------
 
 NOISE_COUNT = 10_000  # images in a set of noise
+IN_MEMORY = 2**27  # bytes of made images that are kept; more of them are made when they are asked for
 
 
-def _draw(seed: int, stream: int, index: int, count: int) -> Tensor:
-    return uniform(key(seed, stream, index)[None], count)[0]
+def _draw(seed: int, stream: int, index: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Numbers in [0, 1), (N, *shape), of the images at positions (N,)."""
+    return uniform(key(seed, stream, index), math.prod(shape)).view(-1, *shape)
 
 
 def _bytes(pixels: Tensor) -> Tensor:
@@ -135,65 +149,70 @@ def _bytes(pixels: Tensor) -> Tensor:
     return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def uniform_noise(shape: tuple[int, int, int], seed: int, index: int) -> Tensor:
-    """Every value equally likely, independently: (C, H, W) uint8."""
-    return (_draw(seed, 1, index, math.prod(shape)) * 256).to(torch.uint8).view(shape)
+def uniform_noise(shape: tuple[int, int, int], seed: int, index: Tensor) -> Tensor:
+    """Every value equally likely, independently: (N, C, H, W) uint8.
+
+    Example:
+        >>> uniform_noise((1, 28, 28), 0, torch.arange(2)).shape
+        torch.Size([2, 1, 28, 28])
+    """
+    return (_draw(seed, 1, index, shape) * 256).to(torch.uint8)
 
 
-def gaussian_noise(shape: tuple[int, int, int], seed: int, index: int) -> Tensor:
-    """Normal with mean 1/2 and standard deviation 1/4, cut off at 0 and 1: (C, H, W) uint8.
+def gaussian_noise(shape: tuple[int, int, int], seed: int, index: Tensor) -> Tensor:
+    """Normal with mean 1/2 and standard deviation 1/4, cut off at 0 and 1: (N, C, H, W) uint8.
 
     In [-1, 1] this is the outlier-exposure code's deviation of 1/2. Source: Hendrycks et al., "Deep anomaly
     detection with outlier exposure", ICLR 2019, appendix.
     """
-    radius, angle = _draw(seed, 2, index, 2 * math.prod(shape)).view(2, *shape)
+    radius, angle = _draw(seed, 2, index, (2, *shape)).unbind(1)
     normal = (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * torch.pi * angle)
     return _bytes(0.5 + 0.25 * normal)
 
 
-def blobs(shape: tuple[int, int, int], seed: int, index: int) -> Tensor:
-    """Bernoulli(0.7) pixels, blurred (Gaussian, sigma 1.5 pixels), those below 3/4 black: (C, H, W) uint8.
+def blobs(shape: tuple[int, int, int], seed: int, index: Tensor) -> Tensor:
+    """Bernoulli(0.7) pixels, blurred (Gaussian, sigma 1.5 pixels), those below 3/4 black: (N, C, H, W) uint8.
 
     As in the outlier-exposure code, the channels are a third axis of the blur. Source: Hendrycks et al.,
     "Deep anomaly detection with outlier exposure", ICLR 2019, appendix.
     """
-    pixels = (_draw(seed, 3, index, math.prod(shape)) < 0.7).float().view(shape)
-    blurred = torch.from_numpy(gaussian_filter(pixels.numpy(), sigma=1.5, mode="nearest"))
+    pixels = (_draw(seed, 3, index, shape) < 0.7).float().numpy()
+    blurred = torch.from_numpy(gaussian_filter(pixels, sigma=(0, 1.5, 1.5, 1.5), mode="nearest"))
     return _bytes(torch.where(blurred < 0.75, 0.0, blurred))
 
 
-def permuted(images: Images, seed: int, index: int) -> Tensor:
-    """An image with its pixels in another order, one of its own for each image: (C, H, W) uint8."""
-    image = images[index][0]
-    order = torch.argsort(key(seed, 4, index, torch.arange(image[0].numel())))
-    return image.flatten(1)[:, order].view(image.shape)
+def permuted(images: Images, seed: int, index: Tensor) -> Tensor:
+    """Images with their pixels in another order, one of its own for each image: (N, C, H, W) uint8."""
+    pixels = _stacked(images, index)
+    place = torch.arange(pixels.shape[2] * pixels.shape[3])
+    order = torch.argsort(key(seed, 4, index[:, None], place), dim=1)
+    return pixels.flatten(2).gather(2, order[:, None].expand(-1, pixels.shape[1], -1)).view(pixels.shape)
 
 
-def phase_randomised(images: Images, seed: int, index: int) -> Tensor:
-    """An image with the phases of its Fourier transform replaced by those of white noise: (C, H, W) uint8.
+def phase_randomised(images: Images, seed: int, index: Tensor) -> Tensor:
+    """Images with the phases of their Fourier transform replaced by those of white noise: (N, C, H, W) uint8.
 
-    All channels take the same phases. The mean stays: noise in [0, 1) has phase 0 there. Values outside of
-    [0, 1] are cut off. Source: Spratling, "A comprehensive assessment benchmark ...", Neural Networks 192,
-    2025, which names the kind of image.
+    All channels take the same phases. The mean stays, but for what is cut off outside of [0, 1]: noise in
+    [0, 1) has phase 0 there. Source: Spratling, "A comprehensive assessment benchmark for rigorously
+    evaluating deep learning image classifiers", Neural Networks 192, 2025, which names the kind of image.
     """
-    image = images[index][0].float() / 255
-    height, width = image.shape[1:]
-    noise = torch.fft.rfft2(_draw(seed, 5, index, height * width).view(1, height, width))
-    spectrum = torch.polar(torch.fft.rfft2(image).abs(), noise.angle())
-    return _bytes(torch.fft.irfft2(spectrum, s=(height, width)))
+    pixels = _stacked(images, index).float() / 255
+    size = (pixels.shape[2], pixels.shape[3])
+    phases = torch.fft.rfft2(_draw(seed, 5, index, (1, *size))).angle()
+    return _bytes(torch.fft.irfft2(torch.polar(torch.fft.rfft2(pixels).abs(), phases), s=size))
 
 
-def _noise(
-    make: Callable[[tuple[int, int, int], int, int], Tensor], name: str, known: ImageDataModule, seed: int
-) -> Images:
+Noise = Callable[[tuple[int, int, int], int, Tensor], Tensor]
+Destroyer = Callable[[Images, int, Tensor], Tensor]
+
+
+def _noise(make: Noise, name: str, known: ImageDataModule, seed: int) -> Images:
     shape = (known.in_channels, *known.image_size)
     return DerivedImages(partial(make, shape, seed), NOISE_COUNT, name)
 
 
-def _destroyed(make: Callable[[Images, int, int], Tensor], name: str, known: ImageDataModule, seed: int) -> Images:
+def _destroyed(make: Destroyer, name: str, known: ImageDataModule, seed: int) -> Images:
     images = known.images("test")
-    if isinstance(images, MemoryImages):
-        images = images.to(torch.device("cpu"))
     return DerivedImages(partial(make, images, seed), len(images), name)
 
 
@@ -215,11 +234,11 @@ def _folder(source: str, *folders: str) -> Unknown:
     return Unknown("novel", lambda known, root, seed: _files(folders, source, known, root))
 
 
-def _made(make: Callable[[tuple[int, int, int], int, int], Tensor], name: str) -> Unknown:
+def _made(make: Noise, name: str) -> Unknown:
     return Unknown("unrecognisable", lambda known, root, seed: _noise(make, name, known, seed))
 
 
-def _unmade(make: Callable[[Images, int, int], Tensor], name: str) -> Unknown:
+def _unmade(make: Destroyer, name: str) -> Unknown:
     return Unknown("unrecognisable", lambda known, root, seed: _destroyed(make, name, known, seed))
 
 
@@ -309,7 +328,11 @@ def unknown_images(
     else:
         images = _files((str(Path(name).expanduser().absolute()),), "where you keep it", known, root)
     index = torch.arange(len(images))
-    return images, permutation(len(images), 0)[:limit].sort().values if len(images) > limit else index
+    if len(images) > limit:
+        index = permutation(len(images), 0)[:limit].sort().values
+    if isinstance(images, DerivedImages) and len(index) * math.prod((known.in_channels, *known.image_size)) < IN_MEMORY:
+        return images.in_memory(index), torch.arange(len(index))
+    return images, index
 
 
 # -- an open-set split ----------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from torchmetrics import MeanMetric
 
 from hem import scores as metrics
 from hem.datamodules.base import ImageDataModule
-from hem.datamodules.counter import permutation
+from hem.datamodules.counter import key, permutation
+from hem.datamodules.loader import Batch
 from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
 from hem.modules.base import Task
 from hem.run import write_atomically
@@ -33,6 +34,8 @@ from hem.scores import LOGIT_SCORES, check_score
 
 CALIBRATION = 10_000  # validation images, at most, that a threshold is found on
 DEFAULT_UNKNOWN = {"unrecognisable": [name for name, entry in UNKNOWN.items() if entry.kind == "unrecognisable"]}
+
+RESERVED = {"clean", "corrupt", "adversarial", "overall"}  # names in tables that no group may have
 
 # -- a rejector for use --------------------------------------------------------------------------------------
 
@@ -93,19 +96,14 @@ def run_folder(trainer: Trainer) -> Path | None:
     return folder if any(folder.glob("config*.yaml")) else None
 
 
-def passed(task: Task, loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches as a ``test_step`` gets them: on the device, of the run's precision, within its limit.
-
-    Yields:
-        Images (N, C, H, W) in [0, 1] and targets (N,).
-    """
+def passed(task: Task, loader: Any) -> Iterator[Batch]:
+    """Batches as a ``test_step`` gets them: on the device, of the run's precision, within its limit."""
     trainer: Any = task.trainer
     limit = trainer.limit_test_batches
     count = limit if isinstance(limit, int) else int(limit * len(loader))
     for batch in islice(loader, count):
         with trainer.precision_plugin.test_step_context():
-            input, target, *_ = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-            yield input, target
+            yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def gathered(task: Task, parts: Sequence[Tensor]) -> Tensor:
@@ -151,7 +149,7 @@ def save_rejector(task: Task, score: str, keep: float) -> None:
         return
     found: list[Tensor] = []
     try:
-        for input, target in passed(task, calibration_loader(task)):
+        for input, target, _ in passed(task, calibration_loader(task)):
             logits = task(input)
             found.append(LOGIT_SCORES[score](logits)[logits.argmax(1) == target])
         right = gathered(task, found)
@@ -222,8 +220,9 @@ class RejectionTask(Task):
     * ``auroc``, ``aupr_in``, ``aupr_out``, ``fpr95_unknown_positive`` (OpenOOD's), ``fpr95_known_positive``;
     * ``oscr``, the area under the open-set classification rate curve;
     * ``dar`` and ``dar_strict``, the share of samples treated rightly at the threshold that accepts ``keep``
-      of the rightly classified validation samples; for the known test images under ``clean``; ``overall`` is
-      the mean over the kinds of data (clean, novel, unrecognisable), each the mean over its sets.
+      of the rightly classified validation samples; for the known test images under ``clean``, ``corrupt`` and
+      ``adversarial``; ``overall`` is the mean over the kinds of data (clean, corrupt, adversarial, novel,
+      unrecognisable; ``rejection.json`` says which were there), each the mean over its sets.
 
     ``test/accuracy`` is of the known test images. A set that is not there is named and left out of the means:
     ``rejection.json`` lists what was there. ``rejection.csv`` holds all figures, ``rejection_<s>.png`` the
@@ -239,6 +238,12 @@ class RejectionTask(Task):
         keep: Share of rightly classified validation samples that DAR's threshold accepts, in (0, 1].
         max_images: At most so many images of each unknown set, always the same ones.
         nonsense_images: At most so many of the set ``nonsense``, which takes gradients.
+        corruptions: Corruptions of the known test images, of :data:`hem.corruptions.CORRUPTIONS`, all in the one
+            set ``corrupt``. None: no such set.
+        severity: Their severity, 1 to 5.
+        attack_eps: Radius of PGD (L-inf, 20 steps, on the logit margin) on known test images, in pixel units of
+            [0, 1], which make the set ``adversarial``. It attacks the label, not the rejection. None: no such set.
+        known_images: At most so many known test images are corrupted and attacked, always the same ones.
         fit_images: At most so many training images that scores of features are fitted on.
         unknown_root: Folder of the unknown sets; None: that of the known data.
         noise_seed: Chooses the noise.
@@ -256,6 +261,10 @@ class RejectionTask(Task):
         keep: float = 0.95,
         max_images: int = 10_000,
         nonsense_images: int = 1000,
+        corruptions: list[str] | None = None,
+        severity: int = 3,
+        attack_eps: float | None = None,
+        known_images: int = 1000,
         fit_images: int = 10_000,
         unknown_root: str | None = None,
         noise_seed: int = 0,
@@ -267,18 +276,33 @@ class RejectionTask(Task):
         self.scores = list(scores) if scores is not None else list(LOGIT_SCORES)
         for name in self.sets:
             check_unknown(name)
-        if both := self.groups.keys() & {short(name) for name in self.sets} | self.groups.keys() & {"overall"}:
+        if both := self.groups.keys() & ({short(name) for name in self.sets} | RESERVED):
             raise ValueError(f"A group of unknown sets needs a name of its own, but '{min(both)}' is taken.")
         for name in self.scores:
             check_score(name)
+        if corruptions:
+            from hem.corruptions import CORRUPTIONS
+
+            for name in corruptions:
+                if name not in CORRUPTIONS:
+                    raise ValueError(f"unknown corruption '{name}'{metrics.near(name, CORRUPTIONS)}")
+        if not 1 <= severity <= 5:
+            raise ValueError(f"severity is 1 to 5, but it is {severity}.")
+        if attack_eps is not None and not 0 <= attack_eps <= 1:
+            raise ValueError(f"attack_eps is in pixel units of [0, 1], but it is {attack_eps}.")
         if not 0 < keep <= 1:
             raise ValueError(f"keep is the share of samples to accept, in (0, 1], but it is {keep}.")
-        for argument, number in (("max_images", max_images), ("nonsense_images", nonsense_images)):
+        sizes = {"max_images": max_images, "nonsense_images": nonsense_images, "known_images": known_images}
+        for argument, number in (sizes | {"fit_images": fit_images}).items():
             if number < 1:
                 raise ValueError(f"{argument} is a number of images, 1 or more, but it is {number}.")
         self.keep = keep
         self.max_images = max_images
         self.nonsense_images = nonsense_images
+        self.corruptions = list(corruptions or ())
+        self.severity = severity
+        self.attack_eps = attack_eps
+        self.known_images = known_images
         self.fit_images = fit_images
         self.unknown_root = Path(unknown_root).expanduser() if unknown_root is not None else None
         self.noise_seed = noise_seed
@@ -318,12 +342,37 @@ class RejectionTask(Task):
             found["odin"] = metrics.odin(self.net, input)
         return found, logits.argmax(1)
 
-    def see(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Seen:
+    def see(self, batches: Iterable[Batch]) -> Gathered:
         """Score all batches of a set, on all processes."""
         seen = Seen(self)
-        for input, target in batches:
+        for input, target, _ in batches:
             seen.add(input, target)
-        return seen
+        return seen.gather()
+
+    def corrupted(self) -> Iterator[Batch]:
+        """Known test images, each under every corruption."""
+        from hem.corruptions import corrupt
+
+        for number, name in enumerate(self.corruptions):
+            for input, target, index in self._known():
+                words = key(self.noise_seed, 6, number, index)
+                yield Batch(corrupt(input.float(), name, self.severity, words).to(input), target, index)
+
+    def attacked(self, eps: float) -> Iterator[Batch]:
+        """Known test images, each attacked."""
+        from hem.attacks import pgd
+
+        for input, target, index in self._known():
+            with torch.inference_mode(False), torch.enable_grad():
+                images = pgd(self.net, input.clone(), target.clone(), eps, seed=self.noise_seed)
+            yield Batch(images, target, index)
+
+    def _known(self) -> Iterator[Batch]:
+        """Some of the known test images, always the same ones."""
+        data = self._data()
+        images, index = data.part("test")
+        chosen = index[permutation(len(index), 0)[: self.known_images]].sort().values
+        return passed(self, data.loader(images, chosen))
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------
 
@@ -347,7 +396,8 @@ class RejectionTask(Task):
         data = self._data()
         images, index = data.part("train")
         index = index[permutation(len(index), 0)[: self.fit_images]].sort().values
-        found = [(self.features(input), target) for input, target in passed(self, data.loader(images, index))]
+        batches = passed(self, data.loader(images, index))
+        found = [(self.features(input), target) for input, target, _ in batches]
         features = gathered(self, [features for features, _ in found])
         target = gathered(self, [target for _, target in found])
         head: Any = self.net.backbone.head  # type: ignore[union-attr]
@@ -363,7 +413,7 @@ class RejectionTask(Task):
         data = self._data()
         clean = self.clean.gather()
         try:
-            validation = self.see(passed(self, calibration_loader(self))).gather()
+            validation = self.see(passed(self, calibration_loader(self)))
             thresholds = {
                 name: metrics.accept_threshold(scores[validation.correct], self.keep)
                 for name, scores in validation.scores.items()
@@ -386,12 +436,17 @@ class RejectionTask(Task):
                 continue
             batches = passed(self, data.loader(images, index))
             if name == "nonsense":
-                batches = ((nonsense(self.net, input), target) for input, target in batches)
-            seen[name] = self.see(batches).gather()
-        rows = self._rows(clean, seen, thresholds)
+                batches = (Batch(nonsense(self.net, input), target, index) for input, target, index in batches)
+            seen[name] = self.see(batches)
+        known = {"clean": clean}
+        if self.corruptions:
+            known["corrupt"] = self.see(self.corrupted())
+        if self.attack_eps is not None:
+            known["adversarial"] = self.see(self.attacked(self.attack_eps))
+        rows = self._rows(known, seen, thresholds)
         self._log(clean, rows)
         if self.trainer.is_global_zero:
-            self._write(data, clean, seen, missing, thresholds, rows)
+            self._write(data, known, seen, missing, thresholds, rows)
 
     def _data(self) -> ImageDataModule:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -408,34 +463,35 @@ class RejectionTask(Task):
 
     # -- figures -------------------------------------------------------------------------------------------
 
-    def _rows(self, clean: Gathered, seen: dict[str, Gathered], thresholds: dict[str, float]) -> list[Row]:
-        """All figures: for each score the known set, each unknown set, each group and the kinds together."""
+    def _rows(self, same: dict[str, Gathered], seen: dict[str, Gathered], thresholds: dict[str, float]) -> list[Row]:
+        """All figures: for each score each set of known and of unknown classes, each group, the kinds together."""
         rows: list[Row] = []
+        clean = same["clean"]
         for score in self.scores:
             known = clean.scores[score]
             figures: dict[str, dict[str, float]] = {}
             for name, found in seen.items():
                 unknown = found.scores[score]
-                figures[name] = {key: metric(known, unknown) for key, metric in metrics.METRICS.items()}
+                figures[name] = {figure: metric(known, unknown) for figure, metric in metrics.METRICS.items()}
                 figures[name]["oscr"] = metrics.oscr(known, clean.correct, unknown)
             kinds: dict[str, list[dict[str, float]]] = defaultdict(list)
             if score in thresholds:
-                samples = {"clean": (known, clean.correct)} | {
-                    name: (found.scores[score], False) for name, found in seen.items()
-                }
-                for name, (values, correct) in samples.items():
+                for name, found in (same | seen).items():
+                    correct: Tensor | bool = found.correct if name in same else False
                     dar = {
-                        key: metrics.detection_accuracy(values, correct, thresholds[score], strict=strict)
-                        for key, strict in (("dar", False), ("dar_strict", True))
+                        figure: metrics.detection_accuracy(
+                            found.scores[score], correct, thresholds[score], strict=strict
+                        )
+                        for figure, strict in (("dar", False), ("dar_strict", True))
                     }
                     figures.setdefault(name, {}).update(dar)
-                    kinds["clean" if name == "clean" else kind_of(name)].append(dar)
+                    kinds[name if name in same else kind_of(name)].append(dar)
             rows += [Row(score, short(name), 1, found) for name, found in figures.items()]
             for group, names in self.groups.items():
                 if present := [figures[name] for name in names if name in seen]:
                     rows.append(Row(score, group, len(present), averaged(present)))
             if kinds:
-                rows.append(Row(score, "overall", len(seen) + 1, averaged(list(map(averaged, kinds.values())))))
+                rows.append(Row(score, "overall", len(same) + len(seen), averaged(list(map(averaged, kinds.values())))))
         return rows
 
     def _log(self, clean: Gathered, rows: list[Row]) -> None:
@@ -449,12 +505,13 @@ class RejectionTask(Task):
     def _write(
         self,
         data: ImageDataModule,
-        clean: Gathered,
+        known: dict[str, Gathered],
         seen: dict[str, Gathered],
         missing: dict[str, str],
         thresholds: dict[str, float],
         rows: list[Row],
     ) -> None:
+        clean = known["clean"]
         Console().print(self._table(data, clean, seen, rows))
         figures = {score: self._figure(score, clean, seen, thresholds.get(score)) for score in self.scores}
         for logger in self.loggers:
@@ -468,7 +525,7 @@ class RejectionTask(Task):
             picture = io.BytesIO()
             figure.savefig(picture, format="png", dpi=120)
             write_atomically(folder / f"rejection_{score}.png", picture.getvalue())
-        sizes = {"clean": len(clean.correct)} | {short(n): len(found.correct) for n, found in seen.items()}
+        sizes = {short(name): len(found.correct) for name, found in (known | seen).items()}
         keys = [*metrics.METRICS, "oscr", "dar", "dar_strict"]
         text = io.StringIO()
         writer = csv.DictWriter(text, ["score", "name", "sets", "images", *keys], lineterminator="\n")
@@ -492,6 +549,8 @@ class RejectionTask(Task):
                 for group, names in self.groups.items()
             },
             "missing": missing,
+            "corruptions": {"names": self.corruptions, "severity": self.severity},
+            "attack_eps": self.attack_eps,
             "noise_seed": self.noise_seed,
         }
         write_atomically(folder / "rejection.json", json.dumps(record, indent=2) + "\n")
@@ -506,17 +565,17 @@ class RejectionTask(Task):
             table.add_column(score, justify="right")
         values = {(row.name, row.score): row.figures.get("auroc") for row in rows}
         names = [short(name) for name in seen]
-        for label, key in [*zip(names, names, strict=True), *(self._mean_of(g, seen) for g in self.groups)]:
-            cells = [values.get((key, score)) for score in self.scores]
+        for label, name in [*zip(names, names, strict=True), *(self._mean_of(g, seen) for g in self.groups)]:
+            cells = [values.get((name, score)) for score in self.scores]
             table.add_row(
-                label, *("-" if cell is None else f"{100 * cell:.2f}" for cell in cells), end_section=key == names[-1]
+                label, *("-" if cell is None else f"{100 * cell:.2f}" for cell in cells), end_section=name in names[-1:]
             )
         return table
 
     def _mean_of(self, group: str, seen: dict[str, Gathered]) -> tuple[str, str]:
         names = self.groups[group]
         present = sum(name in seen for name in names)
-        return f"mean of {group} ({present} of {len(names)})", group
+        return f"{group}, mean of {present}/{len(names)}", group
 
     def _figure(self, score: str, clean: Gathered, seen: dict[str, Gathered], threshold: float | None) -> Figure:
         """Histograms of one score beside its ROC and OSCR curves, one line per unknown set."""
@@ -539,16 +598,19 @@ class RejectionTask(Task):
             known = clean.scores[score]
             curve = metrics.roc(known, values)
             label = f"{name} {100 * metrics.auroc(known, values):.1f}"
-            roc.plot(curve.fpr, curve.tpr, color=color, label=label)
-            fpr, ccr = metrics.oscr_curve(known, clean.correct, values)
-            oscr.plot(fpr, ccr, color=color, label=f"{name} {100 * metrics.oscr(known, clean.correct, values):.1f}")
+            roc.plot(*thinned(curve.fpr, curve.tpr), color=color, label=label)
+            curves = metrics.oscr_curve(known, clean.correct, values)
+            oscr.plot(
+                *thinned(*curves), color=color, label=f"{name} {100 * metrics.oscr(known, clean.correct, values):.1f}"
+            )
         if threshold is not None:
             histogram.axvline(threshold, color="grey", linestyle="--", label=f"keeps {100 * self.keep:g} %")
         histogram.set(xlabel=f"{score}, unknown to the right", ylabel="share of the samples")
         roc.set(xlabel="known rejected", ylabel="unknown rejected", title="ROC, area in %")
         oscr.set(xlabel="unknown accepted", ylabel="known accepted, rightly classified", title="OSCR, area in %")
-        for axes in (histogram, roc, oscr):
-            axes.legend(fontsize="small")
+        histogram.legend(fontsize="small", loc="upper left")
+        for axes in (roc, oscr):
+            axes.legend(fontsize="small", loc="lower right")
         return figure
 
 
@@ -597,6 +659,12 @@ def short(name: str) -> str:
 def averaged(figures: list[dict[str, float]]) -> dict[str, float]:
     """The mean of each figure that all have."""
     return {key: mean(each[key] for each in figures) for key in figures[0] if all(key in each for each in figures)}
+
+
+def thinned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """At most 500 points of a curve, its ends among them."""
+    chosen = torch.linspace(0, len(x) - 1, min(500, len(x))).long()
+    return x[chosen], y[chosen]
 
 
 def spread(values: Tensor) -> Tensor:
