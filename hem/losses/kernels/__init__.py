@@ -110,9 +110,7 @@ def margin_loss(
     """
     kernels = _kernels(input.device.type, input.dtype)
     if kernels is None:
-        raise TypeError(
-            f"no kernel takes {input.dtype} logits on {input.device} here; ask backend(input) first."
-        )
+        raise TypeError(f"no kernel takes {input.dtype} logits on {input.device} here; ask backend(input) first.")
     margins = None
     if isinstance(margin, Tensor) and margin.dim() == 1:
         margins, margin = margin.to(input.device, real(input)).contiguous(), 0.0

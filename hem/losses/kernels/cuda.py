@@ -36,18 +36,12 @@ def _locate(
     known = (label >= 0) & (label < classes) & (label != ignore_index)
     logits = image * image_stride + place * sample_stride
     zy = tl.load(input + logits + label * class_stride, mask=known, other=0.0).to(REAL)
-    m = (
-        tl.zeros((SAMPLES,), REAL) + margin
-        if margins is None
-        else tl.load(margins + label, mask=known, other=0.0)
-    )
+    m = tl.zeros((SAMPLES,), REAL) + margin if margins is None else tl.load(margins + label, mask=known, other=0.0)
     return sample, inside, label, known, logits, zy, m
 
 
 @triton.jit
-def _errors(
-    input, logits, zy, m, label, mask, first, class_stride, classes, CLASSES: tl.constexpr, REAL: tl.constexpr
-):
+def _errors(input, logits, zy, m, label, mask, first, class_stride, classes, CLASSES: tl.constexpr, REAL: tl.constexpr):
     """The errors of the classes from ``first`` on, and where their logits lie; a NaN stays."""
     c = first + tl.arange(0, CLASSES).to(tl.int64)
     mask = mask[:, None] & (c < classes)[None, :]

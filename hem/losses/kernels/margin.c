@@ -175,76 +175,58 @@ static inline REAL NAME(push)(const struct problem *p, int64_t s) {
 
 /* ---- (samples, C) ---- */
 
-static inline double NAME(row_sum)(const SCALAR *z, int64_t n, REAL zy, REAL m) {
-    double sum = 0;
-    #pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < n; j++) sum += NAME(error)(z[j], zy, m);
-    return sum;
-}
-
-static inline void NAME(row_kept)(const SCALAR *z, int64_t n, REAL zy, REAL m, REAL threshold, double *sum,
-                                  int64_t *count) {
-    double s = 0;
-    int32_t k = 0;
-    #pragma omp simd reduction(+ : s, k)
-    for (int64_t j = 0; j < n; j++) {
-        REAL e = NAME(error)(z[j], zy, m);
-        int keep = NAME(kept)(e, threshold);
-        s += keep ? e : 0;
-        k += keep;
-    }
-    *sum += s;
-    *count += k;
-}
-
-static void NAME(forward_rows)(const struct problem *p, int64_t first, int64_t last, double total[2], int64_t *bad) {
-    int64_t C = p->classes;
+static void NAME(forward_rows)(const struct problem *p, int64_t first, int64_t last, double total[2],
+                               int64_t *bad) {
+    const int32_t C = (int32_t)p->classes;
     for (int64_t s = first; s < last; s++) {
         const SCALAR *z = (const SCALAR *)p->input + s * C;
-        int64_t y = NAME(label)(p, s, bad), count = 0;
+        const int32_t y = (int32_t)NAME(label)(p, s, bad);
+        const REAL zy = y == NONE ? 0 : LOAD(z[y]), m = NAME(margin)(p, y);
         REAL threshold = 0;
-        double sum = 0;
+        double sum = 0, kept = 0;
+        int32_t count = 0;
         if (y != NONE) {
-            REAL zy = LOAD(z[y]), m = NAME(margin)(p, y);
-            double errors = NAME(row_sum)(z, y, zy, m) + NAME(row_sum)(z + y + 1, C - y - 1, zy, m);
-            threshold = NAME(threshold)(p, errors);
-            if (errors != 0) {
-                NAME(row_kept)(z, y, zy, m, threshold, &sum, &count);
-                NAME(row_kept)(z + y + 1, C - y - 1, zy, m, threshold, &sum, &count);
+            #pragma omp simd reduction(+ : sum)
+            for (int32_t j = 0; j < C; j++) sum += j == y ? 0 : NAME(error)(z[j], zy, m);
+            threshold = NAME(threshold)(p, sum);
+        }
+        if (sum != 0) {
+            #pragma omp simd reduction(+ : kept, count)
+            for (int32_t j = 0; j < C; j++) {
+                REAL e = j == y ? 0 : NAME(error)(z[j], zy, m);
+                int keep = NAME(kept)(e, threshold);
+                kept += keep ? e : 0;
+                count += keep;
             }
         }
-        NAME(settle)(p, s, y, threshold, sum, count, total);
+        NAME(settle)(p, s, y, threshold, kept, count, total);
     }
-}
-
-static inline void NAME(row_grad)(const SCALAR *z, SCALAR *grad, int64_t n, REAL zy, REAL m, REAL threshold,
-                                  SCALAR a) {
-    #pragma omp simd
-    for (int64_t j = 0; j < n; j++) grad[j] = NAME(kept)(NAME(error)(z[j], zy, m), threshold) ? a : (SCALAR)0;
 }
 
 static void NAME(backward_rows)(const struct problem *p, int64_t first, int64_t last) {
-    int64_t C = p->classes;
+    const int32_t C = (int32_t)p->classes;
     for (int64_t s = first; s < last; s++) {
         const SCALAR *z = (const SCALAR *)p->input + s * C;
         SCALAR *grad = (SCALAR *)p->grad + s * C;
-        REAL a = NAME(push)(p, s), count = ((const REAL *)p->count)[s], threshold = ((const REAL *)p->threshold)[s];
+        const REAL count = ((const REAL *)p->count)[s], threshold = ((const REAL *)p->threshold)[s];
         if (count == 0) {
             memset(grad, 0, C * sizeof(SCALAR));
             continue;
         }
-        int64_t y = p->target[s];
-        REAL zy = LOAD(z[y]), m = NAME(margin)(p, y);
-        NAME(row_grad)(z, grad, y, zy, m, threshold, STORE(a));
-        NAME(row_grad)(z + y + 1, grad + y + 1, C - y - 1, zy, m, threshold, STORE(a));
+        const int64_t y = p->target[s];
+        const REAL zy = LOAD(z[y]), m = NAME(margin)(p, y), a = NAME(push)(p, s);
+        const SCALAR up = STORE(a);
+        #pragma omp simd
+        for (int32_t j = 0; j < C; j++)
+            grad[j] = NAME(kept)(NAME(error)(z[j], zy, m), threshold) ? up : (SCALAR)0;
         grad[y] = STORE(-a * count);
     }
 }
 
 /* ---- (images, C, pixels) ---- */
 
-static void NAME(forward_tile)(const struct problem *p, int64_t image, int64_t start, int width, double total[2],
-                               int64_t *bad) {
+static void NAME(forward_tile)(const struct problem *p, int64_t image, int64_t start, int width,
+                               double total[2], int64_t *bad) {
     int64_t C = p->classes, P = p->pixels, s = image * P + start;
     const SCALAR *z = (const SCALAR *)p->input + image * C * P + start;
     int32_t y[TILE], count[TILE];
@@ -305,13 +287,14 @@ static void NAME(backward_tile)(const struct problem *p, int64_t image, int64_t 
 
 /* ---- entry points ---- */
 
-/* Fills threshold, count, loss, sum and mass; returns the first sample with an impossible label, or -1. */
+/* Fills threshold, count, loss, sum and mass; returns the first sample whose label is no class, or -1; -2 if
+ * there is no memory. */
 int64_t NAME(forward)(const struct problem *p) {
     int rows = p->pixels == 1;
     int64_t length = block_length(p), span = rows ? p->images : p->pixels;
     int64_t blocks = (span + length - 1) / length, all = rows ? blocks : blocks * p->images, bad = INT64_MAX;
     double *totals = calloc(2 * all + 1, sizeof(double));
-    if (!totals) abort();
+    if (!totals) return -2;
     #pragma omp parallel for num_threads(team(p)) schedule(dynamic) reduction(min : bad)
     for (int64_t b = 0; b < all; b++) {
         int64_t start = b % blocks * length, stop = start + length < span ? start + length : span;

@@ -38,10 +38,7 @@ class Arguments(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("images", "classes", "pixels", "ignore_index", "high")),
         ("margin", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("margins", "weight", "input", "target")),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("threshold", "count", "loss", "sum", "mass", "upstream", "grad")
-        ),
+        *((name, ctypes.c_void_p) for name in ("threshold", "count", "loss", "sum", "mass", "upstream", "grad")),
         *((name, ctypes.c_int64) for name in ("upstream_step", "threads")),
     )
 
@@ -52,9 +49,7 @@ def processor() -> str:
         lines = set(Path("/proc/cpuinfo").read_text().splitlines())
     except OSError:
         return platform.platform() + platform.processor()
-    return "\n".join(
-        sorted(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU ")))
-    )
+    return "\n".join(sorted(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU "))))
 
 
 def compiled(folder: Path) -> Path:
@@ -100,7 +95,10 @@ def forward(problem: Problem, saved: Tensor, loss: Tensor | None) -> tuple[Tenso
     """Fill ``saved`` and ``loss``; give sum, mass, and the first sample whose label is no class, or -1."""
     total, mass = saved.new_empty(()), saved.new_empty(())
     results = None if loss is None else loss.data_ptr(), total.data_ptr(), mass.data_ptr(), None, None, 0
-    return total, mass, library()[problem.input.dtype][0](_arguments(problem, saved, *results))
+    wrong = library()[problem.input.dtype][0](_arguments(problem, saved, *results))
+    if wrong < -1:
+        raise MemoryError("the margin loss could not get 16 bytes for each 32768 logits.")
+    return total, mass, wrong
 
 
 def backward(problem: Problem, saved: Tensor, upstream: Tensor, grad: Tensor) -> None:
