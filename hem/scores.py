@@ -163,7 +163,7 @@ def near(word: str, names: Iterable[str]) -> str:
         "; did you mean 'max_logit'?; available: msp, max_logit"
     """
     names = list(names)
-    found = difflib.get_close_matches(word.lower(), names, n=2, cutoff=0.5)
+    found = difflib.get_close_matches(word.lower(), names, n=2, cutoff=0.6)
     guess = f"; did you mean {' or '.join(repr(name) for name in found)}?" if found else ""
     return f"{guess}; available: {', '.join(names)}"
 
@@ -359,7 +359,7 @@ def roc(known: Tensor, unknown: Tensor) -> Roc:
     of_known, of_unknown, values = _counts(known, unknown)
     start = torch.zeros(1, dtype=torch.float64)
     return Roc(
-        torch.cat([start, of_known.cumsum(0) / len(known)]),
+        torch.cat([start, of_known.cumsum(0).double() / len(known)]),
         torch.cat([start, of_unknown.cumsum(0).double() / len(unknown)]),
         torch.cat([start + torch.inf, values]),
     )
@@ -386,12 +386,13 @@ def aupr_out(known: Tensor, unknown: Tensor) -> float:
     known, unknown = _checked(known, unknown)
     of_known, of_unknown, _ = _counts(known, unknown)
     hits = of_unknown.cumsum(0)
-    precision = hits / (hits + of_known.cumsum(0))
-    return float((precision.double() * of_unknown).sum() / len(unknown))
+    precision = hits.double() / (hits + of_known.cumsum(0))
+    return float((precision * of_unknown).sum() / len(unknown))
 
 
 def aupr_in(known: Tensor, unknown: Tensor) -> float:
     """Average precision with the known as positives, by confidence (the score with its sign changed)."""
+    known, unknown = _checked(known, unknown)
     return aupr_out(-unknown, -known)
 
 
@@ -408,6 +409,7 @@ def fpr95_unknown_positive(known: Tensor, unknown: Tensor) -> float:
 
 def fpr95_known_positive(known: Tensor, unknown: Tensor) -> float:
     """Share of the unknown that is accepted where at least 95 % of the known is: the older FPR@95."""
+    known, unknown = _checked(known, unknown)
     return fpr95_unknown_positive(-unknown, -known)
 
 

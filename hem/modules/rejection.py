@@ -590,15 +590,16 @@ class RejectionTask(Task):
         for number, (name, values) in enumerate(samples.items()):
             color = "black" if name == "known" else f"C{number - 1}"
             weights = [1 / len(values)] * len(values)
+            label = name if name == "known" else None  # the others' colours are explained beside the curves
             histogram.hist(
-                values.clamp(low, high).tolist(), edges, weights=weights, histtype="step", color=color, label=name
+                values.clamp(low, high).tolist(), edges, weights=weights, histtype="step", color=color, label=label
             )
             if name == "known":
                 continue
             known = clean.scores[score]
             curve = metrics.roc(known, values)
-            label = f"{name} {100 * metrics.auroc(known, values):.1f}"
-            roc.plot(*thinned(curve.fpr, curve.tpr), color=color, label=label)
+            area = f"{name} {100 * metrics.auroc(known, values):.1f}"
+            roc.plot(*thinned(curve.fpr, curve.tpr), color=color, label=area)
             curves = metrics.oscr_curve(known, clean.correct, values)
             oscr.plot(
                 *thinned(*curves), color=color, label=f"{name} {100 * metrics.oscr(known, clean.correct, values):.1f}"
@@ -608,7 +609,7 @@ class RejectionTask(Task):
         histogram.set(xlabel=f"{score}, unknown to the right", ylabel="share of the samples")
         roc.set(xlabel="known rejected", ylabel="unknown rejected", title="ROC, area in %")
         oscr.set(xlabel="unknown accepted", ylabel="known accepted, rightly classified", title="OSCR, area in %")
-        histogram.legend(fontsize="small", loc="upper left")
+        histogram.legend(fontsize="small", loc="upper right")
         for axes in (roc, oscr):
             axes.legend(fontsize="small", loc="lower right")
         return figure
