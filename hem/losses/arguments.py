@@ -71,6 +71,11 @@ def readable(values: Tensor) -> bool:
     return values.device.type == "cpu" and not transformed()
 
 
+def class_dim(input: Tensor) -> int:
+    """The axis of the classes: 0 for a single sample, else 1."""
+    return min(input.dim() - 1, 1)
+
+
 @dataclass(frozen=True)
 class Samples:
     """What every loss is given, checked and in the dtypes of the computation.
@@ -90,7 +95,7 @@ class Samples:
     @property
     def class_dim(self) -> int:
         """The axis of the classes."""
-        return min(self.logits.dim() - 1, 1)
+        return class_dim(self.logits)
 
     @property
     def num_classes(self) -> int:
@@ -107,7 +112,7 @@ class Samples:
         return values.to(self.logits).view(-1, *(1,) * (self.logits.dim() - 1 - self.class_dim))
 
     def of_label(self, values: Tensor, labels: Tensor) -> Tensor:
-        """``values[labels]`` for values ``(C)``, in a form that every transformation of torch has a rule for."""
+        """``values[labels]`` for values ``(C)``, in a form that all of torch's transformations know."""
         spread = self.per_class(values).expand_as(self.logits)
         return spread.gather(self.class_dim, labels.unsqueeze(self.class_dim)).squeeze(self.class_dim)
 
@@ -165,7 +170,7 @@ def check_shapes(input: Tensor, target: Tensor, weight: Tensor | None = None) ->
     """Raise a sentence unless shapes and dtypes of input, target and weight fit each other."""
     if not input.is_floating_point():
         raise TypeError(f"input must hold floating point logits; got {input.dtype}: use input.float().")
-    dim, shape = min(input.dim() - 1, 1), tuple(input.shape)
+    dim, shape = class_dim(input), tuple(input.shape)
     if input.dim() == 0 or shape[dim] == 0:
         raise ValueError(f"input must have shape (C), (N, C) or (N, C, d1, ...) with C >= 1; got {shape}.")
     index_shape = shape[:dim] + shape[dim + 1 :]
@@ -191,9 +196,7 @@ def check_shapes(input: Tensor, target: Tensor, weight: Tensor | None = None) ->
         )
 
 
-def check_samples(
-    input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100
-) -> Samples:
+def check_samples(input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100) -> Samples:
     """The samples, or a sentence unless input, target and weight fit each other."""
     check_shapes(input, target, weight)
     logits = input.float() if input.dtype.itemsize < 4 else input
@@ -222,5 +225,5 @@ def label_error(label: int, input: Tensor) -> ValueError:
     shape = tuple(input.shape)
     return ValueError(
         f"target holds label {label}, but input of shape {shape} has classes 0 to "
-        f"{shape[min(input.dim() - 1, 1)] - 1}; set ignore_index={label} if it marks samples without a label."
+        f"{shape[class_dim(input)] - 1}; set ignore_index={label} if it marks samples without a label."
     )

@@ -16,9 +16,10 @@ Every function is a drop-in for :func:`torch.nn.functional.cross_entropy`:
   w_c) unless the function says otherwise. With no mass at all the mean is 0.
 
 Returned is a scalar, or for ``"none"`` a tensor of the input's shape without C. ``ValueError`` is raised for
-shapes, labels and arguments that do not fit, ``TypeError`` for dtypes. Labels out of range raise on the CPU;
-on an accelerator they assert or make the loss NaN; under ``torch.compile``, ``torch.export`` and
-``torch.func`` values cannot be looked at. A NaN among the logits of a labelled sample makes its loss NaN.
+shapes, labels and arguments that do not fit, ``TypeError`` for dtypes. Labels out of range raise on a CPU; on an
+accelerator, which is not waited for, they assert or make the loss NaN; under ``torch.compile``,
+``torch.export`` and ``torch.func`` values cannot be looked at. A NaN among the logits of a labelled sample makes
+its loss NaN.
 """
 # ruff: noqa: D417 -- the arguments that all losses share are described once, above
 
@@ -41,6 +42,7 @@ from hem.losses.arguments import (
     check_counts,
     check_samples,
     check_shapes,
+    class_dim,
 )
 from hem.losses.reduction import Reduction, all_sum, reduce
 
@@ -227,7 +229,7 @@ def hem_plus_loss(
     """
     check_arguments(reduction, m=m, competitor=competitor)
     check_shapes(input, target, weight)
-    num_classes = input.shape[min(input.dim() - 1, 1)]
+    num_classes = input.shape[class_dim(input)]
     dtype = torch.promote_types(input.dtype, torch.float32)
     s = check_counts(class_counts, num_classes).to(input.device, dtype)
     mu = (m / (num_classes * s)).sqrt()
@@ -269,9 +271,7 @@ def multi_margin_loss(
 
 def _softmax_loss(samples: Samples, logits: Tensor, reduction: Reduction, input: Tensor) -> Tensor:
     """Cross-entropy of the samples with other logits."""
-    loss = F.cross_entropy(
-        logits, samples.target, samples.weight, ignore_index=samples.ignore_index, reduction="none"
-    )
+    loss = F.cross_entropy(logits, samples.target, samples.weight, ignore_index=samples.ignore_index, reduction="none")
     return _reduce(loss, samples.mass(), reduction, input)
 
 
@@ -398,9 +398,7 @@ def balanced_softmax_loss(
     return logit_adjusted_loss(input, target, weight, ignore_index, reduction, class_counts=class_counts)
 
 
-def effective_number_weights(
-    class_counts: Counts, beta: float = 0.9999, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def effective_number_weights(class_counts: Counts, beta: float = 0.9999, dtype: torch.dtype = torch.float32) -> Tensor:
     """Class weights by the effective number of samples, w_j ∝ (1 - β) / (1 - β^{s_j}), with Σ_j w_j = C.
 
     Args:
@@ -533,9 +531,7 @@ def ldam_loss(
 
     def cost(labelled: Samples) -> Tensor:
         lowered = labelled.masked_logits() - replace(labelled, weight=margin).shares()
-        return F.cross_entropy(
-            s * lowered, labelled.target, ignore_index=labelled.ignore_index, reduction="none"
-        )
+        return F.cross_entropy(s * lowered, labelled.target, ignore_index=labelled.ignore_index, reduction="none")
 
     return _reduce(samples.expectation(cost), samples.mass(), reduction, input)
 

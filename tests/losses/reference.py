@@ -1,7 +1,7 @@
 """The losses once more, from their papers: one sample at a time, in plain Python, in double precision.
 
-Nothing here knows tensors. Gradients of the margin losses are written out; the others are analytic functions and are
-differentiated by the complex step, f'(x) = Im f(x + ih) / h, which has no rounding error of a difference.
+Nothing here knows tensors. Gradients of the margin losses are written out; the others are analytic functions
+and are differentiated by the complex step, f'(x) = Im f(x + ih) / h, which has no rounding error of a difference.
 """
 
 from __future__ import annotations
@@ -106,14 +106,10 @@ def loss_and_gradient(
     reduction: str = "mean",
     **own: Any,
 ) -> tuple[Any, list[Vector]]:
-    """A loss of LOSSES on (N, C) and the gradient of its sum, or of its mean; targets are labels or rows of q."""
+    """A loss of LOSSES on (N, C) and the gradient of its sum or mean; targets are labels or rows of q."""
     num_classes = len(logits[0]) if logits else 0
     soft = any(isinstance(t, list) for t in targets)
-    rows = (
-        targets
-        if soft
-        else [[float(c == t and t != ignore_index) for c in range(num_classes)] for t in targets]
-    )
+    rows = targets if soft else [[float(c == t and t != ignore_index) for c in range(num_classes)] for t in targets]
     if name == "dice":
         return dice_and_gradient(logits, rows, weight, reduction)
     w = class_weight(name, num_classes, weight, own)
@@ -148,9 +144,7 @@ def dice(logits: list[list[complex]], rows: list[Vector], weight: Vector | None)
         labelled = [n for n, q in enumerate(rows) if any(x > 0 for x in q)]
         present = sum(rows[n][c] for n in labelled)
         both = sum(p[n][c] * rows[n][c] for n in labelled)
-        losses.append(
-            w[c] * (1 - 2 * both / (present + sum(p[n][c] for n in labelled))) if present > 0 else 0j
-        )
+        losses.append(w[c] * (1 - 2 * both / (present + sum(p[n][c] for n in labelled))) if present > 0 else 0j)
     return losses
 
 
@@ -164,8 +158,7 @@ def dice_and_gradient(
         slopes.append([])
         for j in range(len(logits[0])):
             bent = [
-                [complex(x, STEP if (m, i) == (n, j) else 0) for i, x in enumerate(z)]
-                for m, z in enumerate(logits)
+                [complex(x, STEP if (m, i) == (n, j) else 0) for i, x in enumerate(z)] for m, z in enumerate(logits)
             ]
             slopes[n].append(sum(dice(bent, rows, weight), 0j).imag / STEP / divisor)
     return (losses if reduction == "none" else sum(losses) / divisor), slopes

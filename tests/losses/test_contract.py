@@ -23,9 +23,9 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 class Traits:
     """What sets a loss apart from the others.
 
-    per_sample: one loss for each sample, so that ``none`` has the target's shape; otherwise one for each class.
-    mean_over: what ``mean`` divides by: the weights of the labelled samples, those of the samples that still carry
-        error, the number of labelled samples, or the classes' weights.
+    per_sample: one loss for each sample, so that ``none`` has the target's shape; else one for each class.
+    mean_over: what ``mean`` divides by: the weights of the labelled samples, those of the samples that still
+        carry error, the number of labelled samples, or the classes' weights.
     shift: adding a number to all logits of a sample changes nothing.
     scale: multiplying all logits by a number > 0 changes nothing.
     zero: the loss reaches 0 exactly, with no gradient, once a sample is far on the right side.
@@ -79,9 +79,7 @@ def gradient(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
     return torch.autograd.grad(loss(logits, target).sum(), logits)[0]
 
 
-def assert_same(
-    loss: nn.Module, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], **tolerance
-) -> None:
+def assert_same(loss: nn.Module, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor], **tolerance) -> None:
     torch.testing.assert_close(loss(*left), loss(*right), **tolerance)
 
 
@@ -99,9 +97,7 @@ def test_every_loss_has_its_traits():
 def test_none_has_the_targets_shape_and_sum_and_mean_follow_from_it(name, shape, dtype):
     logits, target = batch(shape, dtype, ignored=-100)
     w = weights(dtype)
-    losses, total, mean = (
-        build(name, weight=w, reduction=r)(logits, target) for r in ("none", "sum", "mean")
-    )
+    losses, total, mean = (build(name, weight=w, reduction=r)(logits, target) for r in ("none", "sum", "mean"))
     assert losses.shape == (target.shape if TRAITS[name].per_sample else (C,))
     assert losses.dtype == total.dtype == mean.dtype == dtype
     losses, total, mean, w = losses.double(), total.double(), mean.double(), w.double()
@@ -227,9 +223,7 @@ def test_half_precision_is_computed_in_float32(name, shape, dtype, tolerance):
     loss = build(name, weight=weights(torch.float32))
     torch.testing.assert_close(loss(logits, target), loss(logits.float(), target).to(dtype))
     half, single = gradient(loss, logits, target), gradient(loss, logits.float(), target)
-    torch.testing.assert_close(
-        half.float(), single, rtol=tolerance, atol=tolerance * single.abs().max().item()
-    )
+    torch.testing.assert_close(half.float(), single, rtol=tolerance, atol=tolerance * single.abs().max().item())
 
 
 @every_loss
@@ -341,6 +335,6 @@ def test_copies_pickles_moves_and_stays_out_of_checkpoints(name):
 def test_repr_tells_the_arguments():
     text = repr(LOSSES["hem_plus"](weight=[1.0, 2.0], class_counts=[40, 10]))
     assert text == (
-        "HEMPlusLoss(weight=[1.0, 2.0], ignore_index=-100, reduction='mean', class_counts=[40, 10], m=2000.0, "
-        "competitor=False)"
+        "HEMPlusLoss(weight=[1.0, 2.0], ignore_index=-100, reduction='mean', class_counts=[40, 10], "
+        "m=2000.0, competitor=False)"
     )

@@ -68,37 +68,41 @@ def two_processes_against_one(rank: int, folder: str) -> None:
         return all_reduce(*arguments, **own)
 
     dist.all_reduce = counted
-    for name, weight, reduction in itertools.product(LOSSES, (None, WEIGHT), ("mean", "sum")):
+    alone, net = model(), nn.parallel.DistributedDataParallel(model())
+    settings = ((WEIGHT, "mean"), (None, "sum"))
+    for name, (weight, reduction) in itertools.product(LOSSES, settings):
         loss = LOSSES[name](weight=weight, reduction=reduction, **own_arguments(name, C))
         for case, (features, targets) in scenarios().items():
-            alone = model()
+            alone.zero_grad()
+            net.zero_grad()
             expected = evaluate(loss, alone(torch.cat(features)), torch.cat(targets))
             expected.backward()
-            net = nn.parallel.DistributedDataParallel(model())
             with global_mean():
                 reductions = 0
                 value = evaluate(loss, net(features[rank]), targets[rank])
                 assert reductions == 1, f"{name}: {reductions} reductions"
             value.backward()
             what = f"{name}, weight {weight is not None}, {reduction}, {case}: "
-            torch.testing.assert_close(
-                value, expected, rtol=1e-9, atol=1e-9, msg=lambda m, what=what: what + m
-            )
+            torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9, msg=lambda m, what=what: what + m)
             torch.testing.assert_close(
                 gradients(net), gradients(alone), rtol=1e-6, atol=1e-9, msg=lambda m, what=what: what + m
             )
             reductions = 0
             evaluate(loss, alone(features[rank]), targets[rank])  # no scope: nothing is communicated
             assert reductions == 0
-    assert_micro_batches_of_two_processes(rank)
+    micro_batches_of_two_processes_against_one(rank, net, alone)
     dist.destroy_process_group()
 
 
-def assert_micro_batches_of_two_processes(rank: int) -> None:
+def micro_batches_of_two_processes_against_one(
+    rank: int, net: nn.parallel.DistributedDataParallel, alone: nn.Module
+) -> None:
     """Both scopes at once: two processes with two micro-batches each."""
     for name, (features, targets) in itertools.product(RATIOS, scenarios().values()):
         loss = LOSSES[name](weight=WEIGHT, **own_arguments(name, C))
-        alone, net, step = model(), nn.parallel.DistributedDataParallel(model()), Accumulation()
+        step = Accumulation()
+        alone.zero_grad()
+        net.zero_grad()
         evaluate(loss, alone(torch.cat(features)), torch.cat(targets)).backward()
         for last, part in enumerate((slice(0, 2), slice(2, None))):
             with global_mean(), accumulate(step):
