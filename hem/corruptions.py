@@ -462,16 +462,19 @@ def speckle_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _disk(radius: float, sigma: float) -> np.ndarray:
-    """A disk of weight 1, its edge smoothed by a Gaussian of 3 x 3 (large disks: 5 x 5) pixels."""
+    """A disk of weight 1, its edge smoothed by a Gaussian of 3 x 3 (large disks: 5 x 5) pixels.
+
+    The disk of radius 10 fills its array to the border, which is mirrored, so that smoothing adds 1 % to it.
+    """
     half = 8 if radius <= 8 else math.ceil(radius)
     axis = np.arange(-half, half + 1)
     disk = (axis[:, None] ** 2 + axis**2 <= radius**2).astype(float)
+    disk /= disk.sum()
     reach = 1 if radius <= 8 else 2
     smooth = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     for along in (0, 1):
         # the border of OpenCV: mirrored about the last pixel
         disk = ndimage.correlate1d(disk, smooth / smooth.sum(), axis=along, mode="mirror")
-    disk /= disk.sum()
     used = np.flatnonzero((disk > 1e-9).any(0))
     return disk[used[0] : used[-1] + 1, used[0] : used[-1] + 1]
 

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from hem.corruptions import GROUPS
@@ -303,16 +304,20 @@ class CorruptionTask(Task):
         """One image under every condition: a row for each corruption, a column for each severity."""
         names = self._names()
         severities = sorted({condition.severity for condition in self.found})
+        shown = {
+            (c.corruption, c.severity): F.pad(image, (1, 1, 1, 1), value=1.0) for c, image in self.examples.items()
+        }
+        rows = [[shown[(name, s) if s else (CLEAN.corruption, 0)] for s in severities] for name in names]
+        sheet = torch.cat([torch.cat(row, 2) for row in rows], 1)
+        height, width = rows[0][0].shape[1:]
         figure = Figure(figsize=(1.6 + 0.9 * len(severities), 0.4 + 0.9 * len(names)), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(len(names), len(severities), squeeze=False)
-        shown = {(c.corruption, c.severity): image for c, image in self.examples.items()}
-        for row, name in zip(axes, names, strict=True):
-            for panel, severity in zip(row, severities, strict=True):
-                image = shown[(name, severity) if severity else ("clean", 0)]
-                panel.imshow(image.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
-                panel.set(xticks=[], yticks=[])
-            row[0].set_ylabel(name.replace("_", " "), rotation=0, ha="right", va="center", fontsize=8)
-        for panel, severity in zip(axes[0], severities, strict=True):
-            panel.set_title(str(severity) if severity else "clean", fontsize=8)
+        panel = figure.subplots()
+        panel.imshow(sheet.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
+        panel.set_xticks(
+            [(i + 0.5) * width for i in range(len(severities))], [str(s) if s else "clean" for s in severities]
+        )
+        panel.set_yticks([(i + 0.5) * height for i in range(len(names))], [name.replace("_", " ") for name in names])
+        panel.tick_params(length=0, labelsize=8, top=True, labeltop=True, bottom=False, labelbottom=False)
+        panel.spines[:].set_visible(False)
         return figure
