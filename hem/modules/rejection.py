@@ -13,11 +13,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -513,18 +515,17 @@ class RejectionTask(Task):
     ) -> None:
         clean = known["clean"]
         Console().print(self._table(data, clean, seen, rows))
-        figures = {score: self._figure(score, clean, seen, thresholds.get(score)) for score in self.scores}
-        for logger in self.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for score, figure in figures.items():
-                    logger.experiment.add_figure(f"rejection/{score}", figure, close=False)
         folder = run_folder(self.trainer)
         if folder is None:
             return
-        for score, figure in figures.items():
+        for score in self.scores:
             picture = io.BytesIO()
-            figure.savefig(picture, format="png", dpi=120)
+            self._figure(score, clean, seen, thresholds.get(score)).savefig(picture, format="png", dpi=120)
             write_atomically(folder / f"rejection_{score}.png", picture.getvalue())
+            for logger in self.loggers:
+                if isinstance(logger, TensorBoardLogger):  # drawn once: add_figure would draw it again
+                    pixels = np.asarray(Image.open(picture).convert("RGB"))
+                    logger.experiment.add_image(f"rejection/{score}", pixels, dataformats="HWC")
         sizes = {short(name): len(found.correct) for name, found in (known | seen).items()}
         keys = [*metrics.METRICS, "oscr", "dar", "dar_strict"]
         text = io.StringIO()
@@ -579,8 +580,9 @@ class RejectionTask(Task):
 
     def _figure(self, score: str, clean: Gathered, seen: dict[str, Gathered], threshold: float | None) -> Figure:
         """Histograms of one score beside its ROC and OSCR curves, one line per unknown set."""
-        figure = Figure(figsize=(15, 4.5), layout="constrained")
+        figure = Figure(figsize=(15, 4.5))
         FigureCanvasAgg(figure)
+        figure.subplots_adjust(left=0.05, right=0.99, bottom=0.12, top=0.92, wspace=0.18)
         histogram, roc, oscr = figure.subplots(1, 3)
         samples = {"known": clean.scores[score], **{short(n): found.scores[score] for n, found in seen.items()}}
         low, high = torch.quantile(
