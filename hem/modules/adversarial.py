@@ -236,11 +236,12 @@ class AdversarialTask(Task):
     """Robust accuracy of a classifier under attack; with ``training``, adversarial training.
 
     **Test.** For every norm and eps: the share of images that an attack leaves correctly classified,
-    ``test/robust_accuracy/<norm>/<eps>/<attack>``, and ``.../worst``, of those that every attack leaves so
-    (over the images that all of them were given). The images are a fixed choice from the test part by
-    ``attack_seed``; AutoAttack gets the first ``autoattack_images`` of them. ``test/images/<attack>`` says
-    how many there were. An image that an attack breaks at a smaller eps counts as broken by it at a larger
-    one (not AutoAttack, whose figures are its own). The run folder gets ``robustness.csv`` and ``robustness.png``.
+    ``test/robust_accuracy/<norm>/<eps>/<attack>``, and ``.../worst``, of those that no attack breaks at this
+    eps or a smaller one (over the images that all attacks are given). The images are a fixed choice from the
+    test part by ``attack_seed``; AutoAttack gets the first ``autoattack_images`` of them.
+    ``test/images/<attack>`` says how many there were. An image that PGD breaks at a smaller eps counts as
+    broken at a larger one; AutoAttack's figures are its own. The run folder gets ``robustness.csv`` and
+    ``robustness.png``.
 
     Beside them stand checks whether the figures are owed to masked gradients, ``test/masking/<name>`` (and
     ``test/masking/<name>/failed``, 0 or 1), at the eps where about half of the images hold. What fails is
@@ -534,6 +535,8 @@ class Evaluation:
         self.target = target
         self.pgd_images = pgd_images
         self.few_images = few_images
+        sizes = {few_images if attack == "autoattack" else pgd_images for attack in task.attacks}
+        self.common_images = min(sizes, default=pgd_images)  # those that every attack is given
         self.clean = self._held(lambda x, y, seed: x, len(input))
         # whether each image holds: by norm, eps and attack
         self.held: dict[tuple[Norm, float], dict[str, Tensor]] = {}
@@ -614,6 +617,10 @@ class Evaluation:
         task, rows = self.task, []
         for norm, radii in task.curves:
             left = dict.fromkeys(task.attacks, self.clean[: self.pgd_images])
+            worst = self.clean[: self.common_images]
+            if radii:
+                share, images = task.share(self.clean[: self.pgd_images])
+                rows.append(Row(norm, 0.0, "clean", images, share))
             for eps in radii:
                 held: dict[str, Tensor] = {}
                 for attack in task.attacks:
@@ -629,12 +636,13 @@ class Evaluation:
                     rows.append(self._report(norm, eps, attack, held[attack], since))
                 if held:
                     self.held[norm, eps] = held
-                    rows.append(self._report(norm, eps, "worst", self._worst(held), time.perf_counter()))
+                    worst = worst & self._worst(held, self.common_images)
+                    rows.append(self._report(norm, eps, "worst", worst, time.perf_counter()))
         return rows
 
-    def _worst(self, held: dict[str, Tensor], images: int | None = None) -> Tensor:
-        count = min(len(each) for each in held.values()) if images is None else images
-        return torch.stack([each[:count] for each in held.values()]).all(0)
+    def _worst(self, held: dict[str, Tensor], images: int) -> Tensor:
+        """Return which of the first images every attack leaves correct."""
+        return torch.stack([each[:images] for each in held.values()]).all(0)
 
     def masking(self) -> tuple[list[Check], dict[str, float], list[str]]:
         """Check for masked gradients where about half of the correctly classified images hold.
@@ -649,7 +657,10 @@ class Evaluation:
         # L-inf before L2; the distances are shares of all devices' images, so all devices choose alike
         norm, eps = min(
             self.held,
-            key=lambda at: (at[0] != task_norm(self.held), abs(task.share(self._worst(self.held[at]))[0] - half)),
+            key=lambda at: (
+                at[0] != task_norm(self.held),
+                abs(task.share(self._worst(self.held[at], images))[0] - half),
+            ),
         )
         white = self._worst({"clean": clean, **self.held[norm, eps]}, images)
         facts = {"eps": eps, "images": float(task.share(clean)[1])}
@@ -828,13 +839,16 @@ def draw(rows: list[Row]) -> Figure:
     FigureCanvasAgg(figure)
     for panel, norm in enumerate(norms):
         axes = figure.add_subplot(1, len(norms), panel + 1)
-        for attack in dict.fromkeys(row.attack for row in rows if row.norm == norm):
+        clean = [row for row in rows if (row.norm, row.attack) == (norm, "clean")]
+        for attack in dict.fromkeys(row.attack for row in rows if row.norm == norm and row.attack != "clean"):
             points = [row for row in rows if (row.norm, row.attack) == (norm, attack)]
+            label = f"{attack} ({points[0].images} images)"
+            points = [*clean, *points]
             x, y = [row.eps for row in points], [100 * row.robust_accuracy for row in points]
             style = {"color": "black", "linewidth": 2.5, "zorder": 1} if attack == "worst" else {"linewidth": 1.2}
-            axes.plot(x, y, marker=".", label=f"{attack} ({points[0].images} images)", **style)
+            axes.plot(x, y, marker=".", label=label, **style)
         axes.set(xlabel=f"eps ({'L∞' if norm == 'linf' else 'L2'}, pixels in [0, 1])", ylabel="robust accuracy in %")
-        axes.set_ylim(0, 100)
+        axes.set(xlim=(0, None), ylim=(0, 100))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     return figure

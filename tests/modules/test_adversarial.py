@@ -86,7 +86,7 @@ def test_figures_and_files(weights, tmp_path, capsys):
     assert figures["test/robust_accuracy/linf/0.15/worst"] < 1
     with open(tmp_path / "robustness.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 4
+    assert len(rows) == 3 * 4 + 2, "four curves at three eps, and the clean accuracy for each norm"
     for row in rows:
         assert float(row["robust_accuracy"]) == pytest.approx(
             figures[f"test/robust_accuracy/{row['norm']}/{float(row['eps']):g}/{row['attack']}"]
