@@ -77,7 +77,13 @@ def _conformed(images: Images, channels: int, size: tuple[int, int], index: Tens
 
 def _test_part(module: type[ImageDataModule], known: ImageDataModule, root: Path) -> Images:
     """The test part of another data module, grey or in colour and of the size that the known one has."""
-    images = module(root=str(root)).load("test")
+    other = module(root=str(root))
+    try:
+        images = other.load("test")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the test part of {other.title} is not in {root}; get it from {other.source} into that folder"
+        ) from error
     make = partial(_conformed, images, known.in_channels, known.image_size)
     return DerivedImages(make, len(images), str(module.name))
 

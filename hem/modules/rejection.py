@@ -278,6 +278,8 @@ class RejectionTask(Task):
         self.scores = list(scores) if scores is not None else list(LOGIT_SCORES)
         for name in self.sets:
             check_unknown(name)
+        if len({short(name) for name in self.sets}) < len(self.sets):
+            raise ValueError(f"Two unknown sets have the same name in tables: {', '.join(map(short, self.sets))}.")
         if both := self.groups.keys() & ({short(name) for name in self.sets} | RESERVED):
             raise ValueError(f"A group of unknown sets needs a name of its own, but '{min(both)}' is taken.")
         for name in self.scores:

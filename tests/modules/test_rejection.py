@@ -226,6 +226,7 @@ def test_scores_by_pytorch_ood(run, tmp_path, hem_command):
     [
         ({"scores": ["mps"]}, r"unknown rejection score 'mps'; did you mean 'msp'\?"),
         ({"unknown": {"far": ["textures", "plces"]}}, r"'plces' has no such name; did you mean 'places'\?"),
+        ({"unknown": {"far": ["a/blobs", "blobs"]}}, "Two unknown sets have the same name in tables: blobs, blobs"),
         ({"unknown": {"blobs": ["blobs"]}}, "needs a name of its own, but 'blobs' is taken"),
         ({"unknown": {"overall": ["blobs"]}}, "needs a name of its own, but 'overall' is taken"),
         ({"corruptions": ["fogg"]}, r"unknown corruption 'fogg'; did you mean 'fog'"),
