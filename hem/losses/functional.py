@@ -44,7 +44,7 @@ from hem.losses.arguments import (
     check_shapes,
     class_dim,
 )
-from hem.losses.reduction import Reduction, all_sum, reduce
+from hem.losses.reduction import Reduction, all_sum, in_scope, reduce
 
 
 def _reduce(loss: Tensor, mass: Tensor, reduction: Reduction, input: Tensor) -> Tensor:
@@ -79,12 +79,14 @@ def _margin_loss(
     kernel = partial(kernels.margin_loss, margin=margin, high=high)
     if fused and target.shape != input.shape:
         check_shapes(input, target, weight)  # the kernel itself looks at the labels
-        loss, mass = kernel(input, target.long(), weight, ignore_index, per_sample=reduction == "none")
+        if reduction == "none" or not in_scope():
+            return kernel(input, target.long(), weight, ignore_index, reduction=reduction)[0].to(_result_dtype(input))
+        loss, mass = kernel(input, target.long(), weight, ignore_index, reduction="sum")
         return _reduce(loss, mass, reduction, input)
 
     def cost(labelled: Samples) -> Tensor:
         if fused:
-            return kernel(labelled.logits, labelled.target, None, labelled.ignore_index, per_sample=True)[0]
+            return kernel(labelled.logits, labelled.target, None, labelled.ignore_index, reduction="none")[0]
         return _margin_errors(labelled, margin, competitor=competitor, high=high, p=p)
 
     samples = check_samples(input, target, weight, ignore_index)

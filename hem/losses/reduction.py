@@ -87,9 +87,7 @@ class Accumulation:
         """
         if self.reference is None or self.denominator is None:
             return divided_by / max(self.micro_batches, 1)
-        return (
-            divided_by * self.reference / torch.where(self.denominator != 0, self.denominator, self.reference)
-        )
+        return divided_by * self.reference / torch.where(self.denominator != 0, self.denominator, self.reference)
 
 
 @contextmanager
@@ -130,6 +128,11 @@ def global_mean(group: dist.ProcessGroup | None = None) -> Iterator[None]:
         yield
     finally:
         _group = outer
+
+
+def in_scope() -> bool:
+    """Whether a scope is open; where none is, reductions are those of the samples at hand."""
+    return _group is not None or _accumulation is not None
 
 
 def all_sum(x: Tensor) -> Tensor:
@@ -201,8 +204,6 @@ def reduce(loss: Tensor, mass: Tensor, reduction: Reduction) -> Tensor:
         return loss
     if reduction == "sum":
         return all_sum(loss.sum())
-    if loss.dim() == 0:  # summed already
-        return ratio(loss, mass)
     return ratio(loss.sum(), mass.sum())
 
 

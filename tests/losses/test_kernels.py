@@ -54,9 +54,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels._kernels.cache_clear()
 
 
-def logits_and_target(
-    *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def logits_and_target(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Logits of which some samples are separated, some are not; a fifth of the labels is to be ignored."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -108,19 +106,20 @@ def test_values_and_gradients_are_those_of_the_formula(kernel, shape, dtype, hig
         weight, margin = (v.float() if isinstance(v, Tensor) else v for v in (weight, margin))
     loss, mass, slope = reference(logits, target, margin, weight, high)
     upstream = torch.rand(target.shape, dtype=torch.float64)
-    for per_sample in (True, False):
+    for reduction in ("none", "sum", "mean"):
         z = logits.clone().requires_grad_()
-        value, total = kernels.margin_loss(z, target, weight, margin=margin, high=high, per_sample=per_sample)
-        g = upstream if per_sample else upstream.flatten()[0]
+        value, total = kernels.margin_loss(z, target, weight, margin=margin, high=high, reduction=reduction)
+        g = upstream if reduction == "none" else upstream.flatten()[0]
+        divisor = max(mass.sum(), 1e-30) if reduction == "mean" else 1.0
         value.backward(g.to(value))
         compute = torch.float64 if dtype == torch.float64 else torch.float32
         assert value.dtype == total.dtype == compute
         assert not total.requires_grad
         assert z.grad is not None
         assert z.grad.dtype == dtype
-        expected = slope * (g.unsqueeze(1) if per_sample else g)
+        expected = slope * (g.unsqueeze(1) if reduction == "none" else g) / divisor
         torch.testing.assert_close(
-            value.double().cpu(), loss if per_sample else loss.sum(), **TOLERANCE[compute]
+            value.double().cpu(), loss if reduction == "none" else loss.sum() / divisor, **TOLERANCE[compute]
         )
         torch.testing.assert_close(total.double().cpu(), mass.sum(), **TOLERANCE[compute])
         torch.testing.assert_close(z.grad.double().cpu(), expected, **TOLERANCE[dtype])
@@ -156,9 +155,7 @@ def test_nan_shows_where_it_is_labelled_and_nowhere_else(kernel, shape):
     hem_loss(clean, target, reduction="sum").backward()
     dirty = logits.movedim(1, -1).clone(memory_format=torch.contiguous_format)
     rows = dirty.view(-1, 6)  # the memory of `dirty`
-    rows[0, 3] = rows[1, 2] = rows[2, 5] = (
-        torch.nan
-    )  # the target's logit, an ignored sample's, another class's
+    rows[0, 3] = rows[1, 2] = rows[2, 5] = torch.nan  # the target's logit, an ignored sample's, another class's
     dirty = dirty.movedim(-1, 1).contiguous().requires_grad_()
     loss = hem_loss(dirty, target, reduction="none")
     assert loss.flatten()[[0, 2]].isnan().all()
@@ -176,9 +173,7 @@ def test_nan_shows_where_it_is_labelled_and_nowhere_else(kernel, shape):
 def test_infinite_logits(kernel):
     """A class masked by -inf is no competitor; a competitor at +inf is an infinite error, not a NaN."""
     inf = torch.inf
-    logits = torch.tensor(
-        [[1.0, 1.0, -inf], [0.0, inf, 0.0], [inf, 0.0, 0.0]], device=DEVICE, requires_grad=True
-    )
+    logits = torch.tensor([[1.0, 1.0, -inf], [0.0, inf, 0.0], [inf, 0.0, 0.0]], device=DEVICE, requires_grad=True)
     loss = hem_loss(logits, torch.tensor([0, 0, 0], device=DEVICE), reduction="none")
     assert loss.tolist() == [0.5, inf, 0.0]
     loss.sum().backward()
@@ -264,9 +259,7 @@ def test_the_same_bits_every_time_and_for_any_number_of_threads(kernel):
             for n in (1, 1, 2, 3, 2):
                 torch.set_num_threads(n)
                 loss = hem_loss(logits, target)
-                results.append(
-                    (loss, hem_loss(logits, target, reduction="none"), *torch.autograd.grad(loss, logits))
-                )
+                results.append((loss, hem_loss(logits, target, reduction="none"), *torch.autograd.grad(loss, logits)))
         finally:
             torch.set_num_threads(threads)
         for result in results[1:]:
@@ -280,13 +273,9 @@ def test_the_gradient_is_the_only_thing_of_the_size_of_the_logits(kernel, shape)
     logits.requires_grad_()
     hem_loss(logits, target).backward()  # compiles, and warms what is warmed once
     logits.grad = None
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         hem_loss(logits, target).backward()
-    allocated = sum(
-        max(e.nbytes(), 0) for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"
-    )
+    allocated = sum(max(e.nbytes(), 0) for e in profile.profiler.kineto_results.events() if e.name() == "[memory]")
     assert logits.nbytes <= allocated <= logits.nbytes + 2 * 4 * target.numel() + 1024
 
 
@@ -307,9 +296,7 @@ def test_under_autocast_half_logits_give_float32_losses_and_half_gradients(kerne
     assert head.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.torch.jit.script. is deprecated"
-)  # torch's own forward derivatives use it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own forward derivatives use it
 @pytest.mark.skipif(INTERPRETED, reason="about torch, not about the kernel")
 def test_where_torch_traces_or_transforms_the_plain_formula_runs(kernel):
     logits, target = logits_and_target(8, 5)

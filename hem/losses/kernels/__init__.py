@@ -25,6 +25,7 @@ from torch.autograd import forward_ad
 from hem.losses.arguments import label_error
 from hem.losses.kernels import native
 from hem.losses.kernels.problem import Problem, layout, real
+from hem.losses.reduction import Reduction
 
 __all__ = ["backend", "margin_loss"]
 
@@ -80,7 +81,7 @@ def margin_loss(
     *,
     margin: float | Tensor,
     high: bool = True,
-    per_sample: bool = False,
+    reduction: Reduction = "mean",
 ) -> tuple[Tensor, Tensor]:
     """HEM, HEM+ (``high``) or multi-margin (not ``high``), fused; only where :func:`backend` names a kernel.
 
@@ -96,12 +97,12 @@ def margin_loss(
         ignore_index: Samples with this index give 0 with a gradient of exactly 0.
         margin: One for all classes, or the margin m_y of each target class, ``(C)``.
         high: Whether errors below the sample's mean error are left out.
-        per_sample: Give the losses of the samples instead of their sum.
+        reduction: ``"none"``, ``"sum"`` or ``"mean"``.
 
     Returns:
-        The losses w_y l of the samples, or their sum; and the denominator of the mean, a constant to
-        autograd: Σ w_y [l ≠ 0] (``high``) or the number of labelled samples. In float32, for float64 logits
-        in float64.
+        The losses w_y l of the samples, their sum or their mean, and the denominator of the mean, a constant to
+        autograd: Σ w_y [l ≠ 0] (``high``) or the number of labelled samples. In float32, for float64 logits in
+        float64.
 
     Raises:
         ValueError: If a label is none of the classes. On a GPU, where looking would make it wait, the
@@ -117,7 +118,7 @@ def margin_loss(
     if weight is not None:
         weight = weight.to(input.device, real(input)).contiguous()
     loss: tuple[Tensor, Tensor] = _Margin.apply(
-        input, target, ignore_index, high, float(margin), margins, weight, per_sample, kernels
+        input, target, ignore_index, high, float(margin), margins, weight, reduction, kernels
     )
     return loss
 
@@ -139,25 +140,25 @@ class _Margin(torch.autograd.Function):
         margin: float,
         margins: Tensor | None,
         weight: Tensor | None,
-        per_sample: bool,
+        reduction: Reduction,
         kernels: ModuleType,
     ) -> tuple[Tensor, Tensor]:
         shape = layout(input)
         if shape is None:
             input = input.contiguous()
             shape = input.shape[0], input.shape[1], input[0, 0].numel()
-        numbers = (*shape, ignore_index, high, margin)
+        numbers = (*shape, ignore_index, high, reduction == "mean", margin)
         problem = Problem(*numbers, margins, weight, input, target.contiguous())
         saved = input.new_empty((2, target.numel()), dtype=real(input))
-        loss = input.new_empty(target.shape, dtype=real(input)) if per_sample else None
-        total, mass, wrong = kernels.forward(problem, saved, loss)
+        losses = input.new_empty(target.shape, dtype=real(input)) if reduction == "none" else None
+        loss, mass, wrong = kernels.forward(problem, saved, losses)
         if wrong >= 0:
             raise label_error(int(problem.target.view(-1)[wrong]), input)
-        ctx.save_for_backward(*problem[len(numbers) :], saved)
+        ctx.save_for_backward(*problem[len(numbers) :], saved, mass)
         ctx.numbers, ctx.kernels = numbers, kernels
         ctx.mark_non_differentiable(mass)
         ctx.set_materialize_grads(False)
-        return total if loss is None else loss, mass
+        return loss if losses is None else losses, mass
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
@@ -172,9 +173,9 @@ class _Margin(torch.autograd.Function):
 
 
 def _gradient(ctx: Any, upstream: Tensor) -> Tensor:
-    """The gradient of the logits, given that of the samples' losses or of their sum."""
-    *tensors, saved = ctx.saved_tensors
+    """The gradient of the logits, given that of what ``forward`` returned."""
+    *tensors, saved, mass = ctx.saved_tensors
     problem = Problem(*ctx.numbers, *tensors)
     grad = torch.empty_like(problem.input)
-    ctx.kernels.backward(problem, saved, upstream.contiguous(), grad)
+    ctx.kernels.backward(problem, saved, mass, upstream.contiguous(), grad)
     return grad

@@ -53,7 +53,7 @@ def _errors(input, logits, zy, m, label, mask, first, class_stride, classes, CLA
 
 @triton.jit
 def _forward(
-    input, target, margins, weight, threshold, count, loss, totals, margin,
+    input, target, margins, weight, threshold, count, losses, totals, margin,
     image_stride, span, sample_stride, class_stride, classes, ignore_index,
     HIGH: tl.constexpr, REAL: tl.constexpr, SAMPLES: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
@@ -82,8 +82,8 @@ def _forward(
     w = known.to(REAL) if weight is None else tl.load(weight + label, mask=known, other=0.0)
     tl.store(threshold + sample, limit, mask=inside)
     tl.store(count + sample, tl.where(l == l, k, l), mask=inside)
-    if loss is not None:
-        tl.store(loss + sample, w * l, mask=inside)
+    if losses is not None:
+        tl.store(losses + sample, w * l, mask=inside)
     tl.store(totals + tl.program_id(0), tl.sum(w * l, 0))
     mass = tl.where(l == 0, 0.0, w) if HIGH else known.to(REAL)
     tl.store(totals + tl.num_programs(0) + tl.program_id(0), tl.sum(mass, 0))
@@ -124,27 +124,33 @@ def runs(device: str, dtype: torch.dtype) -> bool:
     return device == ("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 
 
-def forward(problem: Problem, saved: Tensor, loss: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """Fill ``saved`` and ``loss``; give sum, mass and -1: the loss of a label that is no class is NaN."""
+def forward(problem: Problem, saved: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor, int]:
+    """Fill ``saved`` and ``losses``; give sum or mean, mass, and -1: a label that is no class makes a loss NaN."""
     programs, arguments, sizes = _launch(problem, saved)
     totals = saved.new_zeros((2, programs))  # summed in a fixed order: the same bits every time
     if programs:
-        _forward[(programs,)](*arguments[:6], loss, totals, *arguments[6:], **sizes)
-    total, mass = totals.sum(1).unbind()
-    return total, mass, -1
+        _forward[(programs,)](*arguments[:6], losses, totals, *arguments[6:], **sizes)
+    loss, mass = totals.sum(1).unbind()
+    return loss / _divisor(mass) if problem.mean else loss, mass, -1
 
 
-def backward(problem: Problem, saved: Tensor, upstream: Tensor, grad: Tensor) -> None:
+def backward(problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor, grad: Tensor) -> None:
     """Fill ``grad``."""
     programs, arguments, sizes = _launch(problem, saved)
     if programs:
         sizes["EACH"] = upstream.dim() > 0
+        upstream = upstream / _divisor(mass) if problem.mean else upstream
         _backward[(programs,)](*arguments[:6], upstream, grad, *arguments[6:], **sizes)
+
+
+def _divisor(mass: Tensor) -> Tensor:
+    """The denominator of the mean; where it is 0, infinity, which makes 0 of whatever it divides."""
+    return torch.where(mass != 0, mass, torch.inf)
 
 
 def _launch(problem: Problem, saved: Tensor) -> tuple[int, tuple[Any, ...], dict[str, Any]]:
     """How many programs, the arguments of both kernels, and what they are compiled for."""
-    images, classes, pixels, ignore_index, high, margin, margins, weight, input, target = problem
+    images, classes, pixels, ignore_index, high, _, margin, margins, weight, input, target = problem
     if saved.dtype == torch.float64 and margins is None:
         margins = saved.new_full((classes,), margin)  # Triton takes a bare number in float32
     if pixels == 1:

@@ -34,13 +34,14 @@ struct problem {                    /* mirrored by Arguments in native.py */
     int64_t images, classes, pixels;
     int64_t ignore_index;
     int64_t high;                   /* 1: HEM, 0: multi-margin */
+    int64_t mean;                   /* 1: loss is the mean, 0: it is the sum, or each by itself */
     double margin;                  /* for all classes, unless margins is given */
     const void *margins, *weight;   /* REAL[classes] or NULL */
     const void *input;              /* SCALAR, as above */
     const int64_t *target;          /* [images * pixels] */
     void *threshold, *count;        /* REAL[images * pixels]: what forward leaves to backward */
-    void *loss;                     /* forward: REAL[images * pixels] or NULL */
-    void *sum, *mass;               /* forward: REAL[1], numerator and denominator of the mean */
+    void *losses;                   /* forward: REAL[images * pixels] or NULL */
+    void *loss, *mass;              /* REAL[1]: sum or mean, and the denominator of the mean */
     const void *upstream;           /* backward: REAL[images * pixels], or REAL[1] if upstream_step is 0 */
     void *grad;                     /* backward: SCALAR, laid out like input */
     int64_t upstream_step;
@@ -158,7 +159,7 @@ static inline void NAME(settle)(const struct problem *p, int64_t s, int64_t y, R
     REAL loss = y != NONE && count != 0 ? (REAL)(sum / (p->high ? count : p->classes)) : 0;
     ((REAL *)p->threshold)[s] = threshold;
     ((REAL *)p->count)[s] = y == NONE ? 0 : loss != loss ? loss : (REAL)count;
-    if (p->loss) ((REAL *)p->loss)[s] = w * loss;
+    if (p->losses) ((REAL *)p->losses)[s] = w * loss;
     if (y == NONE) return;
     total[0] += w * loss;
     total[1] += !p->high ? 1 : loss == 0 ? 0 : w;
@@ -167,8 +168,9 @@ static inline void NAME(settle)(const struct problem *p, int64_t s, int64_t y, R
 /* What every kept logit of sample s gets. */
 static inline REAL NAME(push)(const struct problem *p, int64_t s) {
     REAL count = ((const REAL *)p->count)[s];
-    if (count == 0) return 0;
-    REAL g = ((const REAL *)p->upstream)[s * p->upstream_step];
+    REAL mass = p->mean ? *(const REAL *)p->mass : 1;
+    if (count == 0 || mass == 0) return 0;  /* whatever the upstream gradient is */
+    REAL g = ((const REAL *)p->upstream)[s * p->upstream_step] / mass;
     if (p->weight) g *= ((const REAL *)p->weight)[p->target[s]];
     return g / (p->high || count != count ? count : (REAL)p->classes);
 }
@@ -287,7 +289,7 @@ static void NAME(backward_tile)(const struct problem *p, int64_t image, int64_t 
 
 /* ---- entry points ---- */
 
-/* Fills threshold, count, loss, sum and mass; returns the first sample whose label is no class, or -1; -2 if
+/* Fills threshold, count, losses, loss and mass; returns the first sample whose label is no class, or -1; -2 if
  * there is no memory. */
 int64_t NAME(forward)(const struct problem *p) {
     int rows = p->pixels == 1;
@@ -303,7 +305,8 @@ int64_t NAME(forward)(const struct problem *p) {
     }
     double sum = 0, mass = 0;       /* in this order whatever the threads did: the same bits every time */
     for (int64_t b = 0; b < all; b++) sum += totals[2 * b], mass += totals[2 * b + 1];
-    *(REAL *)p->sum = (REAL)sum;
+    if (p->mean && sum != 0) sum /= mass;   /* nothing to push: the sum 0, not 0 / 0 */
+    *(REAL *)p->loss = (REAL)sum;
     *(REAL *)p->mass = (REAL)mass;
     free(totals);
     return bad == INT64_MAX ? -1 : bad;

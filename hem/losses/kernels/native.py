@@ -35,10 +35,10 @@ class Arguments(ctypes.Structure):
     """The arguments of both kernels: ``struct problem`` of ``margin.c``."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("images", "classes", "pixels", "ignore_index", "high")),
+        *((name, ctypes.c_int64) for name in ("images", "classes", "pixels", "ignore_index", "high", "mean")),
         ("margin", ctypes.c_double),
         *((name, ctypes.c_void_p) for name in ("margins", "weight", "input", "target")),
-        *((name, ctypes.c_void_p) for name in ("threshold", "count", "loss", "sum", "mass", "upstream", "grad")),
+        *((name, ctypes.c_void_p) for name in ("threshold", "count", "losses", "loss", "mass", "upstream", "grad")),
         *((name, ctypes.c_int64) for name in ("upstream_step", "threads")),
     )
 
@@ -91,19 +91,19 @@ def runs(device: str, dtype: torch.dtype) -> bool:
     return device == "cpu" and dtype in library()
 
 
-def forward(problem: Problem, saved: Tensor, loss: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """Fill ``saved`` and ``loss``; give sum, mass, and the first sample whose label is no class, or -1."""
-    total, mass = saved.new_empty(()), saved.new_empty(())
-    results = None if loss is None else loss.data_ptr(), total.data_ptr(), mass.data_ptr(), None, None, 0
+def forward(problem: Problem, saved: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor, int]:
+    """Fill ``saved`` and ``losses``; give sum or mean, mass, and the first sample whose label is no class, or -1."""
+    loss, mass = saved.new_empty(()), saved.new_empty(())
+    results = None if losses is None else losses.data_ptr(), loss.data_ptr(), mass.data_ptr(), None, None, 0
     wrong = library()[problem.input.dtype][0](_arguments(problem, saved, *results))
     if wrong < -1:
         raise MemoryError("the margin loss could not get 16 bytes for each 32768 logits.")
-    return total, mass, wrong
+    return loss, mass, wrong
 
 
-def backward(problem: Problem, saved: Tensor, upstream: Tensor, grad: Tensor) -> None:
+def backward(problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor, grad: Tensor) -> None:
     """Fill ``grad``."""
-    results = None, None, None, upstream.data_ptr(), grad.data_ptr(), upstream.dim() > 0
+    results = None, None, mass.data_ptr(), upstream.data_ptr(), grad.data_ptr(), upstream.dim() > 0
     library()[problem.input.dtype][1](_arguments(problem, saved, *results))
 
 

@@ -20,6 +20,7 @@ class Problem(NamedTuple):
     pixels: int
     ignore_index: int
     high: bool  # HEM; otherwise multi-margin
+    mean: bool  # reduce by the mean; otherwise by the sum, or not at all
     margin: float  # for all classes, unless `margins` is given
     margins: Tensor | None  # (C)
     weight: Tensor | None  # (C)
