@@ -312,10 +312,9 @@ def _streak(images: Tensor, radius: float, sigma: float, degrees: Tensor) -> Ten
     Source: ImageMagick, ``MotionBlurImage`` in MagickCore/effect.c.
     """
     channels, height, width = images.shape[1:]
-    step = torch.arange(2 * math.ceil(radius) + 1, device=images.device)
-    weight = torch.exp(-(step**2) / (2 * sigma**2))
-    weight = weight[weight > 1e-7]  # the others are lost in float32
-    step, reach = step[: len(weight)], len(weight) - 1
+    weights = [math.exp(-(i**2) / (2 * sigma**2)) for i in range(2 * math.ceil(radius) + 1)]
+    weights = [weight for weight in weights if weight > 1e-7]  # the others are lost in float32
+    step, reach = torch.arange(len(weights), device=images.device), len(weights) - 1
     angle = torch.deg2rad(degrees)[:, None]
     down, right = (torch.ceil(step * part - 0.5).long() for part in (angle.sin(), angle.cos()))
     padded = F.pad(images, (reach,) * 4, mode="replicate").flatten(2)
@@ -323,9 +322,9 @@ def _streak(images: Tensor, radius: float, sigma: float, degrees: Tensor) -> Ten
     rows, columns = (torch.arange(n, device=images.device) + reach for n in (height, width))
     place = (rows[:, None] * stride + columns).flatten()
     out = torch.zeros_like(images).flatten(2)
-    for i, share in enumerate((weight / weight.sum()).tolist()):
+    for i, weight in enumerate(weights):
         index = place + (down[:, i] * stride + right[:, i])[:, None]
-        out.add_(padded.gather(2, index[:, None].expand(-1, channels, -1)), alpha=share)
+        out.add_(padded.gather(2, index[:, None].expand(-1, channels, -1)), alpha=weight / sum(weights))
     return out.reshape(images.shape)
 
 
