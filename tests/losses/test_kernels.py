@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hem.losses import HEMLoss, functional, kernels
 from hem.losses.functional import hem_loss, hem_plus_loss, multi_margin_loss
-from hem.losses.kernels import native
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -97,8 +96,6 @@ def reference(
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("high", "weighted"), [(True, False), (True, True), (False, True)])
 def test_values_and_gradients_are_those_of_the_formula(kernel, shape, dtype, high, weighted):
-    if kernel == "c" and dtype not in native.library():
-        pytest.skip("this compiler knows no float16")
     logits, target = logits_and_target(*shape, dtype=dtype)
     weight = torch.rand(shape[1], dtype=torch.float64, device=DEVICE) + 0.5 if weighted else None
     margin = torch.rand(shape[1], dtype=torch.float64, device=DEVICE) + 0.1 if weighted else 0.7
@@ -123,6 +120,27 @@ def test_values_and_gradients_are_those_of_the_formula(kernel, shape, dtype, hig
         )
         torch.testing.assert_close(total.double().cpu(), mass.sum(), **TOLERANCE[compute])
         torch.testing.assert_close(z.grad.double().cpu(), expected, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_half_is_read_and_written_as_torch_does(kernel, dtype):
+    """With logits (0, x), label 0 and no margin the loss is x; the gradient is the upstream one, rounded."""
+    if INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("the interpreter cuts off what a GPU rounds")
+    x = torch.arange(2**16 if kernel == "c" else 2**9).to(torch.uint16).view(dtype).to(DEVICE)
+    logits = torch.stack([torch.zeros_like(x), x], 1).requires_grad_()
+    target = torch.zeros(len(x), dtype=torch.int64, device=DEVICE)
+    loss, _ = kernels.margin_loss(logits, target, margin=0.0, reduction="none")
+    torch.testing.assert_close(loss, x.float().relu(), rtol=0, atol=0, equal_nan=True)
+    generator = torch.Generator().manual_seed(0)
+    upstream = torch.randn(len(x), generator=generator) * 2 ** torch.empty(len(x)).uniform_(
+        -40, 20, generator=generator
+    )
+    upstream = torch.where(torch.arange(len(x)) % 7 == 0, (upstream.to(dtype).float() * (1 + 2.0**-11)), upstream)
+    (grad,) = torch.autograd.grad(loss, logits, upstream.to(loss))
+    pushed = x > 0
+    assert torch.equal(grad[pushed, 1], upstream.to(grad)[pushed])
+    assert torch.equal(grad[pushed, 0], -upstream.to(grad)[pushed])
 
 
 @pytest.mark.parametrize("shape", [(64, 8), (600, 32), (2, 8, 50, 31)][: 1 if INTERPRETED else 3], ids=str)

@@ -78,15 +78,38 @@ static void use_huge_pages(void *start, size_t bytes) {
 #endif
 }
 
-static inline float from_bfloat16(uint16_t bits) {
-    union { uint32_t bits; float value; } u = {(uint32_t)bits << 16};
+/* Half precisions by arithmetic on their bits, which every compiler turns into vector instructions. */
+static inline float as_float(uint32_t bits) {
+    union { uint32_t bits; float value; } u = {bits};
     return u.value;
 }
 
-static inline uint16_t to_bfloat16(float value) {   /* to nearest, ties to even */
+static inline uint32_t as_bits(float value) {
     union { float value; uint32_t bits; } u = {value};
-    if (value != value) return 0x7fc0;
-    return (uint16_t)((u.bits + 0x7fff + (u.bits >> 16 & 1)) >> 16);
+    return u.bits;
+}
+
+static inline float from_bfloat16(uint16_t h) {
+    return as_float((uint32_t)h << 16);
+}
+
+static inline uint16_t to_bfloat16(float value) {   /* to nearest, ties to even */
+    uint32_t x = as_bits(value);
+    return value != value ? 0x7fc0 : (uint16_t)((x + 0x7fff + (x >> 16 & 1)) >> 16);
+}
+
+static inline float from_float16(uint16_t h) {
+    float magnitude = as_float((uint32_t)(h & 0x7fff) << 13) * 0x1p112f;    /* exponents start at -15, not -127 */
+    uint32_t special = (h & 0x7c00) == 0x7c00 ? 0x7f800000 : 0;             /* infinity or NaN */
+    return as_float(as_bits(magnitude) | special | (uint32_t)(h & 0x8000) << 16);
+}
+
+static inline uint16_t to_float16(float value) {    /* to nearest, ties to even */
+    uint32_t x = as_bits(value) & 0x7fffffff, sign = as_bits(value) >> 16 & 0x8000;
+    if (x >= as_bits(0x1p16f)) x = x > 0x7f800000 ? 0x7e00 : 0x7c00;
+    else if (x < as_bits(0x1p-14f)) x = as_bits(as_float(x) + 0.5f) - as_bits(0.5f);    /* subnormal */
+    else x = (x - (112u << 23) + 0xfff + (x >> 13 & 1)) >> 13;
+    return (uint16_t)(sign | x);
 }
 
 #define PASTE(a, b) a##_##b
@@ -114,14 +137,12 @@ static inline uint16_t to_bfloat16(float value) {   /* to nearest, ties to even 
 #define STORE(x) to_bfloat16(x)
 #include "margin.c"
 
-#ifdef __FLT16_MAX__
 #define FORMAT float16
-#define SCALAR _Float16
+#define SCALAR uint16_t
 #define REAL float
-#define LOAD(x) ((float)(x))
-#define STORE(x) ((_Float16)(x))
+#define LOAD(x) from_float16(x)
+#define STORE(x) to_float16(x)
 #include "margin.c"
-#endif
 
 #else /* SCALAR: the kernels of one number format */
 

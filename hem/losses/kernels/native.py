@@ -78,11 +78,10 @@ def library() -> dict[torch.dtype, tuple[Callable[[Arguments], int], Callable[[A
     kernels: dict[torch.dtype, Any] = {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         name = str(dtype).removeprefix("torch.")
-        if hasattr(functions, f"forward_{name}"):  # not every compiler knows float16
-            forward, backward = functions[f"forward_{name}"], functions[f"backward_{name}"]
-            forward.argtypes = backward.argtypes = (ctypes.POINTER(Arguments),)
-            forward.restype, backward.restype = ctypes.c_int64, None
-            kernels[dtype] = forward, backward
+        forward, backward = functions[f"forward_{name}"], functions[f"backward_{name}"]
+        forward.argtypes = backward.argtypes = (ctypes.POINTER(Arguments),)
+        forward.restype, backward.restype = ctypes.c_int64, None
+        kernels[dtype] = forward, backward
     return kernels
 
 
