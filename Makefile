@@ -29,7 +29,7 @@ quick: setup  ## the tests without those that train whole runs
 
 lint: setup  ## ruff
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --diff .
+	$(BIN)/ruff format --check --quiet .
 
 types: setup  ## mypy, strict
 	$(BIN)/mypy

@@ -101,12 +101,8 @@ def _difference(net: nn.Module, path: Path, batches: list[Tensor]) -> float | No
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command: loads a run's network and exports it, with its preprocessing and class names."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hem.export", description="Export a run's network to ONNX."
-    )
-    parser.add_argument(
-        "run_dir", type=Path, help="folder of a run, e.g. runs/classification_mnist/hem/seed0"
-    )
+    parser = argparse.ArgumentParser(prog="python -m hem.export", description="Export a run's network to ONNX.")
+    parser.add_argument("run_dir", type=Path, help="folder of a run, e.g. runs/classification_mnist/hem/seed0")
     parser.add_argument("--output", type=Path, help="file to write (default: RUN_DIR/model.onnx)")
     chosen = parser.parse_args(arguments)
     output = chosen.output or chosen.run_dir / "model.onnx"

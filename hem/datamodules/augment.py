@@ -136,10 +136,7 @@ class Cutout(Augmentation):
         draw = uniform(key, 3)
         top = (draw[:, 0] * height).long() - self.size // 2
         left = (draw[:, 1] * width).long() - self.size // 2
-        hole = (
-            _box(input, top, left, top + self.size, left + self.size)
-            & (draw[:, 2] < self.p)[:, None, None, None]
-        )
+        hole = _box(input, top, left, top + self.size, left + self.size) & (draw[:, 2] < self.p)[:, None, None, None]
         return input.masked_fill(hole, 0.0)
 
 
@@ -172,9 +169,7 @@ class RandomErasing(Augmentation):
         attempts: int = 10,
     ) -> None:
         if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(
-                f"scale is a range of shares of the area within (0, 1], but it is {tuple(scale)}."
-            )
+            raise ValueError(f"scale is a range of shares of the area within (0, 1], but it is {tuple(scale)}.")
         if not 0 < ratio[0] <= ratio[1]:
             raise ValueError(f"ratio is a range of positive numbers, but it is {tuple(ratio)}.")
         self.p = _check_probability("p", p)
@@ -277,12 +272,8 @@ class _BetaQuantile:
 
     def __init__(self, alpha: float) -> None:
         if not alpha > 0:
-            raise ValueError(
-                f"alpha is the parameter of a Beta distribution and positive, but it is {alpha}."
-            )
-        self.table = torch.tensor(
-            beta.ppf(torch.linspace(0, 1, 4097).numpy(), alpha, alpha), dtype=torch.float32
-        )
+            raise ValueError(f"alpha is the parameter of a Beta distribution and positive, but it is {alpha}.")
+        self.table = torch.tensor(beta.ppf(torch.linspace(0, 1, 4097).numpy(), alpha, alpha), dtype=torch.float32)
 
     def __call__(self, u: Tensor) -> Tensor:
         self.table = self.table.to(u.device)
@@ -302,11 +293,7 @@ def check(augment: Sequence[Augmentation | Mixing]) -> tuple[list[Augmentation],
     mixtures = [step for step in augment if isinstance(step, Mixing)]
     for step in augment:
         if not isinstance(step, Augmentation | Mixing):
-            raise TypeError(
-                f"augment holds Augmentation and Mixing objects, but it has a {type(step).__name__}."
-            )
+            raise TypeError(f"augment holds Augmentation and Mixing objects, but it has a {type(step).__name__}.")
     if list(augment) != [*singles, *mixtures]:
-        raise ValueError(
-            "In augment the mixtures (MixUp, CutMix) come last, behind the changes of single images."
-        )
+        raise ValueError("In augment the mixtures (MixUp, CutMix) come last, behind the changes of single images.")
     return singles, mixtures

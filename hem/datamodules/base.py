@@ -100,16 +100,12 @@ class ImageDataModule(LightningDataModule, ABC):
             if size < 1:
                 raise ValueError(f"{argument} is a number of images, 1 or more, but it is {size}.")
         if not 0 <= val_fraction < 1:
-            raise ValueError(
-                f"val_fraction is a share of the training part in [0, 1), but it is {val_fraction}."
-            )
+            raise ValueError(f"val_fraction is a share of the training part in [0, 1), but it is {val_fraction}.")
         if num_workers < 0:
             raise ValueError(f"num_workers is a number of processes, 0 or more, but it is {num_workers}.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if num_workers > cores:
-            rank_zero_warn(
-                f"num_workers is {num_workers}, but there are {cores} processor cores: {cores} will work."
-            )
+            rank_zero_warn(f"num_workers is {num_workers}, but there are {cores} processor cores: {cores} will work.")
         self.root = Path(root or os.environ.get("HEM_DATA") or "data").expanduser()
         self.batch_size = batch_size
         self.val_fraction = val_fraction
@@ -169,9 +165,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """Images of each class in the training part, behind the validation split and the subset."""
         counts = list(self.train_counts)
         if not self.official_val:
-            counts = [
-                n - held for n, held in zip(counts, held_out_counts(counts, self.val_fraction), strict=True)
-            ]
+            counts = [n - held for n, held in zip(counts, held_out_counts(counts, self.val_fraction), strict=True)]
         return counts if self.subset is None else self.subset.counts(counts)
 
     # Parts and loaders.
@@ -252,12 +246,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _place(self, images: Images, device: torch.device | None) -> tuple[Images, torch.device | None]:
         """The images on the device, when they are in memory and small beside it; and the indices' device."""
-        if not (
-            self.on_device
-            and device is not None
-            and device.type == "cuda"
-            and isinstance(images, MemoryImages)
-        ):
+        if not (self.on_device and device is not None and device.type == "cuda" and isinstance(images, MemoryImages)):
             return images, None
         if images.images.device == device:
             return images, device
@@ -288,9 +277,7 @@ class ImageDataModule(LightningDataModule, ABC):
             self.images("val" if stage == "validate" and self.official_val else "train")
             if self.val_fraction == 0 and not self.official_val:
                 if stage == "validate":
-                    raise ValueError(
-                        "There is no validation part, since val_fraction is 0: set it, or test instead."
-                    )
+                    raise ValueError("There is no validation part, since val_fraction is 0: set it, or test instead.")
                 if self.trainer is not None:
                     self.trainer.limit_val_batches = 0  # or Lightning warns that the list of loaders is empty
         elif stage == "test":

@@ -79,9 +79,7 @@ def read_pickle(path: Path, label: str) -> tuple[np.ndarray, list[int]]:
     return images.reshape(-1, 3, 32, 32), labels
 
 
-def load_pickles(
-    module: ImageDataModule, folder: str, files: Sequence[str], label: str, split: Split
-) -> MemoryImages:
+def load_pickles(module: ImageDataModule, folder: str, files: Sequence[str], label: str, split: Split) -> MemoryImages:
     """A part of CIFAR in ``<root>/<folder>``, spread over some files."""
     paths = [module.root / folder / file for file in files]
     for path in paths:

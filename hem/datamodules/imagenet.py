@@ -69,9 +69,7 @@ class ImageNetDataModule(ImageDataModule):
                 f"{folder} holds {len(classes)} class folders, but ImageNet has {self.num_classes}: "
                 f"expected {folder}/<wnid>/<image>, as torchvision.datasets.ImageNet unpacks the archives."
             )
-        return FileImages(
-            *scan(folder, classes), self.eval_transform(), RandomFit(self.image_size, (0.08, 1.0))
-        )
+        return FileImages(*scan(folder, classes), self.eval_transform(), RandomFit(self.image_size, (0.08, 1.0)))
 
     def eval_transform(self) -> Fit:
         """Scale the shorter side to 256 pixels and cut the centre out."""

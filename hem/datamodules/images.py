@@ -142,9 +142,7 @@ class FileImages(Images):
                     raise ValueError(f"its pixels have more than 8 bits (mode {image.mode}); save it with 8")
                 return image.convert("RGB" if self.channels == 3 else "L")
         except FileNotFoundError:
-            raise FileNotFoundError(
-                f"The image {path} was there when the folder was listed, but is gone."
-            ) from None
+            raise FileNotFoundError(f"The image {path} was there when the folder was listed, but is gone.") from None
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} is not a readable image: {error}.") from error
 
@@ -187,9 +185,7 @@ class RandomFit:
 
     def __init__(self, size: tuple[int, int], scale: tuple[float, float]) -> None:
         if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(
-                f"The crop's scale is a range of shares of the area within (0, 1], but it is {scale}."
-            )
+            raise ValueError(f"The crop's scale is a range of shares of the area within (0, 1], but it is {scale}.")
         self.crop = RandomResizedCrop(list(size), scale=scale, antialias=True)
 
     def __call__(self, image: Image.Image) -> Tensor:

@@ -89,9 +89,7 @@ class Batches(Sampler[Tensor]):
                 f"take {max(1, batch_size // world) * world}."
             )
         if length < world:
-            raise ValueError(
-                f"There are {length} samples for {world} processes: use at most {length} of them."
-            )
+            raise ValueError(f"There are {length} samples for {world} processes: use at most {length} of them.")
         self.order = order
         self.length = length
         self.batch_size = batch_size
@@ -230,9 +228,7 @@ class _Decoder(Dataset[RawBatch | Exception]):
             if key is None:
                 items = [self.images[i] for i in index.tolist()]
             else:
-                items = [
-                    self.images.augmented(i, k) for i, k in zip(index.tolist(), key.tolist(), strict=True)
-                ]
+                items = [self.images.augmented(i, k) for i, k in zip(index.tolist(), key.tolist(), strict=True)]
         except (OSError, ValueError) as error:
             return error
         target = torch.tensor([target for _, target in items])

@@ -34,9 +34,7 @@ def read_idx(path: Path) -> Tensor:
     try:
         data = gzip.decompress(path.read_bytes()) if path == packed else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} is damaged and cannot be unpacked ({error}): delete it and fetch it anew."
-        ) from error
+        raise ValueError(f"{path} is damaged and cannot be unpacked ({error}): delete it and fetch it anew.") from error
     if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is damaged: it does not begin as an idx file of bytes does. Fetch it anew.")
     axes = data[3]

@@ -62,8 +62,7 @@ class Criterion(nn.Module):
         shown = {"weight": self.weight, "ignore_index": self.ignore_index, "reduction": self.reduction}
         shown |= {name: getattr(self, name) for name in self.own}
         return ", ".join(
-            f"{name}={value.tolist() if isinstance(value, Tensor) else repr(value)}"
-            for name, value in shown.items()
+            f"{name}={value.tolist() if isinstance(value, Tensor) else repr(value)}" for name, value in shown.items()
         )
 
 
@@ -72,9 +71,7 @@ def _class_weight(weight: Weight) -> Tensor | None:
         return None
     weight = torch.as_tensor(weight)
     if weight.dim() != 1 or weight.numel() == 0:
-        raise ValueError(
-            f"weight must hold one factor per class, shape (C,); got shape {tuple(weight.shape)}."
-        )
+        raise ValueError(f"weight must hold one factor per class, shape (C,); got shape {tuple(weight.shape)}.")
     return weight if weight.is_floating_point() else weight.float()
 
 
@@ -141,9 +138,7 @@ class HEMPlusLoss(Criterion):
         m: float = 2000.0,
         competitor: bool = False,
     ) -> None:
-        super().__init__(
-            weight, ignore_index, reduction, class_counts=class_counts, m=m, competitor=competitor
-        )
+        super().__init__(weight, ignore_index, reduction, class_counts=class_counts, m=m, competitor=competitor)
 
 
 class MultiMarginLoss(Criterion):
@@ -366,9 +361,7 @@ class OneVsRestLoss(Criterion):
 
     function = staticmethod(functional.one_vs_rest_loss)
 
-    def __init__(
-        self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean"
-    ) -> None:
+    def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         super().__init__(weight, ignore_index, reduction)
 
 
@@ -387,7 +380,5 @@ class DiceLoss(Criterion):
 
     function = staticmethod(functional.dice_loss)
 
-    def __init__(
-        self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean"
-    ) -> None:
+    def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
         super().__init__(weight, ignore_index, reduction)

@@ -112,9 +112,7 @@ def _from_timm(
     published = timm.get_pretrained_cfg(name)
     if image_size is not None and published is not None and published.fixed_input_size:
         options.setdefault("img_size", tuple(image_size))
-    body: Any = timm.create_model(
-        name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **options
-    )
+    body: Any = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **options)
     return body, _path(body, body.get_classifier(), name)
 
 

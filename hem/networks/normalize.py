@@ -52,9 +52,7 @@ class Normalize(nn.Module):
                 f"got {tuple(input.shape)}: give mean and std one number per channel of the data"
             )
         if not input.is_floating_point():
-            raise TypeError(
-                f"Normalize takes floating-point images in [0, 1], got {input.dtype}: divide by 255"
-            )
+            raise TypeError(f"Normalize takes floating-point images in [0, 1], got {input.dtype}: divide by 255")
         return (input - self.mean) / self.std
 
     def extra_repr(self) -> str:

@@ -93,9 +93,7 @@ class WideResNet28_10(Network):
     Source: Zagoruyko & Komodakis 2016, "Wide residual networks".
     """
 
-    def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", dropout: float = 0.0
-    ) -> None:
+    def __init__(self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", dropout: float = 0.0) -> None:
         body = _wide_body(28, 10, in_channels, norm, dropout)
         super().__init__(body, linear_head(640, num_classes), in_channels)
 
@@ -107,8 +105,6 @@ class WideResNet40_2(Network):
     normalization", trained with a dropout of 0.3.
     """
 
-    def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", dropout: float = 0.3
-    ) -> None:
+    def __init__(self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", dropout: float = 0.3) -> None:
         body = _wide_body(40, 2, in_channels, norm, dropout)
         super().__init__(body, linear_head(128, num_classes), in_channels)

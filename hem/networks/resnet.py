@@ -78,9 +78,7 @@ class PadShortcut(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, width, H / stride, W / stride)."""
-        return F.pad(
-            input[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.new // 2, self.new - self.new // 2)
-        )
+        return F.pad(input[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))
 
 
 class ResidualBlock(nn.Module):
@@ -166,9 +164,7 @@ class ResNet18(Network):
     def __init__(
         self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
     ) -> None:
-        body = residual_body(
-            stem(norm, in_channels, 64), basic_block(norm), 64, (64, 128, 256, 512), (2, 2, 2, 2)
-        )
+        body = residual_body(stem(norm, in_channels, 64), basic_block(norm), 64, (64, 128, 256, 512), (2, 2, 2, 2))
         super().__init__(body, linear_head(512, num_classes, cosine_head), in_channels)
 
 
@@ -178,18 +174,14 @@ class ResNet34(Network):
     def __init__(
         self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
     ) -> None:
-        body = residual_body(
-            stem(norm, in_channels, 64), basic_block(norm), 64, (64, 128, 256, 512), (3, 4, 6, 3)
-        )
+        body = residual_body(stem(norm, in_channels, 64), basic_block(norm), 64, (64, 128, 256, 512), (3, 4, 6, 3))
         super().__init__(body, linear_head(512, num_classes, cosine_head), in_channels)
 
 
 def _thin_body(depth: int, in_channels: int, norm: Norm) -> nn.Sequential:
     """He et al., section 4.2: depth = 6 n + 2, stages of n blocks with 16, 32 and 64 maps, option A."""
     blocks = (depth - 2) // 6
-    return residual_body(
-        stem(norm, in_channels, 16), basic_block(norm, pad=True), 16, (16, 32, 64), (blocks,) * 3
-    )
+    return residual_body(stem(norm, in_channels, 16), basic_block(norm, pad=True), 16, (16, 32, 64), (blocks,) * 3)
 
 
 class ResNet8(Network):
@@ -198,9 +190,7 @@ class ResNet8(Network):
     def __init__(
         self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
     ) -> None:
-        super().__init__(
-            _thin_body(8, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels
-        )
+        super().__init__(_thin_body(8, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels)
 
 
 class ResNet20(Network):
@@ -209,9 +199,7 @@ class ResNet20(Network):
     def __init__(
         self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
     ) -> None:
-        super().__init__(
-            _thin_body(20, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels
-        )
+        super().__init__(_thin_body(20, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels)
 
 
 class ResNet32(Network):
@@ -223,9 +211,7 @@ class ResNet32(Network):
     def __init__(
         self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
     ) -> None:
-        super().__init__(
-            _thin_body(32, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels
-        )
+        super().__init__(_thin_body(32, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels)
 
 
 class ResNeXt29(Network):

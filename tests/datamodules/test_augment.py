@@ -82,16 +82,11 @@ def test_cutout_blackens_a_square_cut_by_the_border():
     assert torch.equal(hole[:, 0], hole[:, 2])
     rows, columns = hole[:, 0].any(2).sum(1), hole[:, 0].any(1).sum(1)
     assert torch.equal(rows * columns, area)  # a rectangle
-    assert (
-        abs((Cutout(4, p=0.25)(torch.ones(N, 1, 12, 10), KEYS) == 0).flatten(1).any(1).double().mean() - 0.25)
-        < 0.1
-    )
+    assert abs((Cutout(4, p=0.25)(torch.ones(N, 1, 12, 10), KEYS) == 0).flatten(1).any(1).double().mean() - 0.25) < 0.1
 
 
 def test_random_erasing_keeps_to_area_and_aspect():
-    output = RandomErasing(p=1.0, scale=(0.1, 0.3), ratio=(0.5, 2.0), value=0.5)(
-        torch.ones(N, 1, 40, 40), KEYS
-    )
+    output = RandomErasing(p=1.0, scale=(0.1, 0.3), ratio=(0.5, 2.0), value=0.5)(torch.ones(N, 1, 40, 40), KEYS)
     hole = (output == 0.5)[:, 0]
     height, width = hole.any(2).sum(1).double(), hole.any(1).sum(1).double()
     assert torch.equal(height * width, hole.sum((1, 2)).double())

@@ -101,9 +101,7 @@ def test_same_seed_same_batches_other_epoch_other_order():
     first = epoch(DigitsDataModule(augment=augment))
     torch.manual_seed(123)
     again = epoch(DigitsDataModule(augment=augment))
-    assert all(
-        torch.equal(x, y) for a, b in zip(first, again, strict=True) for x, y in zip(a, b, strict=True)
-    )
+    assert all(torch.equal(x, y) for a, b in zip(first, again, strict=True) for x, y in zip(a, b, strict=True))
     for other in (
         epoch(DigitsDataModule(augment=augment), 1),
         epoch(DigitsDataModule(augment=augment, seed=1)),
@@ -120,9 +118,7 @@ def test_augmentation_does_not_depend_on_batch_size(augment):
     small, large = by_index(16), by_index(64)
     common = small.keys() & large.keys()
     assert len(common) > 1000
-    assert all(
-        torch.equal(small[i][0], large[i][0]) and torch.equal(small[i][1], large[i][1]) for i in common
-    )
+    assert all(torch.equal(small[i][0], large[i][0]) and torch.equal(small[i][1], large[i][1]) for i in common)
 
 
 def test_batch_is_what_the_contract_says():
@@ -153,15 +149,11 @@ def test_mixed_targets_are_probabilities_of_two_classes():
 
 def test_both_mixtures_are_used_and_each_sample_gets_one():
     kinds = {"mixup": [MixUp()], "cutmix": [CutMix()], "both": [MixUp(), CutMix()]}
-    made = {
-        name: epoch(DigitsDataModule(augment=augment, batch_size=64))[0] for name, augment in kinds.items()
-    }
+    made = {name: epoch(DigitsDataModule(augment=augment, batch_size=64))[0] for name, augment in kinds.items()}
     assert torch.equal(made["both"].index, made["mixup"].index)
     images = DigitsDataModule().images("train").images.float() / 255
     untouched = (made["both"].input == images[made["both"].index]).flatten(1).float().mean(1)
-    assert (
-        0.2 < (untouched > 0.45).float().mean() < 0.9
-    )  # cutmix leaves pixels of the background and of the image
+    assert 0.2 < (untouched > 0.45).float().mean() < 0.9  # cutmix leaves pixels of the background and of the image
     assert not torch.equal(made["both"].input, made["mixup"].input)
 
 
@@ -232,9 +224,7 @@ def test_label_out_of_range_names_the_sample():
             images.targets[3] = 2
             return images
 
-    with pytest.raises(
-        ValueError, match="checker/train/00003: labels of Checkerboards are 0 to 1, but this one is 2"
-    ):
+    with pytest.raises(ValueError, match="checker/train/00003: labels of Checkerboards are 0 to 1, but this one is 2"):
         Wrong().setup("fit")
 
 
@@ -340,9 +330,7 @@ def test_without_validation_part():
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
 def test_true_precisions_get_their_dtype(precision):
-    trainer = Trainer(
-        max_steps=1, precision=precision, enable_checkpointing=False, limit_val_batches=0, **QUIET
-    )
+    trainer = Trainer(max_steps=1, precision=precision, enable_checkpointing=False, limit_val_batches=0, **QUIET)
     trainer.fit(Net(), datamodule=DigitsDataModule())
 
 
@@ -353,9 +341,7 @@ def test_resume_in_the_middle_of_an_epoch_gives_the_same_weights(every, tmp_path
         trainer = Trainer(
             max_epochs=max_epochs, callbacks=list(callbacks), enable_checkpointing=bool(callbacks), **QUIET
         )
-        trainer.fit(
-            net, datamodule=DigitsDataModule(augment=[RandomCrop(1)]), ckpt_path=ckpt, weights_only=True
-        )
+        trainer.fit(net, datamodule=DigitsDataModule(augment=[RandomCrop(1)]), ckpt_path=ckpt, weights_only=True)
         return net
 
     keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=every, save_top_k=-1)

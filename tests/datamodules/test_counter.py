@@ -46,9 +46,7 @@ def test_uniform_is_uniform_and_its_numbers_independent():
     for column in draws.T:
         counts = torch.histc(column, 100, 0, 1)
         chi2 = ((counts - n / 100) ** 2 / (n / 100)).sum()
-        assert (
-            99 - 5 * (2 * 99) ** 0.5 < chi2 < 99 + 5 * (2 * 99) ** 0.5
-        )  # chi-squared, 99 degrees of freedom
+        assert 99 - 5 * (2 * 99) ** 0.5 < chi2 < 99 + 5 * (2 * 99) ** 0.5  # chi-squared, 99 degrees of freedom
     correlation = torch.corrcoef(torch.cat([draws.T, draws.roll(1, 0).T])) - torch.eye(6)
     assert correlation.abs().max() < 5 / n**0.5  # neither places nor neighbouring samples know of each other
 

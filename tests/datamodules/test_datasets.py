@@ -62,9 +62,7 @@ def cifar_tree(root):
 
 def svhn_tree(root):
     for split in ("train", "test"):
-        savemat(
-            root / f"{split}_32x32.mat", {"X": pixels(32, 32, 3, 20), "y": (np.arange(20) % 10 + 1)[:, None]}
-        )
+        savemat(root / f"{split}_32x32.mat", {"X": pixels(32, 32, 3, 20), "y": (np.arange(20) % 10 + 1)[:, None]})
 
 
 def tiny_tree(root):
@@ -95,10 +93,7 @@ def folder_tree(root, parts=("train",), classes=("cat", "dog"), n=5):
 
 
 def batches(data, part="test"):
-    return [
-        data.on_after_batch_transfer(batch, 0)
-        for batch in data.loader(*data.part(part), training=part == "train")
-    ]
+    return [data.on_after_batch_transfer(batch, 0) for batch in data.loader(*data.part(part), training=part == "train")]
 
 
 # MNIST's family
@@ -144,9 +139,7 @@ def test_damaged_idx(tmp_path, spoil, sentence):
         read_idx(path)
 
 
-@pytest.mark.parametrize(
-    "spoil", [lambda data: data[:-9], lambda data: data[:30], lambda data: b"<html>" + data]
-)
+@pytest.mark.parametrize("spoil", [lambda data: data[:-9], lambda data: data[:30], lambda data: b"<html>" + data])
 def test_damaged_gz(tmp_path, spoil):
     (tmp_path / "images-ubyte.gz").write_bytes(spoil(gzip.compress(idx(pixels(3, 4, 5)))))
     with pytest.raises(ValueError, match=r"images-ubyte\.gz is damaged and cannot be unpacked"):
@@ -231,9 +224,7 @@ def test_svhn(tmp_path, folder):
     (tmp_path / folder).mkdir(exist_ok=True)
     svhn_tree(tmp_path / folder)
     data = DATA["svhn"](root=str(tmp_path), batch_size=5)
-    assert data.images("test").targets.tolist() == [
-        (i % 10 + 1) % 10 for i in range(20)
-    ]  # 10 means the digit 0
+    assert data.images("test").targets.tolist() == [(i % 10 + 1) % 10 for i in range(20)]  # 10 means the digit 0
     assert data.images("test").images.shape == (20, 3, 32, 32)
     assert len(batches(data)) == 4
 
@@ -245,9 +236,7 @@ def test_damaged_mat(tmp_path):
     with pytest.raises(ValueError, match=r"test_32x32\.mat is damaged"):
         DATA["svhn"](root=str(tmp_path)).setup("test")
     savemat(path, {"X": pixels(32, 32, 3, 20), "y": np.zeros((19, 1))})
-    with pytest.raises(
-        ValueError, match=r"test_32x32\.mat is damaged: X is uint8 of shape \(32, 32, 3, 20\)"
-    ):
+    with pytest.raises(ValueError, match=r"test_32x32\.mat is damaged: X is uint8 of shape \(32, 32, 3, 20\)"):
         DATA["svhn"](root=str(tmp_path)).setup("test")
 
 
@@ -267,9 +256,7 @@ def test_tiny_imagenet(tmp_path):
         DATA["tiny_imagenet"](root=str(tmp_path)).setup("test")
     listing = tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt"
     listing.write_text(listing.read_text() + "val_9.JPEG\tn00000000\n")
-    with pytest.raises(
-        ValueError, match=r"val_annotations\.txt, line 201: expected a file and one of 200 wnids"
-    ):
+    with pytest.raises(ValueError, match=r"val_annotations\.txt, line 201: expected a file and one of 200 wnids"):
         DATA["tiny_imagenet"](root=str(tmp_path)).setup("test")
 
 
@@ -315,9 +302,7 @@ def test_folder_without_parts_is_split_for_good(tmp_path):
     folder_tree(tmp_path, ("",), n=10)
     data = hd.FolderDataModule(str(tmp_path), val_fraction=0.25, image_size=(8, 8))
     assert data.class_counts == [6, 6]
-    names = {
-        part: {data.part(part)[0].paths[i] for i in data.part(part)[1]} for part in ("train", "val", "test")
-    }
+    names = {part: {data.part(part)[0].paths[i] for i in data.part(part)[1]} for part in ("train", "val", "test")}
     assert [len(names[part]) for part in ("train", "val", "test")] == [12, 4, 4]
     assert len(set.union(*names.values())) == 20
     other = hd.FolderDataModule(str(tmp_path), split_seed=7, seed=3)

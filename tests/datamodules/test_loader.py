@@ -88,8 +88,7 @@ def collect(images, *, training=True, workers=0, epoch=0, state=None, partners=N
 
 def equal(a, b):
     return len(a) == len(b) and all(
-        x.size == y.size
-        and all(torch.equal(s, t) for s, t in zip(x[:4], y[:4], strict=True) if s is not None)
+        x.size == y.size and all(torch.equal(s, t) for s, t in zip(x[:4], y[:4], strict=True) if s is not None)
         for x, y in zip(a, b, strict=True)
     )
 
@@ -191,9 +190,7 @@ def test_a_cut_image_gives_its_path(tmp_path):
 def test_pixels_of_more_than_8_bits_are_refused(tmp_path):
     path = tmp_path / "deep.png"
     Image.fromarray((torch.arange(64).reshape(8, 8) * 1000).numpy().astype("uint16")).save(path)
-    with pytest.raises(
-        ValueError, match=r"deep\.png is not a readable image: its pixels have more than 8 bits"
-    ):
+    with pytest.raises(ValueError, match=r"deep\.png is not a readable image: its pixels have more than 8 bits"):
         FileImages([path], torch.tensor([0]), Fit((8, 8)))[0]
 
 

@@ -8,9 +8,7 @@ import torch
 
 from hem.datamodules import DATA
 
-pytestmark = pytest.mark.skipif(
-    "HEM_DATA" not in os.environ, reason="HEM_DATA does not name a folder of real data"
-)
+pytestmark = pytest.mark.skipif("HEM_DATA" not in os.environ, reason="HEM_DATA does not name a folder of real data")
 PROBE = {
     "mnist": "MNIST/raw/train-images-idx3-ubyte",
     "fashion_mnist": "FashionMNIST/raw/train-images-idx3-ubyte",
@@ -31,9 +29,7 @@ def test_training_part(key):
     assert torch.bincount(images.targets).tolist() == list(data.train_counts)
     assert torch.bincount(images.targets[train]).tolist() == data.class_counts
     assert torch.cat([train, val]).sort().values.tolist() == list(range(len(images)))
-    counts = torch.stack(
-        [torch.bincount(channel.flatten(), minlength=256) for channel in images.images.unbind(1)]
-    )
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.images.unbind(1)])
     level = torch.arange(256, dtype=torch.float64) / 255
     share = counts / counts.sum(1, keepdim=True)
     mean = (share * level).sum(1)

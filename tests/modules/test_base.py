@@ -81,9 +81,7 @@ def test_plain_accumulation_would_differ():
     whole = train(HEMLoss(), batch_size=16)
     task = Plain(net(), HEMLoss(), optimizer=sgd, num_classes=CLASSES)
     Trainer(max_epochs=3, accumulate_grad_batches=2, **QUIET).fit(task, DataLoader(samples(), batch_size=8))
-    differences = [
-        (a - b).abs().max() for a, b in zip(whole.net.parameters(), task.net.parameters(), strict=True)
-    ]
+    differences = [(a - b).abs().max() for a, b in zip(whole.net.parameters(), task.net.parameters(), strict=True)]
     assert max(differences) > 1e-3
 
 

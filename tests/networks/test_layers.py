@@ -82,9 +82,7 @@ def test_a_pre_activation_block_hands_its_input_through():
     assert torch.equal(block(images), images)
 
 
-@pytest.mark.parametrize(
-    ("channels", "groups"), [(4, 1), (16, 4), (32, 8), (64, 16), (160, 8), (512, 32), (1024, 32)]
-)
+@pytest.mark.parametrize(("channels", "groups"), [(4, 1), (16, 4), (32, 8), (64, 16), (160, 8), (512, 32), (1024, 32)])
 def test_groups_have_at_least_four_channels_and_number_at_most_32(channels, groups):
     assert make_norm("group", channels).num_groups == groups
 

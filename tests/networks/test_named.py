@@ -71,9 +71,7 @@ def test_auto_looks_in_torchvision_first():
     ],
 )
 def test_an_unknown_name_brings_near_names_and_the_list(name, source, near):
-    with pytest.raises(
-        ValueError, match=rf"unknown network '{name}'.*near names: .*{near}.*list_models"
-    ) as error:
+    with pytest.raises(ValueError, match=rf"unknown network '{name}'.*near names: .*{near}.*list_models") as error:
         Named(name, source=source)
     assert "\n" not in str(error.value)
 
