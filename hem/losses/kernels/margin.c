@@ -26,9 +26,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 struct problem {                    /* mirrored by Arguments in native.py */
     int64_t images, classes, pixels;
@@ -51,7 +48,6 @@ struct problem {                    /* mirrored by Arguments in native.py */
 enum {
     TILE = 1024,                    /* most pixels in a tile */
     GRAIN = 32768,                  /* logits in a block of work, and too few to wake a second thread */
-    HUGE = 32 << 20,                /* bytes; malloc gives such buffers pages of their own */
     NONE = -1,                      /* label of an ignored sample */
 };
 
@@ -65,17 +61,6 @@ static int64_t block_length(const struct problem *p) {
 
 static int team(const struct problem *p) {
     return p->images * p->pixels * p->classes > GRAIN ? (int)p->threads : 1;
-}
-
-/* Fresh large buffers cost more in page faults than in arithmetic; huge pages make the faults few. */
-static void use_huge_pages(void *start, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-    if (bytes < HUGE) return;
-    uintptr_t first = ((uintptr_t)start + 4095) & ~(uintptr_t)4095;
-    madvise((void *)first, ((uintptr_t)start + bytes - first) & ~(size_t)4095, MADV_HUGEPAGE);
-#else
-    (void)start, (void)bytes;
-#endif
 }
 
 /* Half precisions by arithmetic on their bits, which every compiler turns into vector instructions. */
@@ -338,7 +323,6 @@ void NAME(backward)(const struct problem *p) {
     int rows = p->pixels == 1;
     int64_t length = block_length(p), span = rows ? p->images : p->pixels;
     int64_t blocks = (span + length - 1) / length, all = rows ? blocks : blocks * p->images;
-    use_huge_pages(p->grad, p->images * p->classes * p->pixels * sizeof(SCALAR));
     #pragma omp parallel for num_threads(team(p)) schedule(dynamic)
     for (int64_t b = 0; b < all; b++) {
         int64_t start = b % blocks * length, stop = start + length < span ? start + length : span;
