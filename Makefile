@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS := -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -22,10 +23,10 @@ tensorboard: setup  ## show the curves of all runs
 	$(BIN)/tensorboard --logdir runs --host localhost
 
 test: lint types  ## lint, types, doctests and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 quick: setup  ## the tests without those that train whole runs
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(WORKERS) -m 'not slow'
 
 lint: setup  ## ruff
 	$(BIN)/ruff check .
