@@ -158,11 +158,15 @@ static inline int64_t NAME(label)(const struct problem *p, int64_t s, int64_t *b
     return NONE;
 }
 
+static inline REAL NAME(loss)(const struct problem *p, double kept, int32_t count) {
+    return count ? (REAL)(kept / (p->high ? count : (int32_t)p->classes)) : 0;
+}
+
 /* Sample s is settled: save what the backward needs, add its share to the totals. */
-static inline void NAME(settle)(const struct problem *p, int64_t s, int64_t y, REAL threshold, double sum,
-                                double count, double total[2]) {
+static inline void NAME(settle)(const struct problem *p, int64_t s, int64_t y, REAL threshold, REAL loss,
+                                int32_t count, double total[2]) {
     REAL w = y != NONE && p->weight ? ((const REAL *)p->weight)[y] : 1;
-    REAL loss = y != NONE && count != 0 ? (REAL)(sum / (p->high ? count : p->classes)) : 0;
+    if (y == NONE) loss = 0;        /* whatever its logits hold */
     ((REAL *)p->threshold)[s] = threshold;
     ((REAL *)p->count)[s] = y == NONE ? 0 : loss != loss ? loss : (REAL)count;
     if (p->losses) ((REAL *)p->losses)[s] = w * loss;
@@ -207,7 +211,7 @@ static void NAME(forward_rows)(const struct problem *p, int64_t first, int64_t l
                 count += keep;
             }
         }
-        NAME(settle)(p, s, y, threshold, kept, count, total);
+        NAME(settle)(p, s, y, threshold, NAME(loss)(p, kept, count), count, total);
     }
 }
 
@@ -238,7 +242,7 @@ static void NAME(forward_tile)(const struct problem *p, int64_t image, int64_t s
     int64_t C = p->classes, P = p->pixels, s = image * P + start;
     const SCALAR *z = (const SCALAR *)p->input + image * C * P + start;
     int32_t y[TILE], count[TILE];
-    REAL zy[TILE], m[TILE], threshold[TILE];
+    REAL zy[TILE], m[TILE], threshold[TILE], loss[TILE];
     double sum[TILE], all = 0;
     for (int t = 0; t < width; t++) {
         y[t] = (int32_t)NAME(label)(p, s + t, bad);
@@ -265,7 +269,9 @@ static void NAME(forward_tile)(const struct problem *p, int64_t image, int64_t s
             count[t] += keep;
         }
     }
-    for (int t = 0; t < width; t++) NAME(settle)(p, s + t, y[t], threshold[t], sum[t], count[t], total);
+    #pragma omp simd
+    for (int t = 0; t < width; t++) loss[t] = NAME(loss)(p, sum[t], count[t]);
+    for (int t = 0; t < width; t++) NAME(settle)(p, s + t, y[t], threshold[t], loss[t], count[t], total);
 }
 
 static void NAME(backward_tile)(const struct problem *p, int64_t image, int64_t start, int width) {
