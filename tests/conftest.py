@@ -1,7 +1,7 @@
 """What the tests of all rooms share: the command line, called in this process."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # the tests' tensors are small: a second thread waits more than it works, above all beside other work
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """Leave the environment as it was: Lightning writes ranks and ports into it, and later runs would obey them."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 class Outcome(NamedTuple):
