@@ -1,7 +1,10 @@
 """The lines of the README that a user copies are run as they stand there."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,8 +34,7 @@ def test_drop_in():
 
 @pytest.mark.slow
 def test_commands_and_load(hem_command, tmp_path, monkeypatch):
-    """The second use: each command in turn, then the network of the first run in Python. (Two processes: see
-    test_distributed, which runs the third.)"""
+    """The second use: each command in turn, then the network of the first run in Python."""
     shorter = ("--trainer.max_epochs", 1, "--trainer.enable_progress_bar", "false")
     lines = [words for words in commands() if "2" not in words]
     assert [words[2] for words in lines] == ["fit", "test", "fit", "predict"]
@@ -44,6 +46,18 @@ def test_commands_and_load(hem_command, tmp_path, monkeypatch):
         assert outcome.code == 0, outcome.err
     monkeypatch.chdir(tmp_path)
     exec(blocks("python")[1], {})
+
+
+@pytest.mark.slow
+def test_cluster(tmp_path):
+    """The third use: two devices."""
+    (line,) = (words for words in commands() if "--trainer.devices" in words)
+    assert line[line.index("--trainer.devices") + 1] == "2"
+    command = [sys.executable, *line[1:], "--trainer.max_epochs", "1", "--run_dir", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
 def test_table_of_losses():
