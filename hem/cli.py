@@ -32,7 +32,7 @@ import hem.datamodules
 import hem.losses
 import hem.modules
 import hem.networks
-from hem.run import SaveConfig, SavePredictions, SaveResults, name_of
+from hem.run import SaveConfig, SavePredictions, SaveResults
 
 # a config gives class weights as a list of numbers
 register_type(torch.Tensor, torch.Tensor.tolist, torch.tensor)
@@ -203,7 +203,8 @@ def class_of(class_path: str) -> type:
 
 def short_name(class_path: str, registry: dict[str, type]) -> str:
     """Return the registry's name of a class, else the name of the class."""
-    return name_of(class_of(class_path), registry)
+    found = class_of(class_path)
+    return next((key for key, entry in registry.items() if entry is found), found.__name__)
 
 
 def task_name(class_path: str) -> str:

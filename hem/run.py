@@ -16,11 +16,12 @@ import pickle
 import platform
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning.pytorch.loggers
 import torch
@@ -34,12 +35,12 @@ from torch import Tensor
 PACKAGES = ("hem", "torch", "torchvision", "lightning", "torchmetrics")
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all: beside its place, flushed, then renamed.
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file that will be there whole or not at all: written beside its place, flushed, then renamed.
 
     Args:
         path: Where the file shall lie; its folder is made if need be.
-        content: Text (UTF-8) or bytes.
 
     Raises:
         OSError: If the folder cannot be written, or the disk is full; what was at ``path`` stays.
@@ -49,7 +50,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(beside, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
@@ -57,9 +58,10 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
-def name_of(obj: type, registry: dict[str, type]) -> str:
-    """Return the short name of a class: its key in the registry, else the name of the class."""
-    return next((key for key, entry in registry.items() if entry is obj), obj.__name__)
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Write text (UTF-8) or bytes as :func:`atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -67,17 +69,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Save a checkpoint under ``path``, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(beside, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with atomic_file(path) as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
