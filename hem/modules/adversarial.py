@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import copy
-import csv
 import difflib
-import io
-import json
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -39,7 +34,8 @@ from hem.datamodules.counter import key
 from hem.losses import reduction
 from hem.modules.base import Task, check_state
 from hem.modules.classification import accuracies
-from hem.run import AtomicCheckpointIO, write_atomically
+from hem.modules.examination import lay_out, write_figure, write_record, write_table
+from hem.run import AtomicCheckpointIO
 
 ATTACKS = (*(f"pgd_{name}" for name in OBJECTIVES), "pgd_loss", "autoattack")
 VALIDATION_STEPS = 10
@@ -414,6 +410,7 @@ class AdversarialTask(Task):
 
     def on_test_epoch_start(self) -> None:
         """Begin the choice of images."""
+        lay_out(self.net)
         self._chosen = []
         self._seen = 0
 
@@ -465,19 +462,8 @@ class AdversarialTask(Task):
 
     @rank_zero_only
     def _write_curve(self, rows: list[Row]) -> None:
-        folder = Path(self.trainer.default_root_dir)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(Row._fields)
-        writer.writerows(rows)
-        write_atomically(folder / "robustness.csv", text.getvalue())
-        figure = draw(rows)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=150)
-        write_atomically(folder / "robustness.png", picture.getvalue())
-        for logger in self.trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("test/robust_accuracy", figure, self.global_step, close=False)
+        write_table(self, "robustness", Row._fields, (row._asdict() for row in rows))
+        write_figure(self, "robustness", draw(rows))
 
     def _write_checks(self, checks: list[Check], facts: dict[str, float], notes: list[str]) -> None:
         for name, value in facts.items():
@@ -493,8 +479,7 @@ class AdversarialTask(Task):
                 "facts": facts,
                 "checks": [{**check._asdict(), "failed": check.failed} for check in checks],
             }
-            path = Path(self.trainer.default_root_dir) / "masking.json"
-            write_atomically(path, json.dumps(record, indent=2) + "\n")
+            write_record(self, "masking", record)
             for sentence in warnings:
                 print(f"warning: {sentence}")
             for sentence in notes:
@@ -588,20 +573,18 @@ class Evaluation:
 
     def _autoattack(self, norm: Norm, eps: float) -> Tensor:
         task = self.task
-        white, held = (torch.zeros(self.few_images, dtype=torch.bool) for _ in range(2))
-        for at in self._batches(torch.arange(self.few_images)):
-            found = autoattack(
-                task.net,
-                self.input[at].to(task.device),
-                self.target[at].to(task.device),
-                eps,
-                norm=norm,
-                num_classes=task.num_classes,
-                seed=task.attack_seed,
-                batch_size=task.attack_batch_size,
-            )
-            white[at], held[at] = found.robust["fab-t"].cpu(), found.robust["square"].cpu()
-            self.notes += [f"AutoAttack, {norm} {eps:g}: {flag}" for flag in found.flags]
+        found = autoattack(
+            task.net,
+            self.input[: self.few_images].to(task.device),
+            self.target[: self.few_images].to(task.device),
+            eps,
+            norm=norm,
+            num_classes=task.num_classes,
+            seed=task.attack_seed,
+            batch_size=task.attack_batch_size,
+        )
+        self.notes += [f"AutoAttack, {norm} {eps:g}: {flag}" for flag in found.flags]
+        white, held = found.robust["fab-t"].cpu(), found.robust["square"].cpu()
         self.black_box[norm, eps] = white & ~held
         return held
 
@@ -625,7 +608,9 @@ class Evaluation:
                 held: dict[str, Tensor] = {}
                 for attack in task.attacks:
                     since = time.perf_counter()
-                    if attack != "autoattack":
+                    if attack == "pgd_loss" and "pgd_ce" in held and plain_ce(task.loss):
+                        held[attack] = left[attack] = held["pgd_ce"]  # the same attack, to the bit
+                    elif attack != "autoattack":
                         objective = self._objective(attack)
                         left[attack] = self._pgd(norm, eps, self.pgd_images, left[attack], objective=objective)
                         held[attack] = left[attack]
@@ -796,6 +781,11 @@ def known(name: str, names: Sequence[str], what: str) -> None:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"; did you mean '{near[0]}'?" if near else "."
         raise ValueError(f"Unknown {what} '{name}'{hint} Available: {', '.join(names)}.")
+
+
+def plain_ce(loss: nn.Module) -> bool:
+    """Return whether a loss is the cross-entropy of each sample, which ``pgd_ce`` climbs as well."""
+    return type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.label_smoothing == 0
 
 
 def task_norm(held: dict[tuple[Norm, float], dict[str, Tensor]]) -> Norm:

@@ -205,6 +205,24 @@ class Task(LightningModule):
     def log_training(self, logits: Tensor, target: Tensor) -> None:
         """Log what a task wants to see of a training batch; called once every ``log_every_n_steps``."""
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``val/accuracy``, which chooses the best checkpoint; a task with figures of its own overrides this."""
+        self.log_accuracy(batch, "val")
+
+    def log_accuracy(self, batch: Any, stage: str) -> None:
+        """Log ``<stage>/accuracy``: the share of all samples, on all devices, that is classified rightly."""
+        input, target, *_ = batch
+        right = (self(input).argmax(1) == target).float().mean()
+        self.log(
+            f"{stage}/accuracy",
+            right,
+            prog_bar=True,
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(target),
+            sync_dist=True,
+        )
+
     def on_train_epoch_start(self) -> None:
         """Seed what the network itself draws (dropout): by epoch and rank, so that a resumed run repeats it."""
         seed = os.environ.get("PL_GLOBAL_SEED")

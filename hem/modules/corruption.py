@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from itertools import islice
 from pathlib import Path
@@ -11,20 +10,18 @@ from statistics import mean
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
 
 from hem.corruptions import GROUPS
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.corruption import CLEAN, ComputedCorruptions, Condition, CorruptedImages
 from hem.modules.base import Task
-from hem.run import write_atomically
+from hem.modules.examination import lay_out, write_figure, write_table
 
 Accuracies = dict[tuple[str, int], float]  # by corruption and severity; ("clean", 0) is among them
 PREFIX = "test/corruption/"  # of the keys in results.json
@@ -151,24 +148,14 @@ class CorruptionTask(Task):
         super().__init__(*args, **kwargs)
         self.corrupted = ComputedCorruptions() if corrupted is None else corrupted
         self.baseline = baseline
-        self.accuracy = MeanMetric()
         self.found: dict[Condition, float] = {}  # what the last test found
         self.examples: dict[Condition, Tensor] = {}
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Count what is classified rightly."""
-        input, target, *_ = batch
-        self.accuracy.update((self(input).argmax(1) == target).float())
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/accuracy``."""
-        self.log("val/accuracy", self.accuracy.compute(), prog_bar=True, sync_dist=True)
-        self.accuracy.reset()
-
     def on_test_start(self) -> None:
         """Refuse what cannot be tested or compared, before the work begins."""
+        lay_out(self.net)
         conditions = self.corrupted.conditions(self._data())
         if self.baseline is not None:
             own = {(c.corruption, c.severity): 0.0 for c in [CLEAN, *conditions]}
@@ -177,13 +164,10 @@ class CorruptionTask(Task):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Take one batch into the clean accuracy."""
-        input, target, *_ = batch
-        self.accuracy.update((self(input).argmax(1) == target).float())
+        self.log_accuracy(batch, "test")
 
     def on_test_epoch_end(self) -> None:
         """Go through the corrupted images, then log and write what was found."""
-        self.log("test/accuracy", self.accuracy.compute(), sync_dist=True)
-        self.accuracy.reset()
         self.found, count = self._run()
         self._log()
         if self.trainer.is_global_zero:
@@ -260,20 +244,14 @@ class CorruptionTask(Task):
     # -- what is written -----------------------------------------------------------------------------------
 
     def _write(self, count: int) -> None:
-        folder = Path(self.trainer.default_root_dir)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["corruption", "severity", "extra", "accuracy", "images"])
-        for (name, severity, extra), value in self.found.items():
-            writer.writerow([name, severity, int(extra), f"{value:.6f}", count])
-        write_atomically(folder / "corruption.csv", text.getvalue())
-        for name, figure in (("corruption", self._curves()), ("corruption_images", self._sheet())):
-            for logger in self.trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(name, figure, close=False)
-            picture = io.BytesIO()
-            figure.savefig(picture, format="png", dpi=120)
-            write_atomically(folder / f"{name}.png", picture.getvalue())
+        columns = ["corruption", "severity", "extra", "accuracy", "images"]
+        conditions = (
+            {**c._asdict(), "extra": int(c.extra), "accuracy": f"{value:.6f}", "images": count}
+            for c, value in self.found.items()
+        )
+        write_table(self, "corruption", columns, conditions)
+        write_figure(self, "corruption", self._curves())
+        write_figure(self, "corruption_images", self._sheet())
 
     def _curves(self) -> Figure:
         """Accuracy against severity: a panel for each group of corruptions, the mean of all in each of them."""

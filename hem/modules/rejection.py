@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,17 +11,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from hem import scores as metrics
 from hem.datamodules.base import ImageDataModule
@@ -31,6 +25,7 @@ from hem.datamodules.counter import key, permutation
 from hem.datamodules.loader import Batch
 from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
 from hem.modules.base import Task
+from hem.modules.examination import folder_of, lay_out, write_figure, write_record, write_table
 from hem.run import write_atomically
 from hem.scores import LOGIT_SCORES, check_score
 
@@ -310,7 +305,6 @@ class RejectionTask(Task):
         self.fit_images = fit_images
         self.unknown_root = Path(unknown_root).expanduser() if unknown_root is not None else None
         self.noise_seed = noise_seed
-        self.accuracy = MeanMetric()
         self.fitted: dict[str, Callable[[Tensor], Tensor]] = {}
         self.clean = Seen(self)
 
@@ -380,18 +374,9 @@ class RejectionTask(Task):
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Count what is classified rightly."""
-        input, target, *_ = batch
-        self.accuracy.update((self(input).argmax(1) == target).float())
-
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/accuracy``."""
-        self.log("val/accuracy", self.accuracy.compute(), prog_bar=True, sync_dist=True)
-        self.accuracy.reset()
-
     def on_test_start(self) -> None:
         """Fit the scores that are fitted on features of training images."""
+        lay_out(self.net)
         self.clean = Seen(self)
         self.fitted = {}
         wanted = [name for name in self.scores if name in metrics.FEATURE_SCORES]
@@ -517,26 +502,16 @@ class RejectionTask(Task):
     ) -> None:
         clean = known["clean"]
         Console().print(self._table(data, clean, seen, rows))
-        folder = run_folder(self.trainer)
-        if folder is None:
-            return
         for score in self.scores:
-            picture = io.BytesIO()
-            self._figure(score, clean, seen, thresholds.get(score)).savefig(picture, format="png", dpi=120)
-            write_atomically(folder / f"rejection_{score}.png", picture.getvalue())
-            for logger in self.loggers:
-                if isinstance(logger, TensorBoardLogger):  # drawn once: add_figure would draw it again
-                    pixels = np.asarray(Image.open(picture).convert("RGB"))
-                    logger.experiment.add_image(f"rejection/{score}", pixels, dataformats="HWC")
+            write_figure(self, f"rejection_{score}", self._figure(score, clean, seen, thresholds.get(score)))
         sizes = {short(name): len(found.correct) for name, found in (known | seen).items()}
-        keys = [*metrics.METRICS, "oscr", "dar", "dar_strict"]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["score", "name", "sets", "images", *keys], lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            shape = {"score": row.score, "name": row.name, "sets": row.sets, "images": sizes.get(row.name)}
-            writer.writerow({**shape, **{key: round(value, 6) for key, value in row.figures.items()}})
-        write_atomically(folder / "rejection.csv", text.getvalue())
+        columns = ["score", "name", "sets", "images", *metrics.METRICS, "oscr", "dar", "dar_strict"]
+        table = (
+            {"score": row.score, "name": row.name, "sets": row.sets, "images": sizes.get(row.name)}
+            | {key: round(value, 6) for key, value in row.figures.items()}
+            for row in rows
+        )
+        write_table(self, "rejection", columns, table)
         record = {
             "convention": "scores are unknownness: positive = unknown, higher = more unknown",
             "known": data.name,
@@ -556,8 +531,8 @@ class RejectionTask(Task):
             "attack_eps": self.attack_eps,
             "noise_seed": self.noise_seed,
         }
-        write_atomically(folder / "rejection.json", json.dumps(record, indent=2) + "\n")
-        print(f"rejection: {folder / 'rejection.csv'}, rejection.json and rejection_<score>.png")
+        write_record(self, "rejection", record)
+        print(f"rejection: {folder_of(self) / 'rejection.csv'}, rejection.json and rejection_<score>.png")
 
     def _table(self, data: ImageDataModule, clean: Gathered, seen: dict[str, Gathered], rows: list[Row]) -> Table:
         """AUROC in per cent: unknown sets and means of groups against scores."""
