@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hem.names import check_name
+
 Norm = Literal["linf", "l2"]
 Schedule = Literal["constant", "linear"]
 Model = Callable[[Tensor], Tensor]  # images (N, C, H, W) to logits (N, K)
@@ -170,11 +172,7 @@ def objective_of(objective: str | Objective | nn.Module) -> Objective:
     if isinstance(objective, nn.Module):
         return loss_objective(objective)
     if isinstance(objective, str):
-        if objective not in OBJECTIVES:
-            raise ValueError(
-                f"Expected an objective among {', '.join(OBJECTIVES)}, or a loss, got '{objective}': "
-                "choose one of them."
-            )
+        check_name(objective, OBJECTIVES, "objective")
         return OBJECTIVES[objective]
     return objective
 

@@ -6,7 +6,6 @@ reads ``configs/base.yaml`` first, then each ``--config`` in turn, then the opti
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import os
@@ -32,6 +31,7 @@ import hem.datamodules
 import hem.losses
 import hem.modules
 import hem.networks
+from hem.names import near
 from hem.run import SaveConfig, SavePredictions, SaveResults
 
 # a config gives class weights as a list of numbers
@@ -57,14 +57,6 @@ CHOICES: dict[str, tuple[str, Iterable[str]]] = {
     "optimizer": ("optimiser", subclasses(torch.optim, torch.optim.Optimizer)),
     "lr_scheduler": ("schedule", subclasses(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler)),
 }
-
-
-def near(word: str, names: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the names that look like the word, and ``""`` where none does."""
-    lower = {name.lower(): name for name in names}
-    found = [lower[match] for match in difflib.get_close_matches(word.lower(), lower, n=2, cutoff=0.5)]
-    found += [name for key, name in lower.items() if key.startswith(word.lower()) and name not in found][:2]
-    return f"; did you mean {' or '.join(repr(name) for name in found)}?" if found else ""
 
 
 def parameters(class_path: str) -> list[str]:

@@ -18,7 +18,6 @@ pixel; the water of :func:`spatter` measures Euclidean distances, where OpenCV a
 photographs of :func:`frost` are not shipped, a texture stands in for them.
 """
 
-import difflib
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from torch.nn import functional as F
 from hem.datamodules.counter import integers, uniform
 from hem.datamodules.counter import key as key_of
 from hem.datamodules.images import GREY
+from hem.names import check_name
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -211,23 +211,6 @@ def check_severity(severity: int) -> None:
     """
     if isinstance(severity, bool) or severity not in SEVERITIES:
         raise ValueError(f"Severities are the whole numbers 1 to 5, got {severity!r}.")
-
-
-def check_name(name: str, names: Sequence[str]) -> None:
-    """Refuse the name of a corruption that is not there, with the names that look like it.
-
-    Raises:
-        ValueError: If it is none of ``names``.
-
-    Example:
-        >>> check_name("gausian_noise", list(CORRUPTIONS))
-        Traceback (most recent call last):
-        ValueError: Unknown corruption 'gausian_noise'; did you mean 'gaussian_noise' or 'gaussian_blur'? Available: ...
-    """
-    if name not in names:
-        close = difflib.get_close_matches(name.lower(), names, n=2, cutoff=0.6)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
-        raise ValueError(f"Unknown corruption {name!r}{hint} Available: {', '.join(names)}.")
 
 
 def _uniform(key: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
@@ -1245,7 +1228,7 @@ def corrupt(
         >>> corrupt(torch.full((1, 1, 28, 28), 0.5), "brightness", 1, torch.tensor([0])).unique() * 255
         tensor([140.])
     """
-    check_name(corruption, list(CORRUPTIONS))
+    check_name(corruption, CORRUPTIONS, "corruption")
     if corruption == "frost":
         return _truncate(frost(images, severity, key, photographs=photographs))
     return _truncate(CORRUPTIONS[corruption](images, severity, key))

@@ -12,7 +12,6 @@ largest logit, the free energy) therefore appear with their sign changed.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from hem.names import check_name
 
 # -- scores of logits --------------------------------------------------------------------------------------
 
@@ -155,28 +156,13 @@ INPUT_SCORES = ("odin",)
 SCORES = (*LOGIT_SCORES, *FEATURE_SCORES, *INPUT_SCORES)
 
 
-def near(word: str, names: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?; available: ...``, for the end of a sentence about an unknown name.
-
-    Example:
-        >>> near("max_logits", ["msp", "max_logit"])
-        "; did you mean 'max_logit'?; available: msp, max_logit"
-    """
-    names = list(names)
-    found = difflib.get_close_matches(word.lower(), names, n=2, cutoff=0.6)
-    guess = f"; did you mean {' or '.join(repr(name) for name in found)}?" if found else ""
-    return f"{guess}; available: {', '.join(names)}"
-
-
 def check_score(name: str, among: Iterable[str] = SCORES) -> None:
     """Refuse the name of a score that there is none of.
 
     Raises:
         ValueError: It is not ``among`` them.
     """
-    among = list(among)
-    if name not in among:
-        raise ValueError(f"unknown rejection score '{name}'{near(name, among)}")
+    check_name(name, among, "rejection score")
 
 
 def _need_pytorch_ood(score: str) -> None:

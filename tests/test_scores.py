@@ -82,7 +82,7 @@ def test_energy_has_a_temperature():
 
 def test_unknown_name_of_a_score():
     with pytest.raises(
-        ValueError, match=r"unknown rejection score 'max_logits'; did you mean 'max_logit'\?; available: msp"
+        ValueError, match=r"Unknown rejection score 'max_logits'; did you mean 'max_logit'\? Available: msp"
     ):
         scores.check_score("max_logits")
 

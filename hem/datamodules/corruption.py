@@ -20,6 +20,7 @@ from hem.datamodules.counter import permutation
 from hem.datamodules.folder import scan, subfolders
 from hem.datamodules.images import FileImages, Fit, Images, MemoryImages
 from hem.datamodules.loader import Loader
+from hem.names import check_name
 
 
 class Condition(NamedTuple):
@@ -148,7 +149,7 @@ class ComputedCorruptions(CorruptedImages):
         super().__init__(corruptions, severities, images, seed)
         self.names = list(hem.corruptions.CORRUPTIONS) if corruptions is None else corruptions
         for name in self.names:
-            hem.corruptions.check_name(name, list(hem.corruptions.CORRUPTIONS))
+            check_name(name, hem.corruptions.CORRUPTIONS, "corruption")
         self.frost = frost
         self._photographs: list[Tensor] | None = None
 
@@ -267,7 +268,7 @@ class OfficialCorruptions(CorruptedImages):
         official, folder = self._where(known)
         names = [*official.common, *official.extra]
         for name in self.corruptions or ():
-            hem.corruptions.check_name(name, names)
+            check_name(name, names, "corruption")
         if self.corruptions is not None:
             names = self.corruptions
         else:

@@ -29,7 +29,7 @@ from hem.datamodules.images import NO_TARGET, FileImages, Fit, Images, MemoryIma
 from hem.datamodules.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
 from hem.datamodules.svhn import SVHNDataModule
 from hem.datamodules.tiny_imagenet import TinyImageNetDataModule
-from hem.scores import near
+from hem.names import check_name, near
 
 Kind = Literal["novel", "unrecognisable"]
 
@@ -291,8 +291,8 @@ def check_unknown(name: str) -> None:
     """
     if name not in UNKNOWN and "/" not in name:
         raise ValueError(
-            f"unknown set '{name}' has no such name{near(name, UNKNOWN)}; or the path of a folder of images, "
-            "with a '/' in it"
+            f"Unknown set '{name}'{near(name, UNKNOWN) or '.'} Available: {', '.join(UNKNOWN)}, or the path of a "
+            "folder of images, with a '/' in it."
         )
 
 
@@ -387,8 +387,7 @@ class OpenSetDataModule(ImageDataModule):
         download: bool = False,
         **kwargs: object,
     ) -> None:
-        if of not in WHOLE:
-            raise ValueError(f"unknown data set '{of}'{near(of, WHOLE)}")
+        check_name(of, WHOLE, "data set")
         whole = WHOLE[of](root=root)
         valid = set(range(whole.num_classes))
         if len(set(known_classes)) != len(known_classes) or not set(known_classes) < valid:

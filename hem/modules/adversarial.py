@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 import time
 from abc import ABC, abstractmethod
@@ -35,6 +34,7 @@ from hem.losses import reduction
 from hem.modules.base import Task, check_state
 from hem.modules.classification import accuracies
 from hem.modules.examination import lay_out, write_figure, write_record, write_table
+from hem.names import check_name
 from hem.run import AtomicCheckpointIO
 
 ATTACKS = (*(f"pgd_{name}" for name in OBJECTIVES), "pgd_loss", "autoattack")
@@ -113,7 +113,7 @@ class PGDTraining(AdversarialTraining):
         objective: str = "loss",
     ) -> None:
         super().__init__(eps, norm, steps, step_size)
-        known(objective, ("loss", *OBJECTIVES), "objective of adversarial training")
+        check_name(objective, ("loss", *OBJECTIVES), "objective of adversarial training")
         self.objective = objective
 
     def perturb(self, task: Task, input: Tensor, target: Tensor, seed: int) -> Tensor:
@@ -303,7 +303,7 @@ class AdversarialTask(Task):
     ) -> None:
         super().__init__(*args, **kwargs)
         for name in attacks:
-            known(name, ATTACKS, "attack")
+            check_name(name, ATTACKS, "attack")
         for norm, radii in (("linf", linf), ("l2", l2)):
             for eps in radii:
                 check_eps(eps, norm)
@@ -763,24 +763,6 @@ class Evaluation:
             return square(task.net, x, y, eps, norm=norm, queries=task.square_queries, seed=seed)
 
         return white & ~self._held(attack, len(white), white)
-
-
-def known(name: str, names: Sequence[str], what: str) -> None:
-    """Refuse an unknown name with the near ones.
-
-    Raises:
-        ValueError: If ``name`` is not among ``names``.
-
-    Example:
-        >>> known("pgd_marign", ATTACKS, "attack")
-        Traceback (most recent call last):
-        ...
-        ValueError: Unknown attack 'pgd_marign'; did you mean 'pgd_margin'? Available: pgd_ce, pgd_margin, ...
-    """
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else "."
-        raise ValueError(f"Unknown {what} '{name}'{hint} Available: {', '.join(names)}.")
 
 
 def plain_ce(loss: nn.Module) -> bool:

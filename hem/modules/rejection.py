@@ -26,6 +26,7 @@ from hem.datamodules.loader import Batch
 from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
 from hem.modules.base import Task
 from hem.modules.examination import folder_of, lay_out, write_figure, write_record, write_table
+from hem.names import check_name
 from hem.run import write_atomically
 from hem.scores import LOGIT_SCORES, check_score
 
@@ -283,8 +284,7 @@ class RejectionTask(Task):
             from hem.corruptions import CORRUPTIONS
 
             for name in corruptions:
-                if name not in CORRUPTIONS:
-                    raise ValueError(f"unknown corruption '{name}'{metrics.near(name, CORRUPTIONS)}")
+                check_name(name, CORRUPTIONS, "corruption")
         if not 1 <= severity <= 5:
             raise ValueError(f"severity is 1 to 5, but it is {severity}.")
         if attack_eps is not None and not 0 <= attack_eps <= 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import timm
 import torchvision
 from torch import Tensor, nn
 
+from hem.names import near
 from hem.networks.base import Network
 
 Source = Literal["auto", "torchvision", "timm"]
@@ -92,11 +92,9 @@ def _library(name: str, source: Source) -> Literal["torchvision", "timm"]:
     if source in ("auto", "timm") and timm.is_model(name):
         return "timm"
     names = [*known["torchvision"], *known["timm"]] if source == "auto" else known[source]
-    near = difflib.get_close_matches(name, sorted(set(names)), n=5)
     raise ValueError(
-        f"unknown network '{name}' (source: {source})"
-        + (f"; near names: {', '.join(near)}" if near else "")
-        + "; torchvision.models.list_models() and timm.list_models() give all"
+        f"Unknown network '{name}' (source: {source}){near(name, sorted(set(names))) or '.'} "
+        "torchvision.models.list_models() and timm.list_models() give all."
     )
 
 

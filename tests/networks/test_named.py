@@ -71,13 +71,13 @@ def test_auto_looks_in_torchvision_first():
     ],
 )
 def test_an_unknown_name_brings_near_names_and_the_list(name, source, near):
-    with pytest.raises(ValueError, match=rf"unknown network '{name}'.*near names: .*{near}.*list_models") as error:
+    with pytest.raises(ValueError, match=rf"Unknown network '{name}'.*did you mean .*{near}.*list_models") as error:
         Named(name, source=source)
     assert "\n" not in str(error.value)
 
 
 def test_a_name_of_the_other_library_is_unknown():
-    with pytest.raises(ValueError, match="unknown network 'convnext_atto' \\(source: torchvision\\)"):
+    with pytest.raises(ValueError, match="Unknown network 'convnext_atto' \\(source: torchvision\\)"):
         Named("convnext_atto", source="torchvision")
 
 

@@ -1,0 +1,40 @@
+"""A name that a user got wrong, and what it may have meant."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def near(word: str, names: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the names that look like the word, and ``""`` where none does.
+
+    Example:
+        >>> near("max_logits", ["msp", "max_logit"])
+        "; did you mean 'max_logit'?"
+        >>> near("hem", ["CrossEntropyLoss", "HEMLoss"])
+        "; did you mean 'HEMLoss'?"
+    """
+    lower = {name.lower(): name for name in names}
+    found = [lower[match] for match in difflib.get_close_matches(word.lower(), lower, n=2, cutoff=0.5)]
+    found += [name for key, name in lower.items() if key.startswith(word.lower()) and name not in found][:2]
+    return f"; did you mean {' or '.join(repr(name) for name in found)}?" if found else ""
+
+
+def check_name(name: str, names: Iterable[str], what: str) -> None:
+    """Refuse a name that there is none of, with those that look like it and with all that there are.
+
+    Args:
+        name: What the user wrote.
+        names: What there is.
+        what: What it is the name of, for the sentence.
+
+    Raises:
+        ValueError: ``name`` is not among ``names``.
+
+    Example:
+        >>> check_name("gausian_noise", ["gaussian_noise", "fog"], "corruption")
+        Traceback (most recent call last):
+        ValueError: Unknown corruption 'gausian_noise'; did you mean 'gaussian_noise'? Available: gaussian_noise, fog.
+    """
+    names = list(names)
+    if name not in names:
+        raise ValueError(f"Unknown {what} '{name}'{near(name, names) or '.'} Available: {', '.join(names)}.")
