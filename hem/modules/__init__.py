@@ -1,6 +1,7 @@
 """The tasks: one LightningModule each, siblings under :class:`~hem.modules.base.Task`."""
 
-from hem.modules.adversarial import TRADES, AdversarialTask, PGDTraining
+from hem.modules.adversarial import AdversarialTask
+from hem.modules.adversarial_training import TRADES, PGDTraining
 from hem.modules.base import Task
 from hem.modules.classification import ClassificationTask
 from hem.modules.corruption import CorruptionTask

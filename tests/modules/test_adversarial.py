@@ -12,10 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hem.attacks import attacking, autoattack, pgd
-from hem.datamodules.counter import key
+from hem.datamodules.counter import key, seed_of
 from hem.losses import LOSSES, HEMLoss
 from hem.modules import TRADES, AdversarialTask, ClassificationTask, PGDTraining
-from hem.modules.adversarial import ATTACKS, Row, divergence, draw, seed_of
+from hem.modules.adversarial_training import divergence
+from hem.modules.robustness import ATTACKS, Row, draw
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = {
