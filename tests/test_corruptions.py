@@ -11,6 +11,12 @@ from PIL import Image
 from scipy import ndimage, stats
 
 from hem import corruptions as c
+from hem.corruptions import digital
+from hem.corruptions.blur import glass_sources
+from hem.corruptions.drops import _canny, _distance, _equalize
+from hem.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
+from hem.corruptions.pixels import streak, uniform
+from hem.corruptions.weather import _plasma, frost
 from hem.datamodules.counter import key as key_of
 
 SIZES = {(3, 32): 32, (1, 28): 32, (3, 64): 64}
@@ -141,7 +147,7 @@ def test_glass_follows_the_loop():
     """The authors' loop, whose swap leaves the other pixel as it is, on the same random steps."""
     for most, size in ((1, 12), (2, 15), (4, 20)):
         step = torch.randint(-most, most, (3, 2, size, size), generator=torch.Generator().manual_seed(most))
-        found = c.glass_sources(step, most).reshape(3, size, size)
+        found = glass_sources(step, most).reshape(3, size, size)
         for i in range(3):
             place = np.arange(size * size).reshape(size, size)
             for h in range(size - most, most, -1):
@@ -154,7 +160,7 @@ def test_streak_sums_along_a_line():
     """ImageMagick's sum written pixel by pixel."""
     image = scenes(1, 1, 9)
     for angle in (-135.0, -45.0, 0.0, 30.0, 90.0):
-        found = c._streak(image, 3, 1.5, torch.tensor([angle]))[0, 0]
+        found = streak(image, 3, 1.5, torch.tensor([angle]))[0, 0]
         weight = [math.exp(-(i**2) / 4.5) for i in range(7)]
         for y in range(9):
             for x in range(9):
@@ -174,7 +180,7 @@ def test_warp_is_map_coordinates():
     for mode, centres in (("reflect", False), ("mirror", True)):
         place = np.stack([rows[0].numpy(), columns[0].numpy()])
         expected = ndimage.map_coordinates(image[0, 0].numpy(), place, order=1, mode=mode)
-        found = c._warp(image, columns, rows, about_centres=centres)
+        found = digital.warp(image, columns, rows, about_centres=centres)
         np.testing.assert_allclose(found[0, 0], expected, atol=1e-5)
 
 
@@ -185,8 +191,8 @@ def test_elastic_moves_the_corners(monkeypatch):
     for x, y in corners:
         image[0, 0, y - 1 : y + 2, x - 1 : x + 2] = 1
     draws = torch.tensor([[[0.9, 0.5], [0.5, 0.1], [0.1, 0.9]]])
-    monkeypatch.setattr(c, "_uniform", lambda key, stream, shape: draws)
-    found = c.elastic_transform(image, 1, keys(1))[0, 0].numpy()
+    monkeypatch.setattr(digital, "uniform", lambda key, stream, shape: draws)
+    found = digital.elastic_transform(image, 1, keys(1))[0, 0].numpy()
     labels, count = ndimage.label(found > 0.3)
     centres = sorted((x, y) for y, x in ndimage.center_of_mass(found, labels, range(1, count + 1)))
     expected = sorted(map(tuple, corners + 2.56 * (2 * draws[0].numpy() - 1)))
@@ -199,7 +205,7 @@ def test_plasma_follows_the_squares():
     grid, step, wibble, stream = np.zeros((side, side)), side, 100.0, 0
     while step >= 2:
         half, count = step // 2, side // step
-        noise = wibble**2 * (2 * c._uniform(key, stream, (3, count, count))[0].double().numpy() - 1)
+        noise = wibble**2 * (2 * uniform(key, stream, (3, count, count))[0].double().numpy() - 1)
         cells = [(i, j) for i in range(count) for j in range(count)]
 
         def at(y, x):
@@ -216,29 +222,29 @@ def test_plasma_follows_the_squares():
                 grid[y, x] = around / 4 + noise[number, i, j]
         step, wibble, stream = half, wibble / decay, stream + 1
     expected = (grid - grid.min()) / np.ptp(grid)
-    np.testing.assert_allclose(c._plasma(key, side, decay)[0], expected, atol=1e-4)
+    np.testing.assert_allclose(_plasma(key, side, decay)[0], expected, atol=1e-4)
 
 
 def test_distance_and_equalize():
     edges = torch.rand(4, 1, 30, 26, generator=torch.Generator().manual_seed(0)) < 0.01
     edges[3] = False
-    found = c._distance(edges, 20)
+    found = _distance(edges, 20)
     for i in range(3):
         expected = np.minimum(ndimage.distance_transform_edt(~edges[i, 0].numpy()), 20)
         np.testing.assert_allclose(found[i, 0], expected, atol=1e-5)
     assert (found[3] == 20).all()
     levels = torch.tensor([[3.0, 3.0], [7.0, 9.0]])[None, None]
-    assert c._equalize(levels).tolist() == [[[[0, 0], [128, 255]]]]
-    assert c._equalize(torch.full((1, 1, 2, 2), 5.0)).tolist() == [[[[5, 5], [5, 5]]]]
+    assert _equalize(levels).tolist() == [[[[0, 0], [128, 255]]]]
+    assert _equalize(torch.full((1, 1, 2, 2), 5.0)).tolist() == [[[[5, 5], [5, 5]]]]
 
 
 def test_canny_finds_the_outline():
     """A weak line counts where it hangs on a strong one, and not elsewhere."""
     image = torch.zeros(1, 1, 20, 20)
     image[..., :10] = 30  # a step of 4 * 30 = 120: between both thresholds
-    assert not c._canny(image, 50, 150).any()
+    assert not _canny(image, 50, 150).any()
     image[..., 12:, :10] = 60  # of 240: above
-    edges = c._canny(image, 50, 150)[0, 0]
+    edges = _canny(image, 50, 150)[0, 0]
     assert edges[14:, 9:11].sum(1).tolist() == [1] * 6
     assert edges[:10, 9:11].sum(1).tolist() == [1] * 10
     assert not edges[:10, :8].any()
@@ -250,7 +256,7 @@ def test_canny_finds_the_outline():
 
 def test_distribution_of_gaussian_noise():
     for severity in c.SEVERITIES:
-        noise = c.gaussian_noise(torch.full((40, 3, 32, 32), 0.5), severity, keys(40)) - 0.5
+        noise = gaussian_noise(torch.full((40, 3, 32, 32), 0.5), severity, keys(40)) - 0.5
         sigma = c.CONSTANTS["gaussian_noise"][32][severity - 1]
         assert stats.kstest(noise.flatten().numpy(), "norm", args=(0, sigma)).pvalue > 1e-3
         other = noise.flatten(1)
@@ -261,7 +267,7 @@ def test_distribution_of_shot_noise():
     for level, severity in ((1, 5), (20, 1), (128, 3), (255, 1)):
         images = torch.full((20, 3, 64, 64), level / 255)
         photons = c.CONSTANTS["shot_noise"][64][severity - 1]
-        counts = c.shot_noise(images, severity, keys(20)).mul(photons).round().long().flatten()
+        counts = shot_noise(images, severity, keys(20)).mul(photons).round().long().flatten()
         expected = stats.poisson(photons * level / 255)
         most = photons  # the rest is cut off
         seen = torch.bincount(counts, minlength=most + 1).numpy()
@@ -277,12 +283,12 @@ def test_distribution_of_impulse_and_speckle_noise():
     images = torch.full((60, 3, 32, 32), 0.5)
     for severity in c.SEVERITIES:
         amount = c.CONSTANTS["impulse_noise"][32][severity - 1]
-        noisy = c.impulse_noise(images, severity, keys(60))
+        noisy = impulse_noise(images, severity, keys(60))
         spread = 5 * math.sqrt(amount / images.numel())
         assert (noisy == 0).float().mean().item() == pytest.approx(amount / 2, abs=spread)
         assert (noisy == 1).float().mean().item() == pytest.approx(amount / 2, abs=spread)
         sigma = c.CONSTANTS["speckle_noise"][32][severity - 1]
-        noise = (c.speckle_noise(images, severity, keys(60)) - 0.5) / 0.5
+        noise = (speckle_noise(images, severity, keys(60)) - 0.5) / 0.5
         assert stats.kstest(noise.flatten().numpy(), "norm", args=(0, sigma)).pvalue > 1e-3
 
 
@@ -368,7 +374,7 @@ def test_frost_from_photographs(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "frost1.png")
     (photograph,) = c.frost_photographs(tmp_path, (32, 32))
     assert photograph.shape == (3, 40, 48)
-    icy = c.frost(torch.zeros(3, 3, 32, 32), 1, keys(3), photographs=[photograph])
+    icy = frost(torch.zeros(3, 3, 32, 32), 1, keys(3), photographs=[photograph])
     pieces = photograph.unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4).flatten(0, 1) * 0.2
     for image in icy:
         assert (pieces - image).abs().amax((1, 2, 3)).min() < 1e-6

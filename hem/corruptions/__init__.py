@@ -1,0 +1,108 @@
+"""Common corruptions: noise, blur, weather and digital changes of five severities, on batches of images.
+
+The 15 common and 4 extra corruptions of Hendrycks & Dietterich, "Benchmarking neural network robustness to
+common corruptions and perturbations", ICLR 2019, with the constants of their programs
+(github.com/hendrycks/robustness, ``ImageNet-C/create_c``): those of CIFAR-10-C for images nearest to 32
+pixels, of Tiny-ImageNet-C for those nearest to 64, of ImageNet-C for those nearest to 224. All of them are
+functions of ``(images, severity, key)``, where a sample's key names its random numbers
+(:mod:`hem.datamodules.counter`): what happens to a sample depends on nothing but its own pixels and key.
+
+Grey images. The authors corrupt colour images alone. Here a grey image of 28 pixels takes the constants of
+CIFAR-10-C; noise is drawn for its one channel; what brings a colour of its own (spatter, frost) or changes
+colour (saturate) gives the luma (ITU-R BT.601) of what it makes of three equal channels. MNIST-C is another
+set of corruptions, see :class:`~hem.datamodules.CorruptionDataModule`.
+
+Where we differ from the authors' programs: images are not packed into JPEG files afterwards, as those of
+ImageNet-C are; arithmetic is in float32, and interpolation exact, where OpenCV rounds positions to 1/32
+pixel; the water of :func:`spatter` measures Euclidean distances, where OpenCV approximates them; the
+photographs of :func:`frost` are not shipped, a texture stands in for them.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from hem.corruptions.blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur
+from hem.corruptions.constants import CONSTANTS, SEVERITIES, check_severity
+from hem.corruptions.digital import brightness, contrast, elastic_transform, jpeg_compression, pixelate, saturate
+from hem.corruptions.drops import spatter
+from hem.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
+from hem.corruptions.pixels import truncate
+from hem.corruptions.weather import fog, frost, frost_photographs, snow
+from hem.names import check_name
+
+__all__ = [
+    "COMMON",
+    "CONSTANTS",
+    "CORRUPTIONS",
+    "EXTRA",
+    "GROUPS",
+    "SEVERITIES",
+    "check_severity",
+    "corrupt",
+    "frost_photographs",
+]
+
+Corruption = Callable[[Tensor, int, Tensor], Tensor]
+
+GROUPS: dict[str, dict[str, Corruption]] = {
+    "noise": {"gaussian_noise": gaussian_noise, "shot_noise": shot_noise, "impulse_noise": impulse_noise},
+    "blur": {
+        "defocus_blur": defocus_blur,
+        "glass_blur": glass_blur,
+        "motion_blur": motion_blur,
+        "zoom_blur": zoom_blur,
+    },
+    "weather": {"snow": snow, "frost": frost, "fog": fog, "brightness": brightness},
+    "digital": {
+        "contrast": contrast,
+        "elastic_transform": elastic_transform,
+        "pixelate": pixelate,
+        "jpeg_compression": jpeg_compression,
+    },
+    "extra": {
+        "speckle_noise": speckle_noise,
+        "gaussian_blur": gaussian_blur,
+        "spatter": spatter,
+        "saturate": saturate,
+    },
+}
+CORRUPTIONS: dict[str, Corruption] = {name: f for group in GROUPS.values() for name, f in group.items()}
+EXTRA = tuple(GROUPS["extra"])
+COMMON = tuple(name for name in CORRUPTIONS if name not in EXTRA)
+
+
+def corrupt(
+    images: Tensor,
+    corruption: str,
+    severity: int,
+    key: Tensor,
+    *,
+    photographs: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Corrupt images by the name of a corruption, in the 256 levels of the official files.
+
+    Values are cut down to multiples of 1/255, as the authors' casts to bytes do.
+
+    Args:
+        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
+        corruption: A key of :data:`CORRUPTIONS`.
+        severity: 1 to 5.
+        key: (N,) int64, one key per image.
+        photographs: For ``frost``, see there.
+
+    Returns:
+        (N, C, H, W) float32 in [0, 1], multiples of 1/255.
+
+    Raises:
+        TypeError: If the images are not float32.
+        ValueError: If there is no such corruption or severity, or the shapes are wrong.
+
+    Example:
+        >>> corrupt(torch.full((1, 1, 28, 28), 0.5), "brightness", 1, torch.tensor([0])).unique() * 255
+        tensor([140.])
+    """
+    check_name(corruption, CORRUPTIONS, "corruption")
+    if corruption == "frost":
+        return truncate(frost(images, severity, key, photographs=photographs))
+    return truncate(CORRUPTIONS[corruption](images, severity, key))
