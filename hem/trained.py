@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hem.datamodules.images import Fit
 from hem.modules.base import check_state
-from hem.modules.rejection import Rejector
+from hem.modules.rejector import Rejector
 from hem.run import AtomicCheckpointIO
 
 

@@ -11,7 +11,7 @@ from torchmetrics import ClasswiseWrapper, MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 
 from hem.modules.base import Task, sample_losses
-from hem.modules.rejection import Rejector, run_rejector, save_rejector
+from hem.modules.rejector import Rejector, run_rejector, save_rejector
 from hem.scores import LOGIT_SCORES, check_score
 
 

@@ -1,23 +1,19 @@
-"""Rejection of the unknown: a rejector for use, and the test of a classifier against unknown sets."""
+"""Rejection of the unknown: the test of a classifier against unknown sets."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from hem import scores as metrics
 from hem.datamodules.base import ImageDataModule
@@ -26,156 +22,13 @@ from hem.datamodules.loader import Batch
 from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
 from hem.modules.base import Task
 from hem.modules.examination import folder_of, lay_out, write_figure, write_record, write_table
+from hem.modules.rejector import calibration_loader, gathered, passed
 from hem.names import check_name
-from hem.run import write_atomically
 from hem.scores import LOGIT_SCORES, check_score
 
-CALIBRATION = 10_000  # validation images, at most, that a threshold is found on
 DEFAULT_UNKNOWN = {"unrecognisable": [name for name, entry in UNKNOWN.items() if entry.kind == "unrecognisable"]}
 
 RESERVED = {"clean", "corrupt", "adversarial", "overall"}  # names in tables that no group may have
-
-# -- a rejector for use --------------------------------------------------------------------------------------
-
-
-def fingerprint(net: nn.Module) -> str:
-    """A hash of a network's weights and buffers: what a threshold belongs to."""
-    digest = hashlib.sha256()
-    for name, value in net.state_dict().items():
-        value = value.detach().cpu()
-        digest.update(name.encode())
-        digest.update((value.float() if value.is_floating_point() else value).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-class Rejector(NamedTuple):
-    """Accepts what does not look too unknown: where the score of its logits is at most the threshold."""
-
-    score: str  # one of LOGIT_SCORES
-    threshold: float
-    keep: float  # the share of rightly classified validation samples that it accepts
-    weights: str  # fingerprint of the network that the threshold belongs to
-
-    def unknownness(self, logits: Tensor) -> Tensor:
-        """The score of each sample, (N, C) -> (N,): higher means more unknown."""
-        return LOGIT_SCORES[self.score](logits)
-
-    def accepts(self, unknownness: Tensor) -> Tensor:
-        """Which samples are accepted as known, (N,) bool."""
-        return unknownness.double() <= self.threshold
-
-    def save(self, folder: Path) -> None:
-        """Write ``rejector.json`` into the folder of a run."""
-        write_atomically(folder / "rejector.json", json.dumps(self._asdict(), indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path, net: nn.Module) -> Rejector | None:
-        """The rejector of a run, or None where the run has none, or one for other weights than ``net`` has.
-
-        Raises:
-            ValueError: ``rejector.json`` is damaged.
-        """
-        path = folder / "rejector.json"
-        if not path.is_file():
-            return None
-        try:
-            found = cls(**json.loads(path.read_text()))
-            check_score(found.score, LOGIT_SCORES)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is no rejector ({error}): delete it, or make it anew with `python cli.py test`."
-            ) from error
-        return found if found.weights == fingerprint(net) else None
-
-
-def run_folder(trainer: Trainer) -> Path | None:
-    """The folder of a run of the command line; None where a Trainer is used from Python."""
-    folder = Path(trainer.default_root_dir)
-    return folder if any(folder.glob("config*.yaml")) else None
-
-
-def passed(task: Task, loader: Any) -> Iterator[Batch]:
-    """Batches as a ``test_step`` gets them: on the device, of the run's precision, within its limit."""
-    trainer: Any = task.trainer
-    limit = trainer.limit_test_batches
-    count = limit if isinstance(limit, int) else int(limit * len(loader))
-    for batch in islice(loader, count):
-        with trainer.precision_plugin.test_step_context():
-            yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-
-
-def gathered(task: Task, parts: Sequence[Tensor]) -> Tensor:
-    """The parts in one tensor on the CPU, those of all processes together."""
-    whole = torch.cat([part.detach().cpu() for part in parts]) if parts else torch.empty(0)
-    if task.trainer.world_size == 1:
-        return whole
-    everyone: list[Any] = [None] * task.trainer.world_size
-    torch.distributed.all_gather_object(everyone, whole)
-    return torch.cat([part for part in everyone if part.numel()] or [whole])
-
-
-def calibration_loader(task: Task) -> Any:
-    """Clean validation images, always the same ones.
-
-    Raises:
-        LookupError: There are none; the sentence says why.
-    """
-    data: Any = task.trainer.datamodule  # type: ignore[attr-defined]
-    if not isinstance(data, ImageDataModule):
-        raise LookupError("there is no data module with a validation part")
-    try:
-        images, index = data.part("val")
-    except FileNotFoundError as error:
-        raise LookupError(str(error)) from error
-    if len(index) == 0:
-        raise LookupError("there is no validation part, since val_fraction is 0")
-    if len(index) > CALIBRATION:
-        index = index[permutation(len(index), 0)[:CALIBRATION]].sort().values
-    return data.loader(images, index)
-
-
-def save_rejector(task: Task, score: str, keep: float) -> None:
-    """Find the threshold that accepts a share of the rightly classified validation samples; save it with the run.
-
-    Args:
-        task: A classifier at the end of its test.
-        score: One of :data:`hem.scores.LOGIT_SCORES`.
-        keep: The share, in (0, 1].
-    """
-    folder = run_folder(task.trainer)
-    if folder is None:
-        return
-    found: list[Tensor] = []
-    try:
-        for input, target, _ in passed(task, calibration_loader(task)):
-            logits = task(input)
-            found.append(LOGIT_SCORES[score](logits)[logits.argmax(1) == target])
-        right = gathered(task, found)
-        if not len(right):
-            raise LookupError("no validation sample is classified rightly")
-    except LookupError as reason:
-        if task.trainer.is_global_zero:
-            print(f"no rejector: {reason}")
-        return
-    if task.trainer.is_global_zero:
-        rejector = Rejector(score, metrics.accept_threshold(right, keep), keep, fingerprint(task.net))
-        rejector.save(folder)
-
-
-def run_rejector(task: Task) -> Rejector | None:
-    """The rejector of the run for the weights that predict now; a line says so where there is none."""
-    folder = run_folder(task.trainer)
-    found = Rejector.load(folder, task.net) if folder is not None else None
-    if found is None and folder is not None and task.trainer.is_global_zero:
-        state = "belongs to other weights" if (folder / "rejector.json").is_file() else "is not there"
-        print(
-            f"predictions without `accepted`: {folder / 'rejector.json'} {state}; run `python cli.py test` "
-            "with this checkpoint first."
-        )
-    return found
-
-
-# -- the test --------------------------------------------------------------------------------------------------
 
 
 def nonsense(net: Callable[[Tensor], Tensor], input: Tensor, steps: int = 20, size: float = 0.02) -> Tensor:

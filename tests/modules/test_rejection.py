@@ -14,7 +14,8 @@ from hem.cli import quiet
 from hem.datamodules import DigitsDataModule
 from hem.datamodules.unknown import unknown_images
 from hem.modules import ClassificationTask, RejectionTask
-from hem.modules.rejection import Rejector, fingerprint, nonsense
+from hem.modules.rejection import nonsense
+from hem.modules.rejector import Rejector, fingerprint
 from hem.scores import FEATURE_SCORES, LOGIT_SCORES, accept_threshold, auroc
 from tests.conftest import ROOT
 from tests.datamodules import test_datasets as trees
