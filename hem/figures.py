@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 # Okabe & Ito's colours, which colour-blind readers tell apart; the baseline is grey
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933", "#332288", "#AA4499")
 BASELINE = "#555555"
-STYLE = {
+STYLE: Any = {
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -67,9 +67,9 @@ def relative_change(rows: Sequence[tuple[str, str, float, float, float, bool]], 
     losses = list(dict.fromkeys(row[1] for row in rows))
     height = 0.2 * len(losses)
     with matplotlib.rc_context(STYLE):
-        columns = min(len(tasks), 3)
+        columns = 2 if len(tasks) in (2, 4) else min(len(tasks), 3)
         lines = math.ceil(len(tasks) / columns)
-        figure, panels = blank(3.3 * columns, (0.55 + 1.3 * height + 0.35) * lines + 0.3, lines, columns)
+        figure, panels = blank(3.5 * columns, (0.55 + 1.3 * height + 0.35) * lines + 0.3, lines, columns)
         for panel in panels.flat[len(tasks) :]:
             panel.set_axis_off()
         for panel, task in zip(panels.flat, tasks, strict=False):
@@ -107,7 +107,7 @@ def seeds(metrics: Sequence[tuple[str, Values]], hues: Mapping[str, str]) -> Fig
                 panel.plot([float(np.mean(numbers))] * 2, [y - 0.3, y + 0.3], color=hues[loss], linewidth=2)
             panel.set(yticks=range(len(values)), ylim=(len(values) - 0.5, -0.5))
             panel.set_yticklabels(values)
-            panel.set_title(wrapped(title, 34), fontsize=8)
+            panel.set_title(wrapped(title, 30), fontsize=8)
             panel.tick_params(labelsize=8)
             panel.locator_params(axis="x", nbins=4)
     return figure
@@ -124,9 +124,10 @@ def wrapped(text: str, width: int) -> str:
 
 
 Curves = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]
+Panel = tuple[str, str, Curves]  # title, label of x, curves
 
 
-def curves(panels_of: Sequence[tuple[str, str, Curves]], hues: Mapping[str, str], log: Sequence[str] = ()) -> Figure:
+def curves(panels_of: Sequence[Panel], hues: Mapping[str, str], log: Sequence[str] = ()) -> Figure:
     """Lines, the mean of the seeds, in a band from the lowest to the highest seed.
 
     Args:
@@ -183,9 +184,9 @@ def bars(groups: Mapping[str, Values], hues: Mapping[str, str], label: str) -> F
                 places, means, width * 0.92, yerr=spread, color=hues[loss], label=loss, error_kw={"linewidth": 0.8}
             )
             lowest = min([lowest, *(m - s for m, s in zip(means, spread, strict=True))])
-        panel.set(ylabel=label, xticks=range(len(groups)), ylim=(max(0.0, 10 * math.floor(lowest / 10 - 0.5)), None))
+        panel.set(ylabel=label, xticks=range(len(groups)), ylim=(max(0.0, 10 * math.floor(lowest / 10 - 0.5)), 100))
         names = [name.replace("_", " ") for name in groups]
-        long = sum(map(len, names)) > 11 * figure.get_figwidth()
+        long = sum(map(len, names)) > 8 * figure.get_figwidth()
         panel.set_xticklabels(names, rotation=40 if long else 0, ha="right" if long else "center")
         panel.grid(axis="x", visible=False)
         figure.legend(loc="outside upper center", ncols=min(len(losses), 7))

@@ -26,9 +26,9 @@ class Metric(NamedTuple):
         return 100.0 if self.percent else 1.0
 
     @property
-    def unit(self) -> str:
-        """What is shown."""
-        return "%" if self.percent else ""
+    def label(self) -> str:
+        """Title, unit and direction, as tables and figures have them."""
+        return f"{self.title}{' in %' if self.percent else ''} {self.arrow}".strip()
 
 
 # The headline figures of each task: name in results.json (`*` stands for a word) and title. The first one that a task

@@ -123,7 +123,7 @@ class Runs:
         self.results = [
             result for path in sorted(folder.glob("*/*/seed*/results.json")) if (result := self._read(path))
         ]
-        self.results.sort(key=lambda r: (r.cell, r.loss, r.seed))
+
         if not self.results and not self.plan:
             raise FileNotFoundError(
                 f"{folder} holds no results: expected <task>_<data>/<loss>/seed<k>/results.json in it, as `python -m "
@@ -146,6 +146,7 @@ class Runs:
         self.cells = order + sorted({r.cell for r in self.results} - set(order))
         losses = list(dict.fromkeys(name.split("/")[1] for name in asked))
         self.losses = losses + sorted({r.loss for r in self.results} - set(losses))
+        self.results.sort(key=lambda r: (self.cells.index(r.cell), self.losses.index(r.loss), r.seed))
 
     def _read(self, path: Path) -> Result | None:
         cell, loss, seed = path.parent.relative_to(self.folder).parts
@@ -259,7 +260,7 @@ def comparison_table(cell: str, rows: Sequence[Compared], baseline: str) -> Tabl
         signed = f"{scale * pair.difference:+.2f}" if row.metric.percent else f"{pair.difference:+.4g}"
         interval = "-" if math.isnan(pair.low) else f"{scale * pair.low:+.2f} to {scale * pair.high:+.2f}"
         names = [
-            f"{row.metric.title} {row.metric.unit} {row.metric.arrow}".replace("  ", " "),
+            row.metric.label,
             row.loss,
             str(pair.seeds),
         ]
@@ -283,8 +284,7 @@ def metric_table(runs: Runs, cell: str, metrics: Sequence[Metric], name: str, ti
     rows = []
     for metric in metrics:
         values = runs.values(cell, metric.key)
-        label = f"{metric.title} {metric.unit} {metric.arrow}".replace("  ", " ").strip()
-        rows.append([label, *(spread(values.get(loss, {}).values(), metric) for loss in runs.losses)])
+        rows.append([metric.label, *(spread(values.get(loss, {}).values(), metric) for loss in runs.losses)])
     return Table(name, title, ["figure", *runs.losses], rows)
 
 
@@ -316,7 +316,7 @@ def raw(runs: Runs, study: str) -> str:
 # -- figures -------------------------------------------------------------------------------------------------------
 
 
-def training(runs: Runs, cell: str) -> list[tuple[str, str, figures.Curves]]:
+def training(runs: Runs, cell: str) -> Sequence[figures.Panel]:
     """The curves of training: of every loss and seed, from ``metrics.csv``."""
     wanted = {
         "val/accuracy": "validation accuracy in %",
@@ -346,7 +346,7 @@ def training(runs: Runs, cell: str) -> list[tuple[str, str, figures.Curves]]:
     return [each for each in shown if any(len(x) > 1 for runs_ in each[2].values() for x, _ in runs_)][:3]
 
 
-def robustness(runs: Runs, cell: str) -> list[tuple[str, str, figures.Curves]]:
+def robustness(runs: Runs, cell: str) -> Sequence[figures.Panel]:
     """Accuracy against the radius of the attack: the worst of all attacks."""
     panels = []
     for norm, label in (("linf", "L∞"), ("l2", "L2")):
@@ -374,7 +374,7 @@ def groups(runs: Runs, cell: str, pattern: str) -> dict[str, dict[str, list[floa
     return found
 
 
-def severity(runs: Runs, cell: str) -> list[tuple[str, str, figures.Curves]]:
+def severity(runs: Runs, cell: str) -> Sequence[figures.Panel]:
     """Accuracy against the severity of the corruption, mean of all corruptions."""
     by_loss: dict[str, list[tuple[list[float], list[float]]]] = {}
     for r in runs.of(cell):
@@ -397,7 +397,7 @@ def drawings(
     for metric in metrics:
         values = runs.values(cell, metric.key)
         shown = {loss: [metric.scale * v for v in numbers.values()] for loss, numbers in values.items()}
-        dots.append((f"{metric.title} {metric.unit} {metric.arrow}".replace("  ", " "), shown))
+        dots.append((metric.label, shown))
     if dots:
         found["seeds"] = ("Every seed, and the mean", figures.seeds(dots, hues))
     if panels := training(runs, cell):
@@ -461,7 +461,7 @@ def summary_rows(compared: Mapping[str, Sequence[Compared]], runs: Runs, baselin
                 continue
             factor = 100 / abs(base) * (1 if row.metric.higher else -1)
             ends = sorted(factor * end for end in (row.comparison.low, row.comparison.high))
-            title = f"{cell}\n{figures.wrapped(row.metric.title, 42)}"
+            title = f"{cell}\n{figures.wrapped(row.metric.title, 32)}"
             rows.append((title, row.loss, factor * row.comparison.difference, *ends, row.p < LEVEL))
     return rows
 
