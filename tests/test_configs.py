@@ -14,7 +14,7 @@ from tests.datamodules import test_datasets as trees
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = sorted(
-    str(p.relative_to(ROOT)) for p in ROOT.glob("configs/*/*.yaml") if p.parent.name not in ("loss", "trainer")
+    str(p.relative_to(ROOT)) for p in ROOT.glob("configs/*/*.yaml") if p.parent.name not in ("loss", "trainer", "study")
 )
 OVERLAYS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/trainer/*.yaml"))
 DIGITS = "configs/classification/digits.yaml"

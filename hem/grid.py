@@ -1,0 +1,275 @@
+"""The grid of a study: which runs its YAML asks for, where they lie, and the commands that make them.
+
+A study is a file such as ``configs/study/quick.yaml``:
+
+.. code-block:: yaml
+
+    name: quick                       # runs/quick/<task>_<data>/<loss>/seed<k>
+    cost: six minutes on two cores    # what --dry-run says
+    losses:
+      - ce                            # configs/loss/ce.yaml
+      - hem_0.2: [--config configs/loss/hem.yaml, --model.loss.margin 0.2]
+    seeds: [0, 1, 2]
+    overrides: []                     # options of every command
+    tasks:
+      - train: configs/classification/digits.yaml
+        checkpoint: last              # or best: what is tested and examined
+        examine: [configs/rejection/digits.yaml]
+    slurm: {}                         # parameters of submitit
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hem.scores import near
+
+STUDY_KEYS = ("name", "cost", "losses", "seeds", "overrides", "tasks", "slurm")
+CELL_KEYS = ("train", "name", "overrides", "losses", "seeds", "checkpoint", "test", "examine")
+CONFIG_KEYS = ("config", "name", "overrides")
+RECORD = "study.json"  # in a run folder: what was done there
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder, and what has to be done for it."""
+
+    cell: str  #: ``<task>_<data>``
+    loss: str
+    seed: int
+    folder: Path
+    #: arguments behind ``python cli.py``, by step: ``fit`` and ``test`` of a training, ``test`` of an examination
+    steps: dict[str, tuple[str, ...]] = field(hash=False)
+    #: the training that an examination needs
+    after: Run | None = None
+
+    @property
+    def name(self) -> str:
+        """``<cell>/<loss>/seed<k>``."""
+        return f"{self.cell}/{self.loss}/seed{self.seed}"
+
+    @property
+    def record(self) -> dict[str, dict[str, Any]]:
+        """What ``study.json`` in the run folder holds: ``arguments`` and, once it is done, ``seconds`` of each step."""
+        path = self.folder / RECORD
+        found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+        return found
+
+    @property
+    def seconds(self) -> float:
+        """How long the steps that are done took, as far as is known."""
+        return float(sum(step.get("seconds", 0) for step in self.record.values()))
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has its results; a training that is not tested, whether it has ended."""
+        if "test" in self.steps:
+            return (self.folder / "results.json").is_file()
+        return "seconds" in self.record.get("fit", {})
+
+    @property
+    def changed(self) -> bool:
+        """Whether the run was begun, or made, by other commands than the study has now."""
+        return any(list(self.steps.get(step, ())) != found["arguments"] for step, found in self.record.items())
+
+    def left(self) -> dict[str, tuple[str, ...]]:
+        """The steps that are still to be done, each with its arguments; a training goes on where it stopped."""
+        if self.done:
+            return {}
+        record = self.record
+        left = {step: words for step, words in self.steps.items() if "seconds" not in record.get(step, {})}
+        if "fit" in left and (self.folder / "checkpoints" / "last.ckpt").is_file():
+            left["fit"] += ("--ckpt_path", "last")
+        return left
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its file has it, checked."""
+
+    name: str
+    tasks: tuple[dict[str, Any], ...]
+    losses: dict[str, tuple[str, ...]]
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...] = ()
+    cost: str = ""
+    slurm: dict[str, Any] = field(default_factory=dict)
+    root: Path = Path("runs")
+
+    @property
+    def folder(self) -> Path:
+        """``runs/<name>``."""
+        return self.root / self.name
+
+    def runs(self, only: str = "") -> list[Run]:
+        """Every run of the grid; seed by seed, so that all losses have a figure early.
+
+        Args:
+            only: Runs whose name holds this, and the trainings that they need.
+        """
+        seeds = sorted({seed for cell in self.tasks for seed in cell["seeds"]})
+        found = [run for seed in seeds for cell in self.tasks if seed in cell["seeds"] for run in self._of(cell, seed)]
+        wanted = {run.name for run in found if only in run.name}
+        wanted |= {run.after.name for run in found if run.name in wanted and run.after is not None}
+        return [run for run in found if run.name in wanted]
+
+    def _of(self, cell: dict[str, Any], seed: int) -> list[Run]:
+        runs = []
+        for loss in cell["losses"]:
+            training = self._run(cell, cell["train"], loss, seed, ("fit", "test") if cell["test"] else ("fit",))
+            runs += [training, *(self._run(cell, part, loss, seed, ("test",), training) for part in cell["examine"])]
+        return runs
+
+    def _run(
+        self,
+        cell: dict[str, Any],
+        part: dict[str, Any],
+        loss: str,
+        seed: int,
+        steps: tuple[str, ...],
+        after: Run | None = None,
+    ) -> Run:
+        folder = self.folder / part["name"] / loss / f"seed{seed}"
+        common = ("--config", part["config"], *cell["losses"][loss], "--seed_everything", str(seed))
+        common += ("--run_dir", str(folder), *self.overrides, *cell["overrides"], *part["overrides"])
+        checkpoint = str((after.folder if after else folder) / "checkpoints" / f"{cell['checkpoint']}.ckpt")
+        ends = {"fit": (), "test": ("--ckpt_path", checkpoint)}
+        return Run(part["name"], loss, seed, folder, {step: (step, *common, *ends[step]) for step in steps}, after)
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), root: str | Path = "runs") -> Study:
+    """Read a study.
+
+    Args:
+        path: Its YAML.
+        overrides: More options of every command, behind those of the file.
+        root: The folder that holds the studies' folders.
+
+    Raises:
+        FileNotFoundError: If the study or a config that it names is not there.
+        ValueError: If it is no YAML, has a key too many or too few, or a value of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        shipped = sorted(str(p) for p in path.parent.glob("*.yaml")) or sorted(
+            map(str, Path().glob("configs/study/*.yaml"))
+        )
+        raise FileNotFoundError(f"Expected a study at {path}; there are: {', '.join(shipped) or 'none'}.")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = _keys(content, STUDY_KEYS, ("losses", "seeds", "tasks"), str(path))
+    losses, seeds = _losses(content["losses"], str(path)), _seeds(content["seeds"], str(path))
+    tasks = tuple(
+        _cell(cell, f"task {i} of {path}", losses, seeds)
+        for i, cell in enumerate(_list(content["tasks"], f"tasks of {path}"), 1)
+    )
+    names = [part["name"] for cell in tasks for part in (cell["train"], *cell["examine"])]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path} has two tasks in one folder, {twice[0]}: give one of them a `name` of its own.")
+    slurm = content.get("slurm") or {}
+    if not isinstance(slurm, dict):
+        raise ValueError(f"slurm of {path} is a mapping of submitit's parameters, got {slurm!r}.")
+    name = str(content.get("name") or path.stem)
+    if Path(name).name != name:
+        raise ValueError(f"name of {path} is the name of a folder in {root}/, got {name!r}.")
+    own = _options(content.get("overrides"), f"overrides of {path}")
+    return Study(name, tasks, losses, seeds, (*own, *overrides), str(content.get("cost") or ""), slurm, Path(root))
+
+
+# -- what the file may say ---------------------------------------------------------------------------------------
+
+
+def _keys(value: Any, allowed: Sequence[str], needed: Sequence[str], where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is a mapping with the keys {', '.join(allowed)}, got {value!r}.")
+    for key in value:
+        if key not in allowed:
+            raise ValueError(f"{where} has no key '{key}'{near(str(key), allowed)}.")
+    for key in needed:
+        if value.get(key) in (None, [], {}):
+            raise ValueError(f"{where} needs the key '{key}'.")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ValueError(f"{where} is a list, got {value!r}.")
+    return value
+
+
+def _options(value: Any, where: str) -> tuple[str, ...]:
+    """Options as the command line has them, each in a string: ``["--trainer.max_epochs 2"]``."""
+    words = [word for option in _list(value, where) for word in shlex.split(str(option))]
+    if words and not words[0].startswith("--"):
+        raise ValueError(f"{where} is a list of options such as '--trainer.max_epochs 2', got {value!r}.")
+    return tuple(words)
+
+
+def _exists(path: str, where: str) -> str:
+    if not Path(path).is_file():
+        folder = Path(path).parent
+        others = [str(p) for p in folder.glob("*.yaml")]
+        raise FileNotFoundError(f"{where} names {path}, which is not there{near(path, others)}.")
+    return path
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    seeds = _list(value, f"seeds of {where}")
+    if not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds of {where} are different whole numbers, got {value!r}.")
+    return tuple(seeds)
+
+
+def _losses(value: Any, where: str) -> dict[str, tuple[str, ...]]:
+    """Losses by name, each with the options that choose it."""
+    found: dict[str, tuple[str, ...]] = {}
+    for entry in _list(value, f"losses of {where}"):
+        named = entry if isinstance(entry, dict) else {str(entry): [f"--config configs/loss/{entry}.yaml"]}
+        for name, options in named.items():
+            words = _options(options, f"loss {name} of {where}")
+            for before, after in pairwise(words):
+                if before == "--config":
+                    _exists(after, f"loss {name} of {where}")
+            if name in found or Path(str(name)).name != str(name):
+                raise ValueError(f"losses of {where} need different names that are names of folders, got {name!r}.")
+            found[str(name)] = words
+    return found
+
+
+def _part(value: Any, where: str) -> dict[str, Any]:
+    """A config, by its path or with options of its own."""
+    value = {"config": value} if isinstance(value, str) else _keys(value, CONFIG_KEYS, ("config",), where)
+    path = Path(_exists(str(value["config"]), where))
+    name = str(value.get("name") or f"{path.parent.name}_{path.stem}")
+    return {"config": str(path), "name": name, "overrides": _options(value.get("overrides"), f"overrides of {where}")}
+
+
+def _cell(value: Any, where: str, losses: dict[str, tuple[str, ...]], seeds: tuple[int, ...]) -> dict[str, Any]:
+    value = _keys(value, CELL_KEYS, ("train",), where)
+    checkpoint, test = value.get("checkpoint", "last"), value.get("test", True)
+    if checkpoint not in ("last", "best"):
+        raise ValueError(f"checkpoint of {where} is last or best, got {checkpoint!r}.")
+    if not isinstance(test, bool):
+        raise ValueError(f"test of {where} is true or false, got {test!r}.")
+    train = _part(value["train"], f"train of {where}")
+    return {
+        "train": {**train, "name": str(value.get("name") or train["name"])},
+        "overrides": _options(value.get("overrides"), f"overrides of {where}"),
+        "losses": _losses(value["losses"], where) if value.get("losses") else losses,
+        "seeds": _seeds(value["seeds"], where) if value.get("seeds") else seeds,
+        "checkpoint": checkpoint,
+        "test": test,
+        "examine": [_part(part, f"examine of {where}") for part in _list(value.get("examine"), f"examine of {where}")],
+    }

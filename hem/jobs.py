@@ -1,0 +1,337 @@
+"""Runs of a study, done: each step a process of its own, on this machine or by SLURM.
+
+A run folder is worked in by one process at a time: whoever does so holds a lock of the operating system on its
+``lock``, and hands it on to the process that trains. The kernel gives the lock back when the last of them has
+ended, in whatever way, so no lock outlives its owner. Whatever is killed can be started again: a run with
+results is not run again, a training goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+from hem.grid import RECORD, Run
+from hem.run import write_atomically
+
+CLI = Path(__file__).resolve().parents[1] / "cli.py"
+MEMORY = 2 * 2**30  # bytes that a run of a small network takes: torch, the data set, its workers
+PATIENCE = 15.0  # seconds that a process gets to end when it is asked to
+PAUSE = 2.0  # seconds until a run that another study is working on is looked at again
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """The whole command: this interpreter, ``cli.py`` and the arguments."""
+    here = Path("cli.py")
+    return [sys.executable, "cli.py" if here.is_file() and here.resolve() == CLI else str(CLI), *arguments]
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[int | None]:
+    """Hold a run folder, for this process and those that are given the file descriptor.
+
+    Yields:
+        A file descriptor; None where another process holds the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def tail(path: Path, lines: int = 6) -> str:
+    """The last lines of a log, without the overwritten states of progress bars."""
+    if not path.is_file():
+        return ""
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", path.read_text(errors="replace"))
+    kept = [line.rpartition("\r")[2].rstrip() for line in text.splitlines()]
+    return "\n".join([line for line in kept if line.strip()][-lines:])
+
+
+def clear(folder: Path) -> None:
+    """Remove what a killed process left: half-written files, and a training that has no checkpoint to go on from."""
+    for path in [*folder.glob(".*"), *folder.glob("checkpoints/.*")]:
+        if re.fullmatch(r"\..+\.\d+", path.name):
+            path.unlink(missing_ok=True)
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        for pattern in ("config.yaml", "metrics.csv", "events.*", "checkpoints/*.ckpt"):
+            for path in folder.glob(pattern):
+                path.unlink()
+
+
+class Jobs:
+    """Does runs in processes that can all be stopped.
+
+    Args:
+        environment: What each process finds in its environment.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = dict(environment)
+        self.stopped = threading.Event()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+
+    def do(self, run: Run, extra: Mapping[str, str] | None = None) -> str:
+        """Do what is left of a run.
+
+        Args:
+            run: The run; its training, if it has one, is done.
+            extra: More of the environment.
+
+        Returns:
+            ``"done"``; ``"elsewhere"`` where another process works on it; ``"stopped"``; or, where it failed,
+            a sentence with the last lines of its log.
+        """
+        with lock(run.folder) as held:
+            if held is None:
+                return "elsewhere"
+            if run.done:
+                return "done"
+            if run.changed:
+                return (
+                    f"{run.folder} was begun by another command (see {RECORD} there): give the options it was begun "
+                    "with, or delete the folder."
+                )
+            if run.record:
+                clear(run.folder)
+            for step, arguments in run.left().items():
+                if self.stopped.is_set():
+                    return "stopped"
+                record = run.record
+                record[step] = {"arguments": list(run.steps[step])}
+                write_atomically(run.folder / RECORD, json.dumps(record, indent=1) + "\n")
+                log, begun = run.folder / f"{step}.log", time.time()
+                code = self._process(command(arguments), log, held, extra or {})
+                if self.stopped.is_set() and code:
+                    return "stopped"
+                if code:
+                    return f"{step} ended with code {code}, see {log}:\n{tail(log)}"
+                record[step]["seconds"] = round(time.time() - begun, 1)
+                write_atomically(run.folder / RECORD, json.dumps(record, indent=1) + "\n")
+        return "done" if run.done else f"{run.folder} has no results.json after its test, see {run.folder}/test.log."
+
+    def _process(self, words: Sequence[str], log: Path, held: int, extra: Mapping[str, str]) -> int:
+        with open(log, "ab") as file:
+            file.write(f"$ {' '.join(words)}\n".encode())
+            file.flush()
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**self.environment, **extra},
+                pass_fds=(held,),
+            )
+            self._processes.add(process)
+            try:
+                return process.wait()
+            finally:
+                self._processes.discard(process)
+
+    def stop(self) -> None:
+        """Stop all processes: asked first, killed after a while. Each run can be gone on with."""
+        self.stopped.set()
+        end = time.time() + PATIENCE
+        for process in list(self._processes):
+            process.terminate()
+        while self._processes and time.time() < end:
+            time.sleep(0.1)
+        for process in list(self._processes):
+            process.kill()
+
+
+class Watcher(Protocol):
+    """What wants to know how far a study is."""
+
+    def change(self, run: Run, state: str) -> None:
+        """Take note of a run that waits, runs, is done, failed or was not run: the state's first word says it."""
+
+    def tick(self) -> None:
+        """Show the time that has passed."""
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())])[
+        : torch.cuda.device_count()
+    ]
+
+
+def fitting(devices: Sequence[str]) -> int:
+    """How many runs fit on this machine: one for each GPU; else one for each core, as far as memory goes."""
+    if devices:
+        return len(devices)
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        free = cores() * MEMORY
+    return max(1, min(cores(), free // MEMORY))
+
+
+def run_here(runs: Sequence[Run], jobs: int, devices: Sequence[str], watcher: Watcher) -> dict[str, str]:
+    """Do all runs by processes of this machine.
+
+    Args:
+        runs: What to do, in this order where trainings allow it.
+        jobs: How many at once; each gets its share of the cores and, of several, its GPU.
+        devices: The GPUs.
+        watcher: Is told of every change.
+
+    Returns:
+        What became of each run, by name: ``"done"``, or a sentence.
+
+    Raises:
+        KeyboardInterrupt: After all processes were stopped.
+    """
+    worker = Jobs({"OMP_NUM_THREADS": str(max(1, cores() // jobs)), **os.environ})
+    slots: SimpleQueue[str | None] = SimpleQueue()
+    for i in range(jobs):
+        slots.put(devices[i % len(devices)] if devices and jobs > 1 else None)
+
+    def do(run: Run) -> str:
+        device = slots.get()
+        try:
+            return worker.do(run, {} if device is None else {"CUDA_VISIBLE_DEVICES": device})
+        finally:
+            slots.put(device)
+
+    state = {run.name: "done" if run.done else "waiting" for run in runs}
+    again: dict[str, float] = {}
+    running: dict[Future[str], Run] = {}
+
+    def change(run: Run, new: str) -> None:
+        state[run.name] = new
+        watcher.change(run, new)
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        while running or "waiting" in state.values():
+            for run in runs:
+                if state[run.name] != "waiting" or len(running) == jobs or again.get(run.name, 0) > time.time():
+                    continue
+                before = "done" if run.after is None else state.get(run.after.name, "done")
+                if before == "done":
+                    running[pool.submit(do, run)] = run
+                    change(run, "running")
+                elif before not in ("waiting", "running"):
+                    change(run, f"not run: {run.after.name if run.after else ''} failed")
+            if running:
+                for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                    run, outcome = running.pop(future), future.result()
+                    if outcome == "elsewhere":
+                        again[run.name] = time.time() + PAUSE
+                        outcome = "waiting"
+                    change(run, outcome)
+            else:
+                time.sleep(0.2)
+            watcher.tick()
+    except BaseException:
+        worker.stop()
+        raise
+    finally:
+        pool.shutdown(wait=True)
+    return state
+
+
+class Chain:
+    """A training, its test and its examinations, in one job of a cluster.
+
+    Args:
+        runs: In the order they depend on each other.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = list(runs)
+
+    def __call__(self) -> dict[str, str]:
+        """Do the runs; those that need a failed one are left out.
+
+        Raises:
+            RuntimeError: If a run failed, so that the cluster says so, too.
+        """
+        # one task to a job: Lightning starts its own processes for several devices, as it does without SLURM
+        environment = {key: value for key, value in os.environ.items() if key != "SLURM_NTASKS"}
+        worker = Jobs(environment)
+        states: dict[str, str] = {}
+        for run in self.runs:
+            failed = run.after is not None and states.get(run.after.name, "done") != "done"
+            states[run.name] = "not run: its training failed" if failed else worker.do(run)
+            print(f"{run.name}: {states[run.name]}", flush=True)
+        if bad := [f"{name}: {state}" for name, state in states.items() if state not in ("done", "elsewhere")]:
+            raise RuntimeError("; ".join(bad))
+        return states
+
+    def checkpoint(self) -> Any:
+        """Go on in a new job when the time limit is near: everything that was done is kept."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def chains(runs: Sequence[Run]) -> list[Chain]:
+    """The runs that are not done, each training with what needs it."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.after.name if run.after else run.name, []).append(run)
+    return [Chain(each) for each in found.values() if not all(run.done for run in each)]
+
+
+def submit(runs: Sequence[Run], folder: Path, parameters: Mapping[str, Any]) -> list[Any]:
+    """Send runs to SLURM as one job array.
+
+    Args:
+        runs: What to do.
+        folder: Where submitit keeps its files and logs.
+        parameters: submitit's, such as ``timeout_min`` and ``slurm_partition``; ``cluster`` may be ``local`` or
+            ``debug`` for a trial without SLURM.
+
+    Returns:
+        submitit's jobs, one to a training.
+
+    Raises:
+        ImportError: If submitit is not installed.
+        ValueError: If it does not know a parameter.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise ImportError("--slurm needs submitit: pip install 'hem[cluster]'") from error
+    given = dict(parameters)
+    try:
+        executor = submitit.AutoExecutor(folder=str(folder), cluster=given.pop("cluster", "slurm"))
+        executor.update_parameters(**given)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"submitit refuses what `slurm` says ({error}): see its AutoExecutor.update_parameters."
+        ) from error
+    jobs: list[Any] = list(executor.map_array(lambda chain: chain(), chains(runs)))
+    return jobs

@@ -1,0 +1,604 @@
+"""One page of many runs: ``python -m hem.report runs/<study>`` writes ``runs/<study>/report/index.html``.
+
+Beside the page, which needs no network and no other file, lie its tables as Markdown and CSV (``raw.csv`` holds every
+figure of every run) and its figures as SVG and PNG. What a study asks for and has not got is shown as missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import io
+import json
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import jinja2
+from matplotlib.figure import Figure
+
+from hem import figures
+from hem.grid import RECORD
+from hem.headlines import Metric, describe, headlines, with_means
+from hem.jobs import tail
+from hem.run import write_atomically
+from hem.statistics import LEVEL, Comparison, compare, holm, verdict
+from hem.study import PLAN, duration
+
+PICTURES = 6  # of one kind that runs left, at most, in the page
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run left."""
+
+    cell: str
+    loss: str
+    seed: int
+    folder: Path
+    facts: dict[str, Any] = field(hash=False)
+    metrics: dict[str, float] = field(hash=False)
+
+    @property
+    def name(self) -> str:
+        """``<cell>/<loss>/seed<k>``."""
+        return f"{self.cell}/{self.loss}/seed{self.seed}"
+
+    @property
+    def task(self) -> str:
+        """The task, as ``results.json`` has it."""
+        return str(self.facts.get("task") or self.cell.partition("_")[0])
+
+
+class Missing(NamedTuple):
+    """A run that the study asks for and has not got."""
+
+    name: str
+    why: str
+    log: str  #: the last lines of its log
+
+
+class Table(NamedTuple):
+    """A table, in the page and as files."""
+
+    name: str
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        lines = [self.head, ["---"] * len(self.head), *self.rows]
+        text = "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in line)} |" for line in lines)
+        return f"### {self.title}\n\n{text}\n"
+
+    def csv(self) -> str:
+        """As CSV."""
+        return as_csv([self.head, *self.rows])
+
+
+class Picture(NamedTuple):
+    """A figure in the page."""
+
+    title: str
+    source: str  #: a data URI
+    width: int = 0  #: in pixels; 0: its own
+
+
+def as_csv(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV with Unix line ends."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+# -- what lies there -----------------------------------------------------------------------------------------------
+
+
+class Runs:
+    """The results under a folder, and what is missing.
+
+    Args:
+        folder: ``runs/<study>``, or ``runs`` itself for runs made by hand.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or neither a result nor a study's plan in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"Expected the folder of a study, such as runs/quick, but there is no {folder}.")
+        self.folder = folder
+        self.notes: list[str] = []
+        self.plan: dict[str, Any] = {}
+        if (folder / PLAN).is_file():
+            self.plan = json.loads((folder / PLAN).read_text())
+        self.results = [
+            result for path in sorted(folder.glob("*/*/seed*/results.json")) if (result := self._read(path))
+        ]
+
+        if not self.results and not self.plan:
+            raise FileNotFoundError(
+                f"{folder} holds no results: expected <task>_<data>/<loss>/seed<k>/results.json in it, as `python -m "
+                "hem.study` and `python cli.py test` write them."
+            )
+        there = {result.name for result in self.results}
+        asked = list(self.plan.get("runs", ()))
+        self.missing = [self._missing(name) for name in asked if name not in there]
+        self.missing += [
+            self._missing(name)
+            for path in sorted(folder.glob(f"*/*/seed*/{RECORD}"))
+            if (name := path.parent.relative_to(folder).as_posix()) not in there and name not in asked
+        ]
+        if extra := [name for name in there if asked and name not in asked]:
+            self.notes.append(
+                f"{len(extra)} runs lie here that the study does not ask for: {', '.join(sorted(extra)[:4])}."
+            )
+        self._mixtures()
+        order = list(dict.fromkeys(name.split("/")[0] for name in asked))
+        self.cells = order + sorted({r.cell for r in self.results} - set(order))
+        losses = list(dict.fromkeys(name.split("/")[1] for name in asked))
+        self.losses = losses + sorted({r.loss for r in self.results} - set(losses))
+        self.results.sort(key=lambda r: (self.cells.index(r.cell), self.losses.index(r.loss), r.seed))
+
+    def _read(self, path: Path) -> Result | None:
+        cell, loss, seed = path.parent.relative_to(self.folder).parts
+        try:
+            facts = json.loads(path.read_text())
+            metrics = {key: float(value) for key, value in facts.pop("metrics").items()}
+            number = int(seed.removeprefix("seed"))
+        except (ValueError, KeyError, AttributeError, TypeError):
+            self.notes.append(f"{path} cannot be read as the results of a run, and is left out.")
+            return None
+        if facts.get("seed") not in (number, None):
+            self.notes.append(f"{path} is of seed {facts['seed']}, but lies under {seed}.")
+        return Result(cell, loss, number, path.parent, facts, with_means(metrics))
+
+    def _missing(self, name: str) -> Missing:
+        folder = self.folder / name
+        logs = sorted(folder.glob("*.log"), key=lambda p: p.stat().st_mtime)
+        after = (self.plan.get("runs", {}).get(name) or {}).get("after")
+        if logs:
+            return Missing(name, "begun, but it has no results: failed, stopped or still running", tail(logs[-1]))
+        if after and not (self.folder / after / "results.json").is_file():
+            return Missing(name, f"not begun: {after} is not done", "")
+        return Missing(name, "not begun", "")
+
+    def _mixtures(self) -> None:
+        """Say where runs that stand in one table were not made alike."""
+        for key, word in (("hardware", "kinds of hardware"), ("devices", "numbers of devices")):
+            if len(found := Counter(str(r.facts.get(key)) for r in self.results)) > 1:
+                counts = "; ".join(f"{name} ({count} runs)" for name, count in found.items())
+                self.notes.append(f"The runs were made on {len(found)} {word}: {counts}.")
+        for package in ("hem", "torch"):
+            found = Counter(str((r.facts.get("versions") or {}).get(package)) for r in self.results)
+            if len(found) > 1:
+                self.notes.append(f"The runs were made by {len(found)} versions of {package}: {', '.join(found)}.")
+
+    def of(self, cell: str, loss: str | None = None) -> list[Result]:
+        """The results of a task, and of a loss."""
+        return [r for r in self.results if r.cell == cell and loss in (None, r.loss)]
+
+    def values(self, cell: str, key: str) -> dict[str, dict[int, float]]:
+        """A figure by loss and seed; losses without it are left out."""
+        found: dict[str, dict[int, float]] = {}
+        for loss in self.losses:
+            if numbers := {r.seed: r.metrics[key] for r in self.of(cell, loss) if key in r.metrics}:
+                found[loss] = numbers
+        return found
+
+    def keys(self, cell: str) -> list[str]:
+        """The figures of a task."""
+        return sorted({key for r in self.of(cell) for key in r.metrics})
+
+
+# -- tables --------------------------------------------------------------------------------------------------------
+
+
+def number(value: float, metric: Metric) -> str:
+    """A value as it is shown: percent with two places, others with four digits; ``-`` for none."""
+    if math.isnan(value):
+        return "-"
+    return f"{metric.scale * value:.2f}" if metric.percent else f"{value:.4g}"
+
+
+def spread(values: Iterable[float], metric: Metric) -> str:
+    """Mean ± standard deviation (number of seeds)."""
+    values = list(values)
+    if not values:
+        return "missing"
+    deviation = number(stdev(values), metric) if len(values) > 1 else "-"
+    return f"{number(mean(values), metric)} ± {deviation} ({len(values)})"
+
+
+class Compared(NamedTuple):
+    """A row of a table of comparisons."""
+
+    metric: Metric
+    loss: str
+    comparison: Comparison
+    p: float  #: corrected
+    verdict: str
+
+
+def comparisons(runs: Runs, cell: str, metrics: Sequence[Metric], baseline: str) -> list[Compared]:
+    """Every loss against the baseline in every headline figure; p-values corrected over all of them."""
+    found = []
+    for metric in metrics:
+        values = runs.values(cell, metric.key)
+        if baseline not in values:
+            continue
+        for loss, own in values.items():
+            if loss != baseline:
+                both = sorted(own.keys() & values[baseline].keys())
+                pair = compare([own[s] for s in both], [values[baseline][s] for s in both])
+                found.append((metric, loss, pair))
+    corrected = holm([pair.p for _, _, pair in found])
+    return [
+        Compared(metric, loss, pair, p, verdict(pair, p, metric.higher))
+        for (metric, loss, pair), p in zip(found, corrected, strict=True)
+    ]
+
+
+def p_value(p: float) -> str:
+    """A p-value as it is shown."""
+    return "-" if math.isnan(p) else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def comparison_table(cell: str, rows: Sequence[Compared], baseline: str) -> Table:
+    """The comparisons as a table."""
+    out = []
+    for row in rows:
+        scale, pair = row.metric.scale, row.comparison
+        signed = f"{scale * pair.difference:+.2f}" if row.metric.percent else f"{pair.difference:+.4g}"
+        interval = "-" if math.isnan(pair.low) else f"{scale * pair.low:+.2f} to {scale * pair.high:+.2f}"
+        names = [
+            row.metric.label,
+            row.loss,
+            str(pair.seeds),
+        ]
+        out.append([*names, signed, interval, p_value(pair.p), p_value(row.p), p_value(pair.p_signs), row.verdict])
+    head = [
+        "figure",
+        "loss",
+        "seeds",
+        f"difference to {baseline}",
+        "95 % interval",
+        "p",
+        "p (Holm)",
+        "p (signs)",
+        "verdict",
+    ]
+    return Table(f"{cell}_comparisons", f"{cell}: difference to {baseline}", head, out)
+
+
+def metric_table(runs: Runs, cell: str, metrics: Sequence[Metric], name: str, title: str) -> Table:
+    """Mean ± standard deviation (number of seeds) of figures, a column for each loss."""
+    rows = []
+    for metric in metrics:
+        values = runs.values(cell, metric.key)
+        rows.append([metric.label, *(spread(values.get(loss, {}).values(), metric) for loss in runs.losses)])
+    return Table(name, title, ["figure", *runs.losses], rows)
+
+
+def coverage(runs: Runs) -> Table:
+    """How many runs of each task and loss are there, of how many."""
+    asked = Counter(tuple(name.split("/")[:2]) for name in runs.plan.get("runs", ()))
+    rows = []
+    for cell in runs.cells:
+        row = [cell]
+        for loss in runs.losses:
+            have, want = len(runs.of(cell, loss)), asked[cell, loss]
+            row.append(f"{have} of {want}" if want else str(have) if have else "-")
+        rows.append(row)
+    return Table("coverage", "Runs with results", ["task", *runs.losses], rows)
+
+
+def raw(runs: Runs, study: str) -> str:
+    """Every figure of every run, one a row."""
+    rows: list[Sequence[Any]] = [
+        ("study", "task", "data", "loss", "seed", "metric", "value", "date", "hardware", "config")
+    ]
+    for r in runs.results:
+        facts = [r.facts.get("date", ""), r.facts.get("hardware", ""), f"{r.name}/config_test.yaml"]
+        data = r.facts.get("data") or r.cell.partition("_")[2]
+        rows += [[study, r.task, data, r.loss, r.seed, key, repr(value), *facts] for key, value in r.metrics.items()]
+    return as_csv(rows)
+
+
+# -- figures -------------------------------------------------------------------------------------------------------
+
+
+def training(runs: Runs, cell: str) -> Sequence[figures.Panel]:
+    """The curves of training: of every loss and seed, from ``metrics.csv``."""
+    wanted = {
+        "val/accuracy": "validation accuracy in %",
+        "val/miou": "validation mIoU in %",
+        "val/robust_accuracy": "robust validation accuracy in %",
+        "train/accuracy": "training accuracy in %",
+        "train/active": "samples with error in %",
+        "train/loss": "training loss",
+    }
+    found: dict[str, dict[str, list[tuple[list[float], list[float]]]]] = {}
+    for r in runs.of(cell):
+        path = r.folder / "metrics.csv"
+        if not path.is_file():
+            continue
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        for key in wanted:
+            points: dict[float, list[float]] = {}
+            for row in rows:
+                if row.get(key) and row.get("epoch"):
+                    points.setdefault(float(row["epoch"]) + 1, []).append(float(row[key]))
+            if points:
+                scale = 1.0 if key == "train/loss" else 100.0
+                y = [scale * mean(values) for values in points.values()]
+                found.setdefault(key, {}).setdefault(r.loss, []).append((list(points), y))
+    shown = [(wanted[key], "epoch", found[key]) for key in wanted if key in found]
+    return [each for each in shown if any(len(x) > 1 for runs_ in each[2].values() for x, _ in runs_)][:3]
+
+
+def robustness(runs: Runs, cell: str) -> Sequence[figures.Panel]:
+    """Accuracy against the radius of the attack: the worst of all attacks."""
+    panels = []
+    for norm, label in (("linf", "L∞"), ("l2", "L2")):
+        by_loss: dict[str, list[tuple[list[float], list[float]]]] = {}
+        for r in runs.of(cell):
+            points = {0.0: 100 * r.metrics.get("test/accuracy", math.nan)}
+            for key, value in r.metrics.items():
+                if match := re.fullmatch(rf"test/robust_accuracy/{norm}/([\d.e-]+)/(worst|clean)", key):
+                    points[float(match[1])] = 100 * value
+            if len(points) > 1:
+                x = sorted(points)
+                by_loss.setdefault(r.loss, []).append((x, [points[place] for place in x]))
+        if by_loss:
+            panels.append((f"accuracy in % under all attacks, {label}", "radius, pixels in [0, 1]", by_loss))
+    return panels
+
+
+def groups(runs: Runs, cell: str, pattern: str) -> dict[str, dict[str, list[float]]]:
+    """Figures in percent whose name matches, by the pattern's group, then by loss."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for key in runs.keys(cell):
+        if match := re.fullmatch(pattern, key):
+            values = runs.values(cell, key)
+            found[match[1]] = {loss: [100 * v for v in numbers.values()] for loss, numbers in values.items()}
+    return found
+
+
+def severity(runs: Runs, cell: str) -> Sequence[figures.Panel]:
+    """Accuracy against the severity of the corruption, mean of all corruptions."""
+    by_loss: dict[str, list[tuple[list[float], list[float]]]] = {}
+    for r in runs.of(cell):
+        points: dict[float, list[float]] = {0.0: [r.metrics["test/accuracy"]]} if "test/accuracy" in r.metrics else {}
+        for key, value in r.metrics.items():
+            if match := re.fullmatch(r"test/corruption_accuracy/\w+/(\d)", key):
+                points.setdefault(float(match[1]), []).append(value)
+        if len(points) > 2:
+            x = sorted(points)
+            by_loss.setdefault(r.loss, []).append((x, [100 * mean(points[place]) for place in x]))
+    return [("accuracy in %, mean of all corruptions", "severity (0: clean)", by_loss)] if by_loss else []
+
+
+def drawings(
+    runs: Runs, cell: str, metrics: Sequence[Metric], hues: Mapping[str, str]
+) -> dict[str, tuple[str, Figure]]:
+    """The figures of a task: by name, a title and the drawing."""
+    found: dict[str, tuple[str, Figure]] = {}
+    dots = []
+    for metric in metrics:
+        values = runs.values(cell, metric.key)
+        shown = {loss: [metric.scale * v for v in numbers.values()] for loss, numbers in values.items()}
+        dots.append((metric.label, shown))
+    if dots:
+        found["seeds"] = ("Every seed, and the mean", figures.seeds(dots, hues))
+    if panels := training(runs, cell):
+        log = [title for title, _, by_loss in panels if title == "training loss" and positive(by_loss)]
+        found["training"] = ("Training: mean and range of the seeds", figures.curves(panels, hues, log))
+    if panels := robustness(runs, cell):
+        found["robustness"] = ("Robustness: mean and range of the seeds", figures.curves(panels, hues))
+    if panels := severity(runs, cell):
+        found["severity"] = ("Corruptions by severity: mean and range of the seeds", figures.curves(panels, hues))
+    for name, title, pattern in (
+        ("unknown", "AUROC of the largest logit by unknown set, mean and deviation", r"test/auroc/max_logit/(.+)"),
+        ("corruptions", "Accuracy by corruption, mean and deviation", r"test/corruption_accuracy/(\w+)/mean"),
+        ("classes", "Accuracy by class, mean and deviation", r"test/class_accuracy/(.+)"),
+        ("iou", "IoU by class, mean and deviation", r"test/iou/(.+)"),
+    ):
+        by_group = groups(runs, cell, pattern)
+        if 1 < len(by_group) <= 40:
+            found[name] = (
+                title,
+                figures.bars(
+                    by_group, hues, f"{'AUROC' if name == 'unknown' else 'IoU' if name == 'iou' else 'accuracy'} in %"
+                ),
+            )
+    return found
+
+
+def positive(by_loss: figures.Curves) -> bool:
+    """Whether every value can stand on a logarithmic axis."""
+    return all(value > 0 for each in by_loss.values() for _, y in each for value in y)
+
+
+def left_by_runs(runs: Runs, cell: str) -> dict[str, list[Picture]]:
+    """Pictures that the runs left, of the first seed of each loss, by the name of the file."""
+    found: dict[str, list[Picture]] = {}
+    for loss in runs.losses:
+        for r in runs.of(cell, loss)[:1]:
+            for path in sorted(r.folder.glob("*.png")):
+                kept = found.setdefault(path.stem.replace("_", " "), [])
+                if len(kept) < PICTURES:
+                    kept.append(Picture(f"{loss}, seed {r.seed}", uri(path.read_bytes(), "png")))
+    return found
+
+
+def uri(content: bytes, kind: str) -> str:
+    """A picture as a data URI."""
+    return f"data:image/{'svg+xml' if kind == 'svg' else kind};base64,{base64.b64encode(content).decode()}"
+
+
+# -- the page ------------------------------------------------------------------------------------------------------
+
+
+def summary_rows(compared: Mapping[str, Sequence[Compared]], runs: Runs, baseline: str) -> list[Any]:
+    """The rows of the summary figure: of each task its first headline figure, relative to the baseline's mean."""
+    rows = []
+    for cell, found in compared.items():
+        for row in found:
+            if row.metric is not found[0].metric or row.metric.higher is None:
+                continue
+            base = mean(runs.values(cell, row.metric.key)[baseline].values())
+            if base == 0:
+                continue
+            factor = 100 / abs(base) * (1 if row.metric.higher else -1)
+            ends = sorted(factor * end for end in (row.comparison.low, row.comparison.high))
+            title = f"{cell}\n{figures.wrapped(row.metric.title, 32)}"
+            rows.append((title, row.loss, factor * row.comparison.difference, *ends, row.p < LEVEL))
+    return rows
+
+
+def write(folder: str | Path, baseline: str = "ce") -> Path:
+    """Write the report of a folder of runs.
+
+    Args:
+        folder: ``runs/<study>``.
+        baseline: The loss that all others are compared with.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: If there is nothing to report on.
+        ValueError: If no run is of the baseline.
+    """
+    runs = Runs(Path(folder))
+    if runs.losses and baseline not in runs.losses:
+        raise ValueError(f"no run has the baseline '{baseline}': --baseline is one of {', '.join(runs.losses)}.")
+    out = runs.folder / "report"
+    study = str(runs.plan.get("study") or runs.folder.resolve().name)
+    hues = figures.colours(runs.losses, baseline)
+    sections, compared = [], {}
+    files: dict[str, str | bytes] = {"raw.csv": raw(runs, study)}
+    tables = [coverage(runs)]
+
+    def picture(name: str, title: str, figure: Figure) -> Picture:
+        files[f"{name}.png"] = figures.saved(figure, "png")
+        files[f"{name}.svg"] = drawn = figures.saved(figure, "svg")
+        return Picture(title, uri(drawn, "svg"), round(96 * figure.get_figwidth()))
+
+    for cell in runs.cells:
+        results = runs.of(cell)
+        if not results:
+            sections.append({"cell": cell, "empty": True})
+            continue
+        keys = runs.keys(cell)
+        metrics = headlines(results[0].task, keys)
+        compared[cell] = comparisons(runs, cell, metrics, baseline)
+        main = metric_table(runs, cell, metrics, cell, cell)
+        against = comparison_table(cell, compared[cell], baseline)
+        everything = metric_table(runs, cell, [describe(key) for key in keys], f"{cell}_all", f"{cell}: every figure")
+        tables += [main, against, everything]
+        sections.append(
+            {
+                "cell": cell,
+                "task": results[0].task,
+                "main": main,
+                "against": against,
+                "baseline_there": bool(runs.of(cell, baseline)),
+                "everything": everything,
+                "pictures": [
+                    picture(f"{cell}_{name}", title, figure)
+                    for name, (title, figure) in drawings(runs, cell, metrics, hues).items()
+                ],
+                "left": left_by_runs(runs, cell),
+                "runs": [described(r, runs.folder) for r in results],
+            }
+        )
+    summary = summary_rows(compared, runs, baseline)
+    head = picture("summary", "Relative change", figures.relative_change(summary, hues)) if summary else None
+    for table in tables:
+        files[f"{table.name}.csv"] = table.csv()
+    files["tables.md"] = "\n".join(table.markdown() for table in tables if not table.name.endswith("_all"))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hem"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    files["index.html"] = environment.get_template("report.html").render(
+        study=study,
+        plan=runs.plan,
+        folder=str(folder),
+        baseline=baseline,
+        hues=hues,
+        notes=runs.notes,
+        facts=facts_of(runs),
+        coverage=tables[0],
+        missing=runs.missing,
+        summary=head,
+        sections=sections,
+    )
+    for name, content in files.items():
+        write_atomically(out / name, content)
+    return out / "index.html"
+
+
+def described(result: Result, folder: Path) -> dict[str, Any]:
+    """A run as the page lists it: when and where it was made, and links to its files."""
+    record = json.loads(path.read_text()) if (path := result.folder / RECORD).is_file() else {}
+    seconds = sum(step.get("seconds", 0) for step in record.values())
+    present = [p.name for p in sorted(result.folder.iterdir()) if p.suffix in (".yaml", ".json", ".csv", ".log")]
+    return {
+        "name": f"{result.loss}/seed{result.seed}",
+        "loss": result.loss,
+        "date": str(result.facts.get("date", ""))[:16].replace("T", " "),
+        "hardware": result.facts.get("hardware", ""),
+        "time": duration(seconds) if seconds else "",
+        "files": [(name, f"../{result.name}/{name}") for name in present if name not in (RECORD, "hparams.yaml")],
+    }
+
+
+def facts_of(runs: Runs) -> dict[str, str]:
+    """What the head of the page says of the runs."""
+    if not runs.results:
+        return {}
+    dates = sorted(str(r.facts.get("date", ""))[:10] for r in runs.results)
+    versions = runs.results[0].facts.get("versions") or {}
+    return {
+        "runs": f"{len(runs.results)} with results, {len(runs.missing)} missing",
+        "seeds": ", ".join(map(str, sorted({r.seed for r in runs.results}))),
+        "made": dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}",
+        "on": "; ".join(sorted({str(r.facts.get("hardware")) for r in runs.results})),
+        "with": ", ".join(f"{name} {number}" for name, number in versions.items()),
+    }
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0; 1 where there is nothing to report on.
+    """
+    parser = argparse.ArgumentParser(prog="python -m hem.report", description="Make one page of many runs.")
+    parser.add_argument("folder", help="the folder of a study, such as runs/quick")
+    parser.add_argument("--baseline", default="ce", help="the loss that all others are compared with")
+    chosen = parser.parse_args(args)
+    try:
+        page = write(chosen.folder, chosen.baseline)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    missing = Runs(Path(chosen.folder)).missing
+    print(f"{page}{f'; {len(missing)} runs are missing, the page says which' if missing else ''}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""Many runs of one grid: ``python -m hem.study configs/study/<name>.yaml [--dry-run]``.
+
+Runs of a grid of tasks, losses and seeds lie in ``runs/<study>/<task>_<data>/<loss>/seed<k>``. They are done by
+processes of this machine, or with ``--slurm`` by a cluster. What is done is not done again, so the same command
+goes on with a study that was stopped, in whatever way. ``python -m hem.report runs/<study>`` makes a page of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from hem.grid import Run, Study, load
+from hem.jobs import command, fitting, gpus, run_here, submit
+from hem.run import write_atomically
+
+PLAN = "plan.json"  # in a study's folder: every run that it asks for
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words.
+
+    Example:
+        >>> duration(42), duration(3700), duration(200_000)
+        ('42 s', '1 h 02 min', '2 d 8 h')
+    """
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+class Progress:
+    """What the terminal shows of a study: one table, or plain lines where there is no terminal.
+
+    Args:
+        runs: All runs.
+        jobs: How many are done at once.
+        console: Where to.
+    """
+
+    def __init__(self, runs: Sequence[Run], jobs: int, console: Console) -> None:
+        self.runs = list(runs)
+        self.jobs = jobs
+        self.console = console
+        self.states = {run.name: "done" if run.done else "waiting" for run in runs}
+        self.seconds = {run.name: run.seconds for run in runs if run.done}
+        self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def change(self, run: Run, state: str) -> None:
+        """Take note of what became of a run; say what is worth a line."""
+        self.states[run.name] = state
+        if state == "done":
+            self.seconds[run.name] = run.seconds
+        if state == "running":
+            return
+        done = sum(each == "done" for each in self.states.values())
+        if state == "done" and self.live is None:
+            left = f", about {duration(self.left())} left" if self.left() else ""
+            self.print(f"[{done}/{len(self.runs)}] {run.name} in {duration(run.seconds)}{left}")
+        elif state not in ("done", "waiting", "stopped"):
+            self.print(f"failed: {run.name}: {state}")
+
+    def tick(self) -> None:
+        """Draw the table again."""
+        if self.live is not None:
+            self.live.update(self.table(), refresh=True)
+
+    def print(self, text: str) -> None:
+        """Print lines as they are."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def left(self) -> float:
+        """Seconds that are probably left: what is not done takes as long as what is done of the same task."""
+        known: dict[str, list[float]] = {}
+        for run in self.runs:
+            if self.seconds.get(run.name):
+                known.setdefault(run.cell, []).append(self.seconds[run.name])
+        if not known:
+            return 0.0
+        otherwise = mean(seconds for each in known.values() for seconds in each)
+        open_runs = [run for run in self.runs if self.states[run.name] in ("waiting", "running")]
+        return sum(mean(known.get(run.cell, [otherwise])) for run in open_runs) / min(self.jobs, max(len(open_runs), 1))
+
+    def table(self) -> Table:
+        """A row for each task and the sum."""
+        table = Table("task", *(f"{each:>7}" for each in ("runs", "done", "running", "failed")), "seconds a run")
+        cells: dict[str, list[Run]] = {}
+        for run in self.runs:
+            cells.setdefault(run.cell, []).append(run)
+        for name, runs in [*cells.items(), ("all", self.runs)]:
+            states = [self.states[run.name] for run in runs]
+            good, running = states.count("done"), states.count("running")
+            failed = len(states) - good - running - states.count("waiting")
+            seconds = [self.seconds[run.name] for run in runs if self.seconds.get(run.name)]
+            bad = f"[red]{failed}[/red]" if failed else "0"
+            pace = f"{mean(seconds):.0f}" if seconds and name != "all" else ""
+            if name == "all":
+                table.add_section()
+            table.add_row(name, *(f"{each:>7}" for each in (len(states), good, running)), f"{bad:>7}", pace)
+        left = self.left()
+        table.caption = f"{self.jobs} at once; about {duration(left)} left" if left else f"{self.jobs} at once"
+        return table
+
+
+def save_plan(study: Study, source: Path) -> None:
+    """Write what the study asks for into its folder: for the report, which says what is missing."""
+    plan = {
+        "study": study.name,
+        "source": str(source),
+        "cost": study.cost,
+        "runs": {
+            run.name: {"after": run.after.name if run.after else None, "steps": run.steps} for run in study.runs()
+        },
+    }
+    write_atomically(study.folder / PLAN, json.dumps(plan, indent=1) + "\n")
+
+
+def dry_run(study: Study, runs: Sequence[Run], jobs: int) -> None:
+    """Print the commands that are left to be done, in order, and what they cost."""
+    done = sum(run.done for run in runs)
+    print(f"# {study.name}: {len(runs)} runs, {done} done, {jobs} at once, into {study.folder}")
+    if study.cost:
+        print(f"# cost: {study.cost}")
+    for run in runs:
+        if run.done:
+            print(f"# done: {run.name}")
+        for arguments in run.left().values():
+            print(shlex.join(command(arguments)))
+
+
+def options(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line; what is left over are options of every run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hem.study", description="Run a grid of tasks, losses and seeds.", allow_abbrev=False,
+        epilog="Further options, such as --trainer.max_epochs 2, are handed to every run.",
+    )  # fmt: skip
+    parser.add_argument("study", help="a file such as configs/study/quick.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
+    parser.add_argument("--jobs", type=int, help="runs at once; as many as fit, if not given")
+    parser.add_argument("--only", default="", metavar="TEXT", help="runs whose name holds this: task_data/loss/seed")
+    parser.add_argument("--root", default="runs", help="the folder that holds the studies' folders")
+    parser.add_argument(
+        "--slurm", nargs="*", metavar="KEY=VALUE",
+        help="send the runs to SLURM; parameters of submitit, over those in the file",
+    )  # fmt: skip
+    return parser.parse_known_args(args)
+
+
+def slurm_parameters(words: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE``.
+
+    Raises:
+        ValueError: For a word without ``=``.
+
+    Example:
+        >>> slurm_parameters(["slurm_partition=gpu", "timeout_min=60"])
+        {'slurm_partition': 'gpu', 'timeout_min': 60}
+    """
+    if wrong := [word for word in words if "=" not in word]:
+        raise ValueError(f"--slurm takes KEY=VALUE, such as slurm_partition=gpu, got '{wrong[0]}'.")
+    return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
+
+
+def run(study: Study, runs: Sequence[Run], jobs: int, devices: Sequence[str]) -> int:
+    """Do the runs on this machine and say what became of them; 0 where all are done."""
+    console = Console()
+    progress = Progress(runs, jobs, console)
+    for each in runs:
+        if each.done and each.changed:
+            progress.print(f"note: {each.name} was made by another command: delete {each.folder} to run it again.")
+    try:
+        if progress.live is not None:
+            with progress.live:
+                states = run_here(runs, jobs, devices, progress)
+                progress.tick()
+        else:
+            states = run_here(runs, jobs, devices, progress)
+    except KeyboardInterrupt:
+        progress.print("stopped: the same command goes on from here.")
+        return 130
+    failed = [name for name, state in states.items() if state != "done"]
+    progress.print(f"{len(states) - len(failed)} of {len(states)} runs are done: python -m hem.report {study.folder}")
+    for name in failed:
+        progress.print(f"not done: {name}: {states[name].splitlines()[0]}")
+    return 1 if failed else 0
+
+
+def interrupt(number: int, frame: Any) -> None:
+    """Take a request to end as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 if all runs are done, 1 if some are not, 2 for a mistake in the arguments or the file, 130 if stopped.
+    """
+    chosen, overrides = options(args)
+    try:
+        if overrides and not overrides[0].startswith("--"):
+            raise ValueError(f"Expected options of runs, such as --trainer.max_epochs 2, got '{overrides[0]}'.")
+        if chosen.jobs is not None and chosen.jobs < 1:
+            raise ValueError(f"--jobs is a number of runs, 1 or more, got {chosen.jobs}.")
+        study = load(chosen.study, overrides, chosen.root)
+        runs = study.runs(chosen.only)
+        if not runs:
+            names = ", ".join(dict.fromkeys(run.cell for run in study.runs()))
+            raise ValueError(f"no run's name holds '{chosen.only}'; the tasks are {names}.")
+        devices = gpus()
+        jobs = min(chosen.jobs or fitting(devices), len(runs))
+        if chosen.dry_run:
+            dry_run(study, runs, jobs)
+            return 0
+        save_plan(study, Path(chosen.study))
+        if chosen.slurm is not None:
+            sent = submit(runs, study.folder / "slurm", {**study.slurm, **slurm_parameters(chosen.slurm)})
+            print(f"sent {len(sent)} jobs: {', '.join(job.job_id for job in sent) or 'everything is done'}")
+            return 0
+        signal.signal(signal.SIGTERM, interrupt)
+        return run(study, runs, jobs, devices)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
