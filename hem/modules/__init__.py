@@ -4,6 +4,16 @@ from hem.modules.adversarial import TRADES, AdversarialTask, PGDTraining
 from hem.modules.base import Task
 from hem.modules.classification import ClassificationTask
 from hem.modules.corruption import CorruptionTask
+from hem.modules.longtail import LongTailTask
 from hem.modules.rejection import RejectionTask
 
-__all__ = ["TRADES", "AdversarialTask", "ClassificationTask", "CorruptionTask", "PGDTraining", "RejectionTask", "Task"]
+__all__ = [
+    "TRADES",
+    "AdversarialTask",
+    "ClassificationTask",
+    "CorruptionTask",
+    "LongTailTask",
+    "PGDTraining",
+    "RejectionTask",
+    "Task",
+]
