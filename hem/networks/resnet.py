@@ -181,7 +181,9 @@ class ResNet34(Network):
 def _thin_body(depth: int, in_channels: int, norm: Norm, stem_stride: int = 1) -> nn.Sequential:
     """He et al., section 4.2: depth = 6 n + 2, stages of n blocks with 16, 32 and 64 maps, option A."""
     blocks = (depth - 2) // 6
-    return residual_body(stem(norm, in_channels, 16, stem_stride), basic_block(norm, pad=True), 16, (16, 32, 64), (blocks,) * 3)
+    return residual_body(
+        stem(norm, in_channels, 16, stem_stride), basic_block(norm, pad=True), 16, (16, 32, 64), (blocks,) * 3
+    )
 
 
 class ResNet8(Network):
