@@ -309,6 +309,7 @@ def quiet() -> None:
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
         "Checkpoint directory .* exists and is not empty",  # SaveConfig refuses what would overwrite
         "You defined a `validation_step` but have no `val_dataloader`",  # val_fraction 0 says so
+        "Be aware that when using `ckpt_path`, callbacks used",  # a checkpoint is examined under another config
         "The dirpath has changed from",  # a checkpoint is tested into another folder, or its run was moved
         "Precision .* is not supported by the model summary",  # its estimate in MB is all that is concerned
         "Couldn't infer the batch indices fetched",  # predictions carry their own

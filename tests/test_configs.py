@@ -11,6 +11,7 @@ import torch
 import hem
 from hem.losses import LOSSES
 from tests.datamodules import test_datasets as trees
+from tests.datamodules import test_longtail as long_trees
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = sorted(
@@ -28,6 +29,8 @@ STAND_INS = {
     "svhn": trees.svhn_tree,
     "tiny_imagenet": trees.tiny_tree,
     "imagenet": trees.imagenet_tree,
+    "imagenet_lt": long_trees.imagenet_lt_tree,
+    "inaturalist2018": long_trees.inaturalist_tree,
     "folder": lambda root: trees.folder_tree(root, parts=("train", "test"), n=8),
 }
 # the stand-ins are small, and the modules say so
@@ -48,7 +51,7 @@ SHORT = {
     "adversarial": ("--model.steps", 1, "--model.autoattack_eps", "[]", "--model.square_queries", 0,
                     "--model.images", 4, "--model.autoattack_images", 4),
 }  # fmt: skip
-ONE_IMAGE_PER_CLASS = ("cifar100", "tiny_imagenet", "imagenet")
+ONE_IMAGE_PER_CLASS = ("cifar100", "tiny_imagenet", "imagenet", "imagenet_lt", "inaturalist2018")
 
 
 @pytest.mark.parametrize("config", TASKS)
@@ -58,13 +61,15 @@ def test_task_config(config, hem_command, tmp_path):
     A config that examines a trained network is given one: two batches of the classification config of that name.
     """
     task, name = Path(config).parent.name, Path(config).stem
-    data_set = re.sub("_(pgd|trades)$", "", name)
+    data_set = re.sub("_(pgd|trades|small)$", "", name)
     root = tmp_path / "data"
     data = []
     if data_set in STAND_INS:
         root.mkdir()
         STAND_INS[data_set](root)
         data = ["--data.root", root, "--data.num_workers", 0]
+        if "datamodules.LongTail" in (ROOT / config).read_text():
+            data += ["--data.subset.imbalance", 1]  # there is no tail in one or two images of each class
     validation = 0 if data_set in ONE_IMAGE_PER_CLASS else 0.5
     examined = task in SHORT and name == data_set
     # whole parts and many attacks go through the network: a small one where the config's own is large

@@ -1,13 +1,16 @@
 """Data modules: images, labels, and the facts that networks and losses need to know about them."""
 
-from hem.datamodules.base import ImageDataModule, Subset
+from hem.datamodules.base import ImageDataModule, Sampling, Subset
 from hem.datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule
 from hem.datamodules.corruption import ComputedCorruptions, CorruptedImages, OfficialCorruptions
 from hem.datamodules.digits import DigitsDataModule
 from hem.datamodules.folder import FolderDataModule
 from hem.datamodules.imagenet import ImageNetDataModule
+from hem.datamodules.imagenet_lt import ImageNetLTDataModule
 from hem.datamodules.images import FileImages, Images, MemoryImages, conform
+from hem.datamodules.inaturalist import INaturalistDataModule
 from hem.datamodules.loader import Batch, Batches, Loader
+from hem.datamodules.longtail import LongTail, PowerSampling
 from hem.datamodules.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
 from hem.datamodules.svhn import SVHNDataModule
 from hem.datamodules.tiny_imagenet import TinyImageNetDataModule
@@ -23,6 +26,8 @@ DATA: dict[str, type[ImageDataModule]] = {
     "svhn": SVHNDataModule,
     "tiny_imagenet": TinyImageNetDataModule,
     "imagenet": ImageNetDataModule,
+    "imagenet_lt": ImageNetLTDataModule,
+    "inaturalist": INaturalistDataModule,
     "folder": FolderDataModule,
 }
 
@@ -39,16 +44,21 @@ __all__ = [
     "FashionMNISTDataModule",
     "FileImages",
     "FolderDataModule",
+    "INaturalistDataModule",
     "ImageDataModule",
     "ImageNetDataModule",
+    "ImageNetLTDataModule",
     "Images",
     "KMNISTDataModule",
     "Loader",
+    "LongTail",
     "MNISTDataModule",
     "MemoryImages",
     "OfficialCorruptions",
     "OpenSetDataModule",
+    "PowerSampling",
     "SVHNDataModule",
+    "Sampling",
     "Subset",
     "TinyImageNetDataModule",
     "conform",

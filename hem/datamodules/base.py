@@ -34,6 +34,14 @@ class Subset(ABC):
         """Positions (K,) in ``targets`` (N,) of the samples that remain, per class as many as counted."""
 
 
+class Sampling(ABC):
+    """Which training samples an epoch takes, in which order: other than each of them once."""
+
+    @abstractmethod
+    def draw(self, targets: Tensor, seed: int, epoch: int) -> Tensor:
+        """Positions (N,) in ``targets`` (N,), repeats among them; a function of targets, seed and epoch alone."""
+
+
 class ImageDataModule(LightningDataModule, ABC):
     """Labelled images in a train, a validation and a test part.
 
@@ -60,6 +68,7 @@ class ImageDataModule(LightningDataModule, ABC):
         download: Fetch what is missing, where the data set's host offers it.
         eval_batch_size: Samples per step of evaluation, over all processes; ``None``: ``batch_size``.
         subset: Selection from the training part, after the validation part was cut off.
+        sampling: Draws the samples of each epoch; ``None``: each of them once, shuffled.
         predict_folder: Folder of images for ``predict``, in place of the test part; brought to the data
             set's form.
         on_device: Keep images that live in memory on the accelerator where they take less than a quarter of
@@ -91,6 +100,7 @@ class ImageDataModule(LightningDataModule, ABC):
         download: bool = False,
         eval_batch_size: int | None = None,
         subset: Subset | None = None,
+        sampling: Sampling | None = None,
         predict_folder: str | None = None,
         on_device: bool = True,
     ) -> None:
@@ -116,6 +126,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.download = download
         self.eval_batch_size = eval_batch_size
         self.subset = subset
+        self.sampling = sampling
         self.predict_folder = predict_folder
         self.on_device = on_device
         self._images: dict[str, Images] = {}
@@ -213,8 +224,16 @@ class ImageDataModule(LightningDataModule, ABC):
         return images, index
 
     def order(self, index: Tensor, epoch: int) -> Tensor:
-        """The training samples ``index`` (N,) in the order in which they come in an epoch: each once."""
-        return index[permutation(len(index), self.seed, epoch)]
+        """The training samples ``index`` (N,) in the order in which they come in an epoch, (N,).
+
+        Each once; or as :attr:`sampling` draws them, and then the k-th repeat of a sample is its index plus k
+        times the number of images, so that it is augmented anew.
+        """
+        if self.sampling is None:
+            return index[permutation(len(index), self.seed, epoch)]
+        images = self.images("train")
+        drawn = index[self.sampling.draw(images.targets.cpu()[index], self.seed, epoch)]
+        return drawn + len(images) * repeats(drawn)
 
     def loader(self, images: Images, index: Tensor, *, training: bool = False) -> Loader:
         """Batches of some of the images for this process, in order; for training shuffled and augmented.
@@ -352,6 +371,19 @@ class ImageDataModule(LightningDataModule, ABC):
             share = torch.where(choice == i, part, share)
         one_hot = F.one_hot(target, self.num_classes).float()
         return mixed, torch.lerp(one_hot[size:], one_hot[:size], share[:, None])
+
+
+def repeats(index: Tensor) -> Tensor:
+    """How often each number has come before, (N,) for (N,) int64.
+
+    Example:
+        >>> repeats(torch.tensor([7, 3, 7, 7, 3]))
+        tensor([0, 0, 1, 2, 1])
+    """
+    sorted, order = index.sort(stable=True)
+    count = torch.empty_like(index)
+    count[order] = torch.arange(len(index)) - torch.searchsorted(sorted, sorted)
+    return count
 
 
 def held_out_counts(counts: Sequence[int], fraction: float) -> list[int]:

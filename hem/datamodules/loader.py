@@ -182,7 +182,7 @@ class Loader:
                 choice = integers(key_of(key, PARTNER), len(self.partners))
                 index = torch.cat([index, self.partners[choice]])
                 key = key_of(self.seed, self.sampler.epoch, index)
-            yield index, key, size
+            yield index % len(self.images), key, size  # larger numbers are repeats, see ImageDataModule.order
 
     def _fetch(self, requests: Iterator[Request]) -> Iterator[RawBatch]:
         if isinstance(self.images, MemoryImages):

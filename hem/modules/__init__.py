@@ -5,6 +5,16 @@ from hem.modules.adversarial_training import TRADES, PGDTraining
 from hem.modules.base import Task
 from hem.modules.classification import ClassificationTask
 from hem.modules.corruption import CorruptionTask
+from hem.modules.longtail import LongTailTask
 from hem.modules.rejection import RejectionTask
 
-__all__ = ["TRADES", "AdversarialTask", "ClassificationTask", "CorruptionTask", "PGDTraining", "RejectionTask", "Task"]
+__all__ = [
+    "TRADES",
+    "AdversarialTask",
+    "ClassificationTask",
+    "CorruptionTask",
+    "LongTailTask",
+    "PGDTraining",
+    "RejectionTask",
+    "Task",
+]

@@ -52,6 +52,21 @@ def logit_margin(logits: Tensor, target: Tensor) -> Tensor:
     return (own - rival).squeeze(1)
 
 
+def log_batch(task: Task, logits: Tensor, target: Tensor) -> None:
+    """Log accuracy on a batch as it is trained on, and the share of its samples that still carry error."""
+    label = target.argmax(1) if target.is_floating_point() else target
+    task.log("train/accuracy", (logits.argmax(1) == label).float().mean(), prog_bar=True)
+    losses = sample_losses(task.loss, logits, target)
+    if losses is not None:
+        task.log("train/active", (losses > 0).float().mean())
+
+
+def labelled(logits: Tensor, index: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return columns of ``predictions.csv``: index, label and score, the largest probability."""
+    score, label = logits.softmax(1).max(1)
+    return {"index": index, "label": [class_names[k] for k in label.tolist()], "score": score}
+
+
 class ClassificationTask(Task):
     """Train and test a classifier.
 
@@ -95,11 +110,7 @@ class ClassificationTask(Task):
 
     def log_training(self, logits: Tensor, target: Tensor) -> None:
         """Log accuracy on the batch as it is trained on, and the share of samples that still carry error."""
-        label = target.argmax(1) if target.is_floating_point() else target
-        self.log("train/accuracy", (logits.argmax(1) == label).float().mean(), prog_bar=True)
-        losses = sample_losses(self.loss, logits, target)
-        if losses is not None:
-            self.log("train/active", (losses > 0).float().mean())
+        log_batch(self, logits, target)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Take one batch into the validation figures."""
@@ -113,8 +124,7 @@ class ClassificationTask(Task):
         """Return the columns of ``predictions.csv``: index, label, score (the largest probability), rejection."""
         input, _, index = batch
         logits = self(input)
-        score, label = logits.softmax(1).max(1)
-        columns = {"index": index, "label": [self.class_names[k] for k in label.tolist()], "score": score}
+        columns = labelled(logits, index, self.class_names)
         if self.rejector is not None:
             unknownness = self.rejector.unknownness(logits)
             columns |= {"rejection_score": unknownness, "accepted": self.rejector.accepts(unknownness)}

@@ -1,0 +1,364 @@
+"""Learning from imbalanced data: figures by the frequency of the classes, and the usual remedies."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassStatScores
+
+from hem.losses.functional import effective_number_weights
+from hem.modules.base import Task
+from hem.modules.classification import accuracies, labelled, log_batch
+from hem.modules.rejection import run_folder
+from hem.networks import CosineLinear
+from hem.run import write_atomically
+
+SHOTS = ("many", "medium", "few")
+
+
+def shots(class_counts: Sequence[int], many: int = 100, few: int = 20) -> list[str]:
+    """Return the group of each class by its training samples: ``many`` above, ``few`` below, else ``medium``.
+
+    Example:
+        >>> shots([101, 100, 20, 19])
+        ['many', 'medium', 'medium', 'few']
+    """
+    return ["many" if n > many else "few" if n < few else "medium" for n in class_counts]
+
+
+def shot_accuracies(right: Tensor, seen: Tensor, groups: Sequence[str]) -> dict[str, Tensor]:
+    """Return the figures of a long tail from counts per class.
+
+    With a_j = right_j / seen_j: ``accuracy`` = sum_j right_j / sum_j seen_j; ``balanced_accuracy``, the mean of a_j
+    over the classes; ``many_shot_accuracy``, ``medium_shot_accuracy`` and ``few_shot_accuracy``, the mean over the
+    classes of a group, where it has any; ``worst_class_accuracy``, the least a_j. Classes without a test sample are
+    left out of the means.
+
+    Args:
+        right: Rightly classified test samples of each class, (C).
+        seen: Test samples of each class, (C).
+        groups: ``many``, ``medium`` or ``few`` for each class, as :func:`shots` gives them.
+
+    Source: Liu et al., "Large-scale long-tailed recognition in an open world", CVPR 2019, section 4 (groups).
+
+    Example:
+        >>> found = shot_accuracies(torch.tensor([9, 3]), torch.tensor([9, 6]), ["many", "few"])
+        >>> {name: round(value.item(), 2) for name, value in found.items()}
+        {'accuracy': 0.8, 'balanced_accuracy': 0.75, 'worst_class_accuracy': 0.5, 'many_shot_accuracy': 1.0,
+         'few_shot_accuracy': 0.5}
+    """
+    there = seen > 0
+    each = right.double() / seen
+    figures = {
+        "accuracy": right.sum().double() / seen.sum(),
+        "balanced_accuracy": each[there].mean(),
+        "worst_class_accuracy": each[there].min(),
+    }
+    for shot in SHOTS:
+        group = there & torch.tensor([own == shot for own in groups], device=seen.device)
+        if group.any():
+            figures[f"{shot}_shot_accuracy"] = each[group].mean()
+    return figures
+
+
+def adjusted(logits: Tensor, class_counts: Sequence[int], tau: float = 1.0) -> Tensor:
+    """Return z_j - tau log p_j, where p_j is the share of class j in the training samples.
+
+    Args:
+        logits: z, shape (N, C).
+        class_counts: Training samples of each class, (C).
+        tau: Strength; 1 is right for logits that estimate log-probabilities, as cross-entropy's do.
+
+    Source: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 9.
+
+    Example:
+        >>> adjusted(torch.zeros(1, 2), [3, 1])
+        tensor([[0.2877, 1.3863]])
+    """
+    counts = torch.tensor(class_counts, dtype=torch.float64)
+    return logits - tau * (counts / counts.sum()).log().to(logits)
+
+
+def tau_normalized(features: Tensor, head: nn.Linear | CosineLinear, tau: float = 1.0) -> Tensor:
+    """Return the logits under weights scaled to w_j / ||w_j||^tau, without biases.
+
+    A :class:`~hem.networks.CosineLinear` has weights of length 1 already, so that its logits stay as they are.
+
+    Args:
+        features: What the last layer sees, (N, D).
+        head: The last layer, from D features to C logits.
+        tau: 0 changes nothing but the biases, 1 makes all weights equally long.
+
+    Source: Kang et al., "Decoupling representation and classifier for long-tailed recognition", ICLR 2020,
+    section 4.1, tau-normalised classifier.
+
+    Example:
+        >>> head = nn.Linear(2, 2)
+        >>> _ = head.weight.data.copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+        >>> tau_normalized(torch.tensor([[1.0, 1.0]]), head)
+        tensor([[1., 1.]], grad_fn=<MmBackward0>)
+    """
+    if isinstance(head, CosineLinear):
+        logits: Tensor = head(features)
+        return logits
+    length = head.weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(head.weight.dtype).tiny)
+    return F.linear(features, head.weight / length**tau)
+
+
+class LongTailTask(Task):
+    """Train and test a classifier on classes of very different frequency.
+
+    Logged for validation (``val/``) and test (``test/``): ``accuracy``, ``balanced_accuracy`` (the mean over the
+    classes), ``many_shot_accuracy``, ``medium_shot_accuracy``, ``few_shot_accuracy`` (means over the classes with
+    more than ``many``, with ``few`` to ``many``, with fewer than ``few`` training samples),
+    ``worst_class_accuracy``, ``accuracy_top5`` and ``class_accuracy/<name>``. Every sample counts once, on however
+    many devices. Two remedies that leave the training as it was add figures beside these, under
+    ``test/adjusted/...`` and ``test/tau_normalized/...``. Test also writes ``longtail.csv`` and ``longtail.png``,
+    the accuracy of each class against its frequency. Training logs ``train/loss``, ``train/accuracy`` and
+    ``train/active``.
+
+    Deferred re-weighting gives the loss a ``weight`` from one epoch on: effective numbers
+    w_j = (1 - beta) / (1 - beta^n_j), scaled to the sum C (Cui et al. 2019; deferred: Cao et al. 2019), times the
+    weight that the loss has. The sampling of classes is the data module's: see
+    :class:`~hem.datamodules.PowerSampling`.
+
+    Args:
+        *args: See :class:`~hem.modules.base.Task`.
+        class_counts: Training samples of each class, (C); linked from the data module.
+        many: More training samples than these make a class many-shot; 100 in ImageNet-LT.
+        few: Fewer make it few-shot; 20 in ImageNet-LT.
+        drw_epoch: The first epoch (from 0) with re-weighting; None: never.
+        drw_beta: beta in [0, 1).
+        adjust_tau: Strength of post-hoc logit adjustment, z_j - tau log p_j: see :func:`adjusted`. None: no such
+            figures.
+        normalize_tau: Strength of tau-normalisation of the last layer: see :func:`tau_normalized`. None: no such
+            figures.
+        **kwargs: See :class:`~hem.modules.base.Task`.
+
+    Raises:
+        ValueError: ``class_counts`` has another length or an empty class, the thresholds are out of order, or the
+            loss cannot be re-weighted, the network not be normalised.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        class_counts: Sequence[int] | None = None,
+        many: int = 100,
+        few: int = 20,
+        drw_epoch: int | None = None,
+        drw_beta: float = 0.9999,
+        adjust_tau: float | None = None,
+        normalize_tau: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if class_counts is None or len(class_counts) != self.num_classes:
+            raise ValueError(
+                f"class_counts holds {len(class_counts or ())} numbers, but there are {self.num_classes} classes: "
+                "give the training samples of each class, such as data_module.class_counts."
+            )
+        if min(class_counts) < 1:
+            empty = next(k for k, n in enumerate(class_counts) if n < 1)
+            raise ValueError(
+                f"class {self.class_names[empty]} has {class_counts[empty]} training samples, but every class needs "
+                "one or more: leave it out, or bring some."
+            )
+        if not 0 < few <= many:
+            raise ValueError(
+                f"few and many are numbers of training samples, 0 < few <= many, but they are {few} and {many}: "
+                "ImageNet-LT has 20 and 100."
+            )
+        for name, tau in (("adjust_tau", adjust_tau), ("normalize_tau", normalize_tau)):
+            if tau is not None and not 0 <= tau < float("inf"):
+                raise ValueError(f"{name} is a strength of 0 or more, or null for none, but it is {tau:g}.")
+        if not 0 <= drw_beta < 1:
+            raise ValueError(f"drw_beta is a number in [0, 1), such as 0.9999, but it is {drw_beta:g}.")
+        if drw_epoch is not None:
+            if drw_epoch < 0:
+                raise ValueError(f"drw_epoch is the number of an epoch, 0 or more, but it is {drw_epoch}.")
+            if not hasattr(self.loss, "weight"):
+                raise ValueError(
+                    f"drw_epoch re-weights the loss by its `weight`, but {type(self.loss).__name__} has none: take "
+                    "another loss, or leave drw_epoch null."
+                )
+        backbone: Any = self.net.backbone
+        head = getattr(backbone, "head", None)
+        if normalize_tau is not None and not (
+            hasattr(backbone, "forward_features") and isinstance(head, (nn.Linear, CosineLinear))
+        ):
+            raise ValueError(
+                f"normalize_tau scales the weights of a linear last layer, so it needs a network with "
+                f"`forward_features` and a linear `head`, which {type(backbone).__name__} has not: take another "
+                "network, or leave normalize_tau null."
+            )
+        self.class_counts = list(class_counts)
+        self.groups = shots(class_counts, many, few)
+        self.drw_epoch = drw_epoch
+        self.drw_beta = drw_beta
+        self.adjust_tau = adjust_tau
+        self.normalize_tau = normalize_tau
+        own = getattr(self.loss, "weight", None)
+        self.own_weight = None if own is None else own.clone()
+        self.variants = [
+            name
+            for name, tau in (("plain", 0.0), ("adjusted", adjust_tau), ("tau_normalized", normalize_tau))
+            if tau is not None
+        ]
+        self.figures = nn.ModuleDict(
+            {
+                stage: nn.ModuleDict(
+                    {
+                        "accuracies": accuracies(self.num_classes, self.class_names).clone(prefix=f"{stage}/"),
+                        **{
+                            name: MulticlassStatScores(self.num_classes, average="none", validate_args=False)
+                            for name in self.variants
+                        },
+                    }
+                )
+                for stage in ("val", "test")
+            }
+        )
+
+    # -- training ------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Say where the re-weighting would come after the end of the training."""
+        last = self.trainer.max_epochs
+        if self.drw_epoch is not None and last is not None and 0 <= last <= self.drw_epoch:
+            rank_zero_warn(
+                f"drw_epoch is {self.drw_epoch}, but training ends after {last} epochs: nothing is re-weighted."
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """Re-weight the loss from ``drw_epoch`` on, also where a run is resumed behind it."""
+        super().on_train_epoch_start()
+        if self.drw_epoch is not None and self.current_epoch >= self.drw_epoch:
+            counts = torch.tensor(self.class_counts, device=self.device)
+            weight = effective_number_weights(counts, self.drw_beta, torch.float32)
+            if self.own_weight is not None:
+                weight = weight * self.own_weight.to(weight)
+            # not saved: a checkpoint holds the network alone (torch's own losses would save it)
+            self.loss.register_buffer("weight", weight, persistent=False)
+
+    def log_training(self, logits: Tensor, target: Tensor) -> None:
+        """Log accuracy on the batch as it is trained on, and the share of samples that still carry error."""
+        log_batch(self, logits, target)
+
+    # -- evaluation ----------------------------------------------------------------------------------------
+
+    def variant_logits(self, input: Tensor) -> dict[str, Tensor]:
+        """Return the logits of a batch, (N, C) each: ``plain``, and those of the remedies that are asked for."""
+        found: dict[str, Tensor] = {}
+        if self.normalize_tau is None:
+            found["plain"] = self(input)
+        else:
+            net: Any = self.net
+            features = net.backbone.forward_features(net.normalize(input))
+            found["plain"] = net.backbone.head(features)
+            found["tau_normalized"] = tau_normalized(features, net.backbone.head, self.normalize_tau)
+        if self.adjust_tau is not None:
+            found["adjusted"] = adjusted(found["plain"], self.class_counts, self.adjust_tau)
+        return {name: logits.float() for name, logits in found.items()}
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Take one batch into the validation figures."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Take one batch into the test figures."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Return the columns of ``predictions.csv``: index, label, score (the largest probability)."""
+        input, _, index = batch
+        return labelled(self(input), index, self.class_names)
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        input, target, *_ = batch
+        figures: Any = self.figures[stage]
+        for name, logits in self.variant_logits(input).items():
+            figures[name].update(logits, target)
+            if name == "plain":
+                figures["accuracies"].update(logits, target)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation figures."""
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test figures; write the accuracy of each class."""
+        classes = self._log_figures("test")
+        if self.trainer.is_global_zero:
+            self._write(classes)
+
+    def _log_figures(self, stage: str) -> dict[str, tuple[Tensor, Tensor]]:
+        """Log the figures; return what is right and what was seen of each class, (C) each, by variant."""
+        figures: Any = self.figures[stage]
+        # `compute` has gathered all ranks already: sync_dist takes the mean of equal numbers, and Lightning asks for it
+        found = dict(figures["accuracies"].compute())
+        classes: dict[str, tuple[Tensor, Tensor]] = {}
+        for name in self.variants:
+            right, *_, seen = figures[name].compute().unbind(1)
+            classes[name] = right, seen
+            where = stage if name == "plain" else f"{stage}/{name}"
+            found |= {f"{where}/{key}": value for key, value in shot_accuracies(right, seen, self.groups).items()}
+        for key, value in found.items():
+            self.log(key, value.float(), prog_bar=key == f"{stage}/accuracy", sync_dist=True)
+        for metric in figures.values():
+            metric.reset()
+        return classes
+
+    # -- what is written -----------------------------------------------------------------------------------
+
+    def _write(self, classes: dict[str, tuple[Tensor, Tensor]]) -> None:
+        folder = run_folder(self.trainer)
+        if folder is None:
+            return
+        accuracy = {name: (right / seen).tolist() for name, (right, seen) in classes.items()}
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        names = ["accuracy" if name == "plain" else f"{name}_accuracy" for name in self.variants]
+        writer.writerow(["class", "training_samples", "shot", "test_samples", *names])
+        seen = classes["plain"][1].tolist()
+        for k, name in enumerate(self.class_names):
+            row = [name, self.class_counts[k], self.groups[k], seen[k]]
+            writer.writerow([*row, *(f"{accuracy[variant][k]:.6f}" if seen[k] else "" for variant in self.variants)])
+        write_atomically(folder / "longtail.csv", text.getvalue())
+        figure = self._figure(accuracy)
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure("longtail", figure, close=False)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=120)
+        write_atomically(folder / "longtail.png", picture.getvalue())
+
+    def _figure(self, accuracy: dict[str, list[float]]) -> Figure:
+        """Accuracy of each class against its training samples, on a logarithmic axis."""
+        figure = Figure(figsize=(6.4, 4), layout="constrained")
+        FigureCanvasAgg(figure)
+        panel = figure.subplots()
+        order = sorted(range(self.num_classes), key=lambda k: -self.class_counts[k])
+        for name, values in accuracy.items():
+            line = "o-" if self.num_classes <= 20 else "."
+            label = name.replace("_", "-") if name != "plain" else "as trained"
+            panel.plot(
+                [self.class_counts[k] for k in order], [100 * values[k] for k in order], line, label=label, alpha=0.8
+            )
+        panel.set(
+            xscale="log", xlabel="training samples of the class", ylabel="accuracy of the class in %", ylim=(-3, 103)
+        )
+        panel.invert_xaxis()  # the tail on the right, as papers have it
+        panel.grid(alpha=0.3)
+        panel.legend()
+        return figure
