@@ -3,7 +3,17 @@
 from hem.modules.adversarial import TRADES, AdversarialTask, PGDTraining
 from hem.modules.base import Task
 from hem.modules.classification import ClassificationTask
+from hem.modules.continual import ContinualTask
 from hem.modules.corruption import CorruptionTask
 from hem.modules.rejection import RejectionTask
 
-__all__ = ["TRADES", "AdversarialTask", "ClassificationTask", "CorruptionTask", "PGDTraining", "RejectionTask", "Task"]
+__all__ = [
+    "TRADES",
+    "AdversarialTask",
+    "ClassificationTask",
+    "ContinualTask",
+    "CorruptionTask",
+    "PGDTraining",
+    "RejectionTask",
+    "Task",
+]
