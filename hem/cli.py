@@ -31,6 +31,7 @@ import hem.datamodules
 import hem.losses
 import hem.modules
 import hem.networks
+import hem.strategies
 from hem.names import near
 from hem.run import SaveConfig, SavePredictions, SaveResults
 
@@ -54,6 +55,7 @@ CHOICES: dict[str, tuple[str, Iterable[str]]] = {
     "data": ("data module", subclasses(hem.datamodules, hem.datamodules.ImageDataModule)),
     "loss": ("loss", sorted(entry.__name__ for entry in hem.losses.LOSSES.values())),
     "net": ("network", subclasses(hem.networks, hem.networks.Network)),
+    "strategy": ("strategy", subclasses(hem.strategies, hem.strategies.Strategy)),
     "optimizer": ("optimiser", subclasses(torch.optim, torch.optim.Optimizer)),
     "lr_scheduler": ("schedule", subclasses(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler)),
 }
@@ -163,9 +165,10 @@ class HemCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Decide the run folder, and send the logs and checkpoints of the run there."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        data = config.data.init_args.get("data") or config.data  # a stream has the name of what it is made of
         names = {
             "task": task_name(config.model.class_path),
-            "data": short_name(config.data.class_path, hem.datamodules.DATA),
+            "data": short_name(data.class_path, hem.datamodules.DATA),
             "loss": short_name(config.model.init_args.loss.class_path, hem.losses.LOSSES),
             "seed": config.seed_everything,
         }
@@ -240,7 +243,13 @@ def qualified(args: Sequence[str]) -> list[str]:
         >>> qualified(["fit", "--model.net", "MLP", "--model.loss=HEMLoss"])
         ['fit', '--model.net', 'hem.networks.MLP', '--model.loss=hem.losses.HEMLoss']
     """
-    rooms = {"model": hem.modules, "data": hem.datamodules, "loss": hem.losses, "net": hem.networks}
+    rooms = {
+        "model": hem.modules,
+        "data": hem.datamodules,
+        "loss": hem.losses,
+        "net": hem.networks,
+        "strategy": hem.strategies,
+    }
     out: list[str] = []
     for argument in args:
         option, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)

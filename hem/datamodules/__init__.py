@@ -2,6 +2,7 @@
 
 from hem.datamodules.base import ImageDataModule, Sampling, Subset
 from hem.datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule
+from hem.datamodules.continual import ContinualDataModule
 from hem.datamodules.corruption import ComputedCorruptions, CorruptedImages, OfficialCorruptions
 from hem.datamodules.digits import DigitsDataModule
 from hem.datamodules.folder import FolderDataModule
@@ -39,6 +40,7 @@ __all__ = [
     "CIFAR10DataModule",
     "CIFAR100DataModule",
     "ComputedCorruptions",
+    "ContinualDataModule",
     "CorruptedImages",
     "DigitsDataModule",
     "FashionMNISTDataModule",

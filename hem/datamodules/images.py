@@ -82,6 +82,10 @@ class MemoryImages(Images):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], int(self.targets[index])
 
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Several images (N, C, H, W) and their targets (N,) at once."""
+        return self.images[index], self.targets[index]
+
     def name_of(self, index: int) -> str:
         """The name of the set and the position."""
         return f"{self.name}/{index:05d}"

@@ -186,8 +186,8 @@ class Loader:
 
     def _fetch(self, requests: Iterator[Request]) -> Iterator[RawBatch]:
         if isinstance(self.images, MemoryImages):
-            for index, key, size in requests:
-                yield RawBatch(self.images.images[index], self.images.targets[index], index, key, size)
+            for request in requests:
+                yield read(self.images, request)
             return
         if self._files is None:
             self._files = DataLoader(
@@ -205,6 +205,22 @@ class Loader:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
+
+
+def read(images: Images, request: Request) -> RawBatch:
+    """The batch of a request, fetched by this process.
+
+    Raises:
+        OSError: A file is gone.
+        ValueError: A file is damaged.
+    """
+    index, key, size = request
+    if isinstance(images, MemoryImages):
+        return RawBatch(*images.take(index), index, key, size)
+    batch = _Decoder(images)[request]
+    if isinstance(batch, Exception):
+        raise batch
+    return batch
 
 
 class _Requests(Sampler[Request]):

@@ -4,6 +4,7 @@ from hem.modules.adversarial import AdversarialTask
 from hem.modules.adversarial_training import TRADES, PGDTraining
 from hem.modules.base import Task
 from hem.modules.classification import ClassificationTask
+from hem.modules.continual import ContinualTask
 from hem.modules.corruption import CorruptionTask
 from hem.modules.longtail import LongTailTask
 from hem.modules.rejection import RejectionTask
@@ -12,6 +13,7 @@ __all__ = [
     "TRADES",
     "AdversarialTask",
     "ClassificationTask",
+    "ContinualTask",
     "CorruptionTask",
     "LongTailTask",
     "PGDTraining",

@@ -168,10 +168,16 @@ class Task(LightningModule):
             self.log_training(logits.detach(), target)
         return loss
 
-    def training_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of the global batch: its mean is over the samples of all devices and micro-batches."""
+    def training_loss(self, logits: Tensor, target: Tensor, criterion: nn.Module | None = None) -> Tensor:
+        """Return the loss of the global batch: its mean is over the samples of all devices and micro-batches.
+
+        Args:
+            logits: Shape (N, C, ...).
+            target: What the criterion takes.
+            criterion: Another one than the task's own.
+        """
         with self._loss_scopes():
-            loss = reduction.evaluate(self.loss, logits, target)
+            loss = reduction.evaluate(self.loss if criterion is None else criterion, logits, target)
         if loss.ndim:
             raise ValueError(
                 f"Training needs one number from the loss, got shape {tuple(loss.shape)}: "
@@ -244,6 +250,10 @@ class Task(LightningModule):
 
     # -- optimisation --------------------------------------------------------------------------------------
 
+    def total_steps(self) -> int:
+        """Return the number of optimiser steps that the schedule spans: those of the whole training."""
+        return int(self.trainer.estimated_stepping_batches)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimiser over the network's parameters, and the schedule over the optimiser."""
         optimizer = self.optimizer(p for p in self.net.parameters() if p.requires_grad)
@@ -255,7 +265,7 @@ class Task(LightningModule):
             and make.keywords.get("total_steps", 0) is None
             and not make.keywords.get("epochs")
         ):
-            make = partial(make, total_steps=int(self.trainer.estimated_stepping_batches))
+            make = partial(make, total_steps=self.total_steps())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": make(optimizer), "interval": self.lr_interval},

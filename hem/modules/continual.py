@@ -1,0 +1,544 @@
+"""Continual learning: a network that learns one task after another, and what it forgets on the way."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+
+from hem.datamodules.continual import ContinualDataModule
+from hem.datamodules.counter import permutation
+from hem.losses import reduction
+from hem.modules.base import Task
+from hem.modules.rejection import passed
+from hem.run import write_atomically
+from hem.strategies import Naive, Strategy
+
+Mask = Literal["none", "unseen", "other_tasks"]
+Counts = Literal["stream", "presented"]
+Row = list[float]  # accuracy on each of the T tasks, in [0, 1]
+STATE = "continual"  # the checkpoint's key
+
+
+# -- figures -----------------------------------------------------------------------------------------------
+
+
+def transfer_figures(matrix: list[Row], baseline: Row | None = None) -> dict[str, float]:
+    """What an accuracy matrix says about a learner. R_{k,i} is the accuracy on task i behind task k.
+
+    Behind task k (tasks counted from 1):
+
+    * ``average_accuracy``  A_k = 1 / k sum_{i <= k} R_{k,i} (ACC)
+    * ``average_incremental_accuracy``  1 / k sum_{l <= k} A_l
+    * ``forgetting``  1 / (k-1) sum_{i < k} (max_{l < k} R_{l,i} - R_{k,i})
+    * ``backward_transfer``  1 / (k-1) sum_{i < k} (R_{k,i} - R_{i,i}) (BWT)
+    * ``forward_transfer``  1 / (k-1) sum_{1 < i <= k} (R_{i-1,i} - b_i) (FWT), b the untrained network's accuracy
+
+    Args:
+        matrix: k rows, one behind each task so far; each with the accuracy on all T >= k tasks.
+        baseline: b, of the network before any training; None: no ``forward_transfer``.
+
+    Returns:
+        The figures by name; those over earlier tasks from the second task on.
+
+    Raises:
+        ValueError: No row, more rows than tasks, or rows of different lengths.
+
+    Source:
+        ACC, BWT, FWT: Lopez-Paz & Ranzato, "Gradient episodic memory for continual learning", NeurIPS 2017,
+        section 2. Forgetting: Chaudhry et al., "Riemannian walk for incremental learning", ECCV 2018,
+        section 2.2. Average incremental accuracy: Rebuffi et al., "iCaRL", CVPR 2017, section 4.1.
+
+    Example:
+        >>> transfer_figures([[0.9, 0.2], [0.5, 0.8]], baseline=[0.1, 0.1])
+        {'average_accuracy': 0.65, 'average_incremental_accuracy': 0.775, 'forgetting': 0.4,
+         'backward_transfer': -0.4, 'forward_transfer': 0.1}
+    """
+    rows = torch.tensor(matrix, dtype=torch.float64)
+    if rows.ndim != 2 or not 1 <= rows.shape[0] <= rows.shape[1] or (baseline and len(baseline) != rows.shape[1]):
+        raise ValueError(
+            f"Expected rows of T accuracies, one row behind each of at most T tasks, got {len(matrix)} rows of "
+            f"{sorted({len(row) for row in [*matrix, *([baseline] if baseline else [])]})} entries."
+        )
+    last = len(rows) - 1
+    averages = torch.stack([rows[k, : k + 1].mean() for k in range(last + 1)])
+    figures = {"average_accuracy": averages[-1], "average_incremental_accuracy": averages.mean()}
+    if last:
+        before = rows[:last, :last]
+        figures["forgetting"] = (before.amax(0) - rows[last, :last]).mean()
+        figures["backward_transfer"] = (rows[last, :last] - before.diagonal()).mean()
+        if baseline:
+            ahead = rows.diagonal(1)[:last]
+            figures["forward_transfer"] = (ahead - torch.tensor(baseline, dtype=torch.float64)[1 : last + 1]).mean()
+    return {name: round(float(value), 12) for name, value in figures.items()}
+
+
+# -- losses among some of the classes ----------------------------------------------------------------------
+
+
+def among(
+    criterion: nn.Module, classes: Tensor, num_classes: int, class_counts: Tensor | None = None
+) -> nn.Module:
+    """The loss of the problem that has some of the classes alone: what takes ``logits[:, classes]``.
+
+    The other logits are left out, not put to -inf: no error, no mean over classes, no norm and no softmax
+    sees them, and their gradient is exactly 0. Buffers with an entry per class (``weight``,
+    ``class_counts``) lose the others' entries. HEM's mean error is then over the remaining classes, and the n
+    of HEM+'s margins sqrt(m / (n s_i)) is their number.
+
+    Args:
+        criterion: Any loss; it is not changed.
+        classes: (K,) int64.
+        num_classes: C.
+        class_counts: (C,), in place of the loss's own where it has such a buffer.
+
+    Example:
+        >>> loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+        >>> among(loss, torch.tensor([0, 2]), 3).weight
+        tensor([1., 3.])
+    """
+    alike = copy.copy(criterion)
+    buffers = dict(criterion._buffers)
+    if class_counts is not None and (own := buffers.get("class_counts")) is not None:
+        buffers["class_counts"] = class_counts.to(own)
+    alike._buffers = {
+        name: value[classes.to(value.device)] if value is not None and value.shape[:1] == (num_classes,) else value
+        for name, value in buffers.items()
+    }
+    return alike
+
+
+def among_targets(target: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """Targets as positions within some of the classes.
+
+    Args:
+        target: Class indices (N,), those below 0 stay; or probabilities (N, C).
+        classes: (K,) int64, with every class of ``target`` among them.
+        num_classes: C.
+
+    Returns:
+        Indices (N,) in 0..K-1, or probabilities (N, K).
+    """
+    if target.ndim > 1:
+        return target[:, classes]
+    position = torch.zeros(num_classes, dtype=torch.int64, device=target.device)
+    position[classes] = torch.arange(len(classes), device=target.device)
+    return torch.where(target >= 0, position[target.clamp(min=0)], target)
+
+
+@contextmanager
+def evaluation(net: nn.Module) -> Iterator[None]:
+    """Have a network in evaluation mode; each of its modules is then in the mode that it was in."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+# -- the task ----------------------------------------------------------------------------------------------
+
+
+class ContinualTask(Task):
+    """Learn the tasks of a stream one after another, in one ``fit``; test on all of them behind each.
+
+    At the beginning of each task the optimiser and its schedule begin anew (``total_steps`` are those of the
+    task). Behind each task the test parts of *all* tasks give a row of the accuracy matrix: it is in
+    ``accuracy_matrix.csv`` (row 0: the untrained network) and ``accuracy_matrix.png``, its figures
+    (:func:`transfer_figures`) in the curves as ``stream/<figure>``, and the accuracies as
+    ``stream/accuracy/<task>``. The validation part (``val/accuracy``, of the tasks so far) is another matter.
+
+    ``test`` with a checkpoint of the stream takes the matrix from it, tests once more for its last row, and
+    gives ``test/<figure>``, ``test/accuracy_after/<k>/<i>`` and ``test/accuracy`` (of all test images).
+
+    Which classes a decision is among: under the scenario ``task`` those of the image's task, else with
+    ``mask="none"`` all of them, with any other mask those of the tasks so far and of the tasks up to the
+    image's (so that the untrained network and tasks to come have an accuracy). Which classes the *loss* of a
+    sample is among, see ``mask``; the other logits get no gradient at all (:func:`among`). The loss of samples
+    with different sets of classes is the mean over the sets' losses, weighted by their samples. Under the
+    scenarios ``domain`` and ``permuted`` every task has every class, and the mask changes nothing.
+
+    Checkpoints hold, beside ``net.*``, the matrix and what the strategy carries: a run that is killed goes on
+    with ``--ckpt_path last`` and ends like an uninterrupted one. Other tasks can examine them.
+
+    Args:
+        *args: See :class:`~hem.modules.base.Task`.
+        strategy: What is done against forgetting; None: nothing.
+        mask: ``"none"``: the loss is among all classes from the start; ``"unseen"``: among those of the tasks so
+            far; ``"other_tasks"``: among those of the sample's own task.
+        counts: What a loss with ``class_counts`` gets: ``"stream"``, the training samples of the whole stream;
+            ``"presented"``, the samples of each class that an epoch of the current task shows, replayed ones
+            among them (at least 1).
+        **kwargs: See :class:`~hem.modules.base.Task`.
+
+    Raises:
+        ValueError: ``skip_separated`` is on, or the mask or counts are none of those.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        strategy: Strategy | None = None,
+        mask: Mask = "unseen",
+        counts: Counts = "stream",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if self.skip_separated:
+            raise ValueError("A strategy needs the logits of all samples: leave skip_separated off.")
+        for name, value, allowed in (("mask", mask, get_args(Mask)), ("counts", counts, get_args(Counts))):
+            if value not in allowed:
+                raise ValueError(f"{name} is one of {', '.join(allowed)}, but it is {value!r}.")
+        self.strategy = Naive() if strategy is None else strategy
+        self.mask = mask
+        self.counts = counts
+        self.step = 0  # of the epoch, from 0
+        self.baseline: Row = []
+        self.matrix: list[Row] = []
+        self.presented: Tensor | None = None  # (C,)
+        self.accuracy = MeanMetric()
+        self._hits: list[Tensor] = []
+
+    # -- what the strategies use ---------------------------------------------------------------------------
+
+    @property
+    def stream(self) -> ContinualDataModule:
+        """The stream.
+
+        Raises:
+            TypeError: The data is none.
+        """
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ContinualDataModule):
+            raise TypeError(
+                f"ContinualTask learns a stream, but the data is {type(data).__name__}: put it into one, "
+                f"`--data ContinualDataModule --data.data {type(data).__name__}`."
+            )
+        return data
+
+    @property
+    def current(self) -> int:
+        """The task that is learnt, from 0."""
+        return self.stream.current_task
+
+    def heads(self, task: int) -> list[Tensor]:
+        """The classes that one softmax is over, of a task and all before it: one head for all, or one for each."""
+        if self.stream.scenario == "task":
+            return [self.stream.classes(t).to(self.device) for t in range(task + 1)]
+        return [self.stream.seen(task).to(self.device)]
+
+    def loss_of(self, logits: Tensor, target: Tensor, index: Tensor) -> Tensor:
+        """Return the loss of training samples among the classes that the mask leaves, over all devices.
+
+        Args:
+            logits: (N, C).
+            target: (N,) or (N, C).
+            index: (N,), the samples' numbers.
+        """
+        if self.mask != "other_tasks":
+            return self._loss_among(logits, target, self._loss_classes(self.current))
+        tasks = self.stream.task_of(index)
+        shares = torch.bincount(tasks, minlength=self.stream.tasks).to(logits)
+        with self._loss_scopes():
+            shares = reduction.all_sum(shares)
+        shares = shares / shares.sum()
+        total = logits.new_zeros(())
+        for t in shares.nonzero()[:, 0].tolist():  # the same ones on each device
+            own = tasks == t
+            total = total + shares[t] * self._loss_among(logits[own], target[own], self._loss_classes(t))
+        return total
+
+    def _loss_classes(self, task: int) -> Tensor:
+        if self.mask == "none":
+            return torch.arange(self.num_classes, device=self.device)
+        return (self.stream.seen(task) if self.mask == "unseen" else self.stream.classes(task)).to(self.device)
+
+    def _loss_among(self, logits: Tensor, target: Tensor, classes: Tensor) -> Tensor:
+        criterion = among(self.loss, classes, self.num_classes, self.presented)
+        target = among_targets(target, classes, self.num_classes)
+        return self.training_loss(logits[:, classes], target, criterion)
+
+    def sample_gradients(self, count: int, chunk: int) -> Iterator[Mapping[str, Tensor]]:
+        """The gradient of the loss of single training samples of the current task; evaluation mode, no augmentation.
+
+        Args:
+            count: Number of samples, at most; which ones is a function of the seed.
+            chunk: Samples at once.
+
+        Yields:
+            By name of weight a tensor (chunk, *shape of the weight).
+        """
+        stream, classes = self.stream, self._loss_classes(self.current)
+        criterion = among(self.loss, classes, self.num_classes, self.presented)
+
+        def loss(weights: dict[str, Tensor], input: Tensor, target: Tensor) -> Tensor:
+            logits = functional_call(self.net, weights, (input[None],))
+            return reduction.evaluate(criterion, logits[:, classes], target[None])
+
+        index = stream.part_of("train", [self.current])
+        index = index[permutation(len(index), stream.seed, self.current)[:count]]
+        weights = {name: p.detach() for name, p in self.net.named_parameters() if p.requires_grad}
+        with evaluation(self.net):
+            for part in index.split(chunk):
+                batch = self.trainer.strategy.batch_to_device(stream.fetched(part), dataloader_idx=0)
+                target = among_targets(batch.target, classes, self.num_classes)
+                yield vmap(grad(loss), in_dims=(None, 0, 0))(weights, batch.input, target)
+
+    # -- training ------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse what cannot be trained, before the work begins."""
+        stream = self.stream
+        if stage != "fit":
+            return
+        stream.cumulative = self.strategy.cumulative
+        if self.trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                "The losses of a strategy are no mean over samples that could be put together from micro-batches: "
+                f"set trainer.accumulate_grad_batches to 1, but it is {self.trainer.accumulate_grad_batches}."
+            )
+        self.strategy.check(stream)
+
+    def total_steps(self) -> int:
+        """Return the number of optimiser steps of the current task."""
+        super().total_steps()  # loads what is to be counted
+        return int(self.trainer.num_training_batches) * self.stream.epochs_per_task
+
+    def on_train_start(self) -> None:
+        """Test the untrained network."""
+        if not self.baseline:
+            self.baseline = self.tested(-1)
+            self._record()
+
+    def on_train_epoch_start(self) -> None:
+        """Begin a task, where the epoch is its first one."""
+        super().on_train_epoch_start()
+        if self.current_epoch % self.stream.epochs_per_task:
+            return
+        if self.current_epoch:
+            self.trainer.strategy.setup_optimizers(self.trainer)
+        self.presented = self._presented() if self.counts == "presented" else None
+        self.strategy.begin_task(self)
+
+    def _presented(self) -> Tensor:
+        stream = self.stream
+        first = 0 if self.strategy.cumulative else self.current
+        index = stream.part_of("train", range(first, self.current + 1))
+        counts = torch.bincount(stream.images("train").targets.cpu()[index], minlength=self.num_classes).double()
+        return (counts + self.strategy.presented(self)).clamp(min=1).to(self.device)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the strategy's loss of one batch."""
+        self.step = batch_idx
+        loss = self.strategy.loss(self, batch)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Show the strategy the gradients."""
+        super().on_before_optimizer_step(optimizer)
+        self.strategy.before_step(self)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Show the strategy the new weights."""
+        self.strategy.after_step(self)
+
+    def on_train_epoch_end(self) -> None:
+        """End a task, where the epoch is its last one: remember, test, write."""
+        if (self.current_epoch + 1) % self.stream.epochs_per_task:
+            return
+        self.log("stream/task", float(self.current + 1))
+        for name, value in self.strategy.end_task(self).items():
+            self.log(f"stream/{name}", value, sync_dist=True)
+        self.matrix.append(self.tested(self.current))
+        for task, accuracy in enumerate(self.matrix[-1], 1):
+            if not math.isnan(accuracy):
+                self.log(f"stream/accuracy/{task}", accuracy, sync_dist=True)
+        self._log_figures("stream")
+        self._record()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the matrix and what the strategy carries beside the weights, under a key that no other task reads."""
+        checkpoint[STATE] = {
+            "strategy": type(self.strategy).__name__,
+            "state": self.strategy.state_dict(),
+            "matrix": self.matrix,
+            "baseline": self.baseline,
+            "presented": self.presented,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them back; the strategy's only where training goes on."""
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint.get(STATE)
+        fitting = self.trainer.state.fn == "fit"
+        if state is None:
+            if fitting:
+                raise ValueError(
+                    "The checkpoint is of another task and holds no state of a stream to go on with: leave --ckpt_path "
+                    "out to begin one."
+                )
+            return
+        self.matrix, self.baseline = [list(row) for row in state["matrix"]], list(state["baseline"])
+        if fitting:
+            if state["strategy"] != type(self.strategy).__name__:
+                raise ValueError(
+                    f"The checkpoint was trained with the strategy {state['strategy']}, but the config has "
+                    f"{type(self.strategy).__name__}: go on with the same one."
+                )
+            self.presented = None if state["presented"] is None else state["presented"].to(self.device)
+            self.strategy.load_state_dict(state["state"])
+
+    # -- testing -------------------------------------------------------------------------------------------
+
+    def decided(self, input: Tensor, tasks: Tensor, after: int) -> Tensor:
+        """Return the class of each image, (N,), among those that the scenario and mask leave.
+
+        Args:
+            input: (N, C, H, W).
+            tasks: (N,), the task of each image.
+            after: The task that was learnt last, from 0; -1: none.
+        """
+        stream = self.stream
+        allowed = torch.zeros(stream.tasks, self.num_classes, dtype=torch.bool)
+        for t in range(stream.tasks):
+            if stream.scenario == "task":
+                allowed[t, stream.classes(t)] = True
+            elif self.mask == "none":
+                allowed[t] = True
+            else:
+                allowed[t, stream.seen(max(t, after))] = True
+        logits = self(input)
+        return logits.masked_fill(~allowed.to(logits.device)[tasks], -torch.inf).argmax(1)
+
+    def tested(self, after: int) -> Row:
+        """Return the accuracy on the test part of each task; NaN for a task without sample (see limit_test_batches).
+
+        Args:
+            after: The task that was learnt last, from 0; -1: none.
+        """
+        counts = torch.zeros(2, self.stream.tasks, dtype=torch.float64, device="cpu")
+        with evaluation(self.net), torch.no_grad():
+            for batch in passed(self, self.stream.test_dataloader()):
+                counts += self._counted(batch, after)
+        return self._shares(counts)
+
+    def _counted(self, batch: Any, after: int) -> Tensor:
+        """Right decisions and samples of each task, (2, T), on the CPU."""
+        input, target, index = batch
+        tasks = self.stream.task_of(index, "test")
+        right = self.decided(input, tasks, after) == target
+        kinds = [torch.bincount(each, minlength=self.stream.tasks) for each in (tasks[right], tasks)]
+        return torch.stack(kinds).cpu().double()
+
+    def _shares(self, counts: Tensor) -> Row:
+        counts = self.trainer.strategy.reduce(counts.float().to(self.device), reduce_op="sum").double().cpu()
+        row: Row = (counts[0] / counts[1]).tolist()
+        return row
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Count what is classified rightly."""
+        input, target, index = batch
+        after = self.current if self.trainer.state.fn == "fit" else self.stream.tasks - 1
+        label = self.decided(input, self.stream.task_of(index, "val"), after)
+        self.accuracy.update((label == target).float())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/accuracy``."""
+        self.log("val/accuracy", self.accuracy.compute(), prog_bar=True, sync_dist=True)
+        self.accuracy.reset()
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Take one batch into the last row of the matrix."""
+        self._hits.append(self._counted(batch, self._learnt - 1))
+
+    @property
+    def _learnt(self) -> int:
+        """The number of tasks that are learnt; all, where the checkpoint is not of a stream."""
+        return len(self.matrix) or self.stream.tasks
+
+    def on_test_epoch_end(self) -> None:
+        """Log the matrix and its figures; write them."""
+        counts, self._hits = torch.stack(self._hits).sum(0), []
+        row = self._shares(counts)
+        whole = self._shares(counts.sum(1, keepdim=True))[0]
+        self.log("test/accuracy", whole, prog_bar=True, sync_dist=True)
+        if not self.matrix:
+            for task, accuracy in enumerate(row, 1):
+                self.log(f"test/accuracy/{task}", accuracy, logger=False, sync_dist=True)
+            return
+        self.matrix[-1] = row
+        for after, accuracies in enumerate([self.baseline, *self.matrix]):
+            for task, accuracy in enumerate(accuracies, 1):
+                if not math.isnan(accuracy):
+                    self.log(f"test/accuracy_after/{after}/{task}", accuracy, logger=False, sync_dist=True)
+        self._log_figures("test")
+        self._record()
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Return the columns of ``predictions.csv``: index, label, score (the largest probability) among all classes."""
+        input, _, index = batch
+        score, label = self(input).softmax(1).max(1)
+        return {"index": index, "label": [self.class_names[k] for k in label.tolist()], "score": score}
+
+    # -- what is written -----------------------------------------------------------------------------------
+
+    def _log_figures(self, stage: str) -> None:
+        for name, value in transfer_figures(self.matrix, self.baseline).items():
+            if not math.isnan(value):
+                self.log(f"{stage}/{name}", value, prog_bar=name == "average_accuracy", sync_dist=True)
+
+    def _record(self) -> None:
+        """Write the matrix as a table and as a picture."""
+        if not self.trainer.is_global_zero:
+            return
+        folder = Path(self.trainer.default_root_dir)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["after", *(f"task_{task}" for task in range(1, len(self.baseline) + 1))])
+        for after, row in enumerate([self.baseline, *self.matrix]):
+            writer.writerow([after, *(f"{accuracy:.6f}" for accuracy in row)])
+        write_atomically(folder / "accuracy_matrix.csv", text.getvalue())
+        if not self.matrix:
+            return
+        figure = heat_map(self.matrix)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure("accuracy_matrix", figure, self.global_step, close=False)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=120)
+        write_atomically(folder / "accuracy_matrix.png", picture.getvalue())
+
+
+def heat_map(matrix: list[Row]) -> Figure:
+    """The accuracy on each task (columns) behind each task (rows), in percent."""
+    tasks = len(matrix[0])
+    figure = Figure(figsize=(1.8 + 0.5 * tasks, 1.2 + 0.5 * len(matrix)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    image = panel.imshow([[100 * value for value in row] for row in matrix], vmin=0, vmax=100, cmap="viridis")
+    for k, row in enumerate(matrix):
+        for i, value in enumerate(row):
+            panel.text(i, k, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
+                       color="black" if value > 0.6 else "white")  # fmt: skip
+    panel.set_xticks(range(tasks), [str(i + 1) for i in range(tasks)])
+    panel.set_yticks(range(len(matrix)), [str(k + 1) for k in range(len(matrix))])
+    panel.set(xlabel="accuracy in % on task", ylabel="behind task")
+    figure.colorbar(image, ax=panel)
+    return figure

@@ -1,0 +1,26 @@
+"""Strategies against forgetting: what a continual learner does beside minimising the loss of the task at hand.
+
+Each is a small class that :class:`~hem.modules.continual.ContinualTask` holds. All work with any loss.
+
+Example:
+    >>> sorted(STRATEGIES)
+    ['derpp', 'ewc', 'joint', 'lwf', 'naive', 'replay', 'si']
+"""
+
+from hem.strategies.base import Joint, Naive, Strategy
+from hem.strategies.distillation import LwF
+from hem.strategies.importance import EWC, SI
+from hem.strategies.memory import Memory
+from hem.strategies.replay import DERPlusPlus, Replay
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "naive": Naive,
+    "joint": Joint,
+    "replay": Replay,
+    "derpp": DERPlusPlus,
+    "ewc": EWC,
+    "si": SI,
+    "lwf": LwF,
+}
+
+__all__ = ["EWC", "SI", "STRATEGIES", "DERPlusPlus", "Joint", "LwF", "Memory", "Naive", "Replay", "Strategy"]
