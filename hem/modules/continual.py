@@ -24,7 +24,7 @@ from hem.datamodules.continual import ContinualDataModule
 from hem.datamodules.counter import permutation
 from hem.losses import reduction
 from hem.modules.base import Task
-from hem.modules.rejection import passed
+from hem.modules.rejector import passed
 from hem.run import write_atomically
 from hem.strategies import Naive, Strategy
 

@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassStatScores
 from hem.losses.functional import effective_number_weights
 from hem.modules.base import Task
 from hem.modules.classification import accuracies, labelled, log_batch
-from hem.modules.rejection import run_folder
+from hem.modules.rejector import run_folder
 from hem.networks import CosineLinear
 from hem.run import write_atomically
 
