@@ -30,7 +30,7 @@ from typing import Any
 
 import yaml
 
-from hem.scores import near
+from hem.names import near
 
 STUDY_KEYS = ("name", "cost", "losses", "seeds", "overrides", "tasks", "slurm")
 CELL_KEYS = ("train", "name", "overrides", "losses", "seeds", "checkpoint", "test", "examine")
