@@ -24,6 +24,7 @@ DATA: dict[str, type[ImageDataModule]] = {
     "tiny_imagenet": TinyImageNetDataModule,
     "imagenet": ImageNetDataModule,
     "folder": FolderDataModule,
+    "open_set": OpenSetDataModule,
 }
 
 __all__ = [
