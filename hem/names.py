@@ -14,7 +14,7 @@ def near(word: str, names: Iterable[str]) -> str:
         "; did you mean 'HEMLoss'?"
     """
     lower = {name.lower(): name for name in names}
-    found = [lower[match] for match in difflib.get_close_matches(word.lower(), lower, n=2, cutoff=0.5)]
+    found = [lower[match] for match in difflib.get_close_matches(word.lower(), lower, n=2, cutoff=0.6)]
     found += [name for key, name in lower.items() if key.startswith(word.lower()) and name not in found][:2]
     return f"; did you mean {' or '.join(repr(name) for name in found)}?" if found else ""
 

@@ -61,7 +61,7 @@ def test_task_config(config, hem_command, tmp_path):
     A config that examines a trained network is given one: two batches of the classification config of that name.
     """
     task, name = Path(config).parent.name, Path(config).stem
-    data_set = re.sub("_(pgd|trades|small)$", "", name)
+    data_set = re.sub("_(pgd|trades|open|small)$", "", name)
     root = tmp_path / "data"
     data = []
     if data_set in STAND_INS:

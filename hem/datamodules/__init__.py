@@ -30,6 +30,7 @@ DATA: dict[str, type[ImageDataModule]] = {
     "imagenet_lt": ImageNetLTDataModule,
     "inaturalist": INaturalistDataModule,
     "folder": FolderDataModule,
+    "open_set": OpenSetDataModule,
 }
 
 __all__ = [

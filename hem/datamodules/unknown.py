@@ -328,6 +328,10 @@ def unknown_images(
     check_unknown(name)
     if name == known.name:
         raise ValueError(f"The set '{name}' cannot be unknown: it is the known one. Leave it out.")
+    if isinstance(known, OpenSetDataModule) and name == known.whole.name:
+        raise ValueError(
+            f"The set '{name}' cannot be unknown: some of its classes are known. Take 'held_out', the others."
+        )
     root = known.root if root is None else root
     if name in UNKNOWN:
         images = UNKNOWN[name].load(known, root, seed)

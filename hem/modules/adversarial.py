@@ -38,7 +38,8 @@ class AdversarialTask(Task):
 
     Beside them stand checks whether the figures are owed to masked gradients, ``test/masking/<name>`` (and
     ``test/masking/<name>/failed``, 0 or 1), at the eps where about half of the images hold. What fails is
-    said in a sentence, in the output and in ``masking.json``:
+    said in a sentence, in the output and in ``masking.json``. ``test/masking/curve_in_doubt`` is 1 where any of
+    them fails but the last two, which are about the figures of one attack:
 
     * ``more_steps``: accuracy under four times the steps and three more restarts, less the plain attack's;
     * ``converged``: the share that these break and no attack of the curve does;
@@ -268,6 +269,8 @@ class AdversarialTask(Task):
         for check in masking.checks:
             self.log(f"test/masking/{check.name}", check.value, sync_dist=True)
             self.log(f"test/masking/{check.name}/failed", float(check.failed), sync_dist=True)
+        in_doubt = any(check.failed and not check.one_attack for check in masking.checks)
+        self.log("test/masking/curve_in_doubt", float(in_doubt), sync_dist=True)
         if self.trainer.is_global_zero:
             warnings = [f"{check.name}: {check.sentence}" for check in masking.checks if check.failed]
             record = {

@@ -30,7 +30,8 @@ def lay_out(net: nn.Module) -> None:
     On a CPU a forward pass of LeNet takes half the time so, a backward pass to the input two thirds: an
     examination passes through the network a million times. Weights, names and shapes stay as they are.
     """
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.inference_mode(False):  # weights laid out inside of it could not pass a gradient on to the input
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def folder_of(task: Task) -> Path:

@@ -21,6 +21,7 @@ class Check(NamedTuple):
     value: float  #: what was measured
     limit: float  #: the largest value that passes
     sentence: str  #: what it means where it fails
+    one_attack: bool = False  #: whether it is about the figures of one attack, and the worst of all may still be right
 
     @property
     def failed(self) -> bool:
@@ -110,6 +111,7 @@ def check_masking(evaluation: Evaluation) -> Masking:
             limit,
             "the training loss has no gradient at that share of the clean images, so an attack on it alone "
             "(pgd_loss) proves nothing: read the attacks on margin, DLR and MIFPE.",
+            one_attack=True,
         ),
         Check(
             "scale",
@@ -117,6 +119,7 @@ def check_masking(evaluation: Evaluation) -> Masking:
             limit,
             f"PGD on cross-entropy at {at} breaks more images when the logits are multiplied by 10 or 100, which "
             "changes no decision: its figures (pgd_ce) flatter this network.",
+            one_attack=True,
         ),
     ]
     notes = list(evaluation.notes)

@@ -76,8 +76,8 @@ class RejectionTask(Task):
       unrecognisable; ``rejection.json`` says which were there), each the mean over its sets.
 
     ``test/accuracy`` is of the known test images. A set that is not there is named and left out of the means:
-    ``rejection.json`` lists what was there. ``rejection.csv`` holds all figures, ``rejection_<s>.png`` the
-    histograms and the curves.
+    ``test/sets/<group>`` says how many sets a mean is over, ``rejection.json`` which. ``rejection.csv`` holds all
+    figures, ``rejection_<s>.png`` the histograms and the curves.
 
     The task can train as well, and validates with ``val/accuracy``.
 
@@ -286,7 +286,7 @@ class RejectionTask(Task):
         if self.attack_eps is not None:
             known["adversarial"] = self.see(self.attacked(self.attack_eps))
         rows = self._rows(known, seen, thresholds)
-        self._log(clean, rows)
+        self._log(clean, seen, rows)
         if self.trainer.is_global_zero:
             self._write(data, known, seen, missing, thresholds, rows)
 
@@ -336,13 +336,16 @@ class RejectionTask(Task):
                 rows.append(Row(score, "overall", len(same) + len(seen), averaged(list(map(averaged, kinds.values())))))
         return rows
 
-    def _log(self, clean: Gathered, rows: list[Row]) -> None:
+    def _log(self, clean: Gathered, seen: dict[str, Gathered], rows: list[Row]) -> None:
         self.log("test/accuracy", clean.correct.double().mean(), sync_dist=True)
         for row in rows:
             for figure, value in row.figures.items():
                 # all into results.json; the means of AUROC alone on the screen and into TensorBoard
                 shown = figure == "auroc" and row.name in self.groups
                 self.log(f"test/{figure}/{row.score}/{row.name}", value, logger=shown, sync_dist=True)
+        for group, names in self.groups.items():
+            present = sum(name in seen for name in names)
+            self.log(f"test/sets/{group}", float(present), logger=False, sync_dist=True)
 
     def _write(
         self,

@@ -197,6 +197,8 @@ def test_open_set_split(tmp_path):
     kept = torch.from_numpy(np.delete(content["t10k"], [2, 3, 7, 12, 13, 17], axis=0))
     assert torch.equal(stack(unknown, positions)[:, 0], kept)
     assert (unknown.targets == NO_TARGET).all()
+    with pytest.raises(ValueError, match="some of its classes are known"):
+        unknown_images("mnist", data)
 
 
 def test_open_set_counts_need_no_disk():
