@@ -155,6 +155,19 @@ def test_images_need_not_be_square():
     assert ResNet8()(torch.rand(2, 3, 8, 20)).shape == (2, 10)
 
 
+def test_halving_stem():
+    """Feature maps of half the height and width at every stage, the same weights."""
+    sizes = []
+    for stride in (1, 2):
+        net = ResNet8(stem_stride=stride).eval()
+        hook = net.body.stage3.register_forward_hook(lambda module, args, output: sizes.append(tuple(output.shape)))
+        assert net(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+        hook.remove()
+    assert sizes == [(2, 64, 8, 8), (2, 64, 4, 4)]
+    shapes = [[p.shape for p in ResNet8(stem_stride=stride).parameters()] for stride in (1, 2)]
+    assert shapes[0] == shapes[1]
+
+
 def test_an_mlp_without_hidden_layers_is_linear():
     net = MLP(widths=[], image_size=(8, 8))
     assert parameters(net) == 64 * 10 + 10
