@@ -65,7 +65,7 @@ def tail(path: Path, lines: int = 6) -> str:
     if not path.is_file():
         return ""
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", path.read_text(errors="replace"))
-    kept = [line.rpartition("\r")[2].rstrip() for line in text.splitlines()]
+    kept = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
     return "\n".join([line for line in kept if line.strip()][-lines:])
 
 
