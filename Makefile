@@ -38,10 +38,17 @@ types: setup  ## mypy, strict
 mnist: setup  ## the README's table: three losses, three seeds on MNIST (HEM_DATA says where), half an hour
 	$(BIN)/python benchmarks/mnist.py
 
+study: setup  ## every task that needs no download: two losses, three seeds, and one page of it (runs/quick/report)
+	$(BIN)/python -m hem.study configs/study/quick.yaml
+	$(BIN)/python -m hem.report runs/quick
+
+study-killed: setup  ## a study killed with -9 at 20 random moments, against an undisturbed one
+	$(BIN)/python benchmarks/killed_study.py
+
 bench: setup  ## what each loss costs beside cross_entropy, as ratios
 	$(BIN)/python benchmarks/losses.py
 
 clean:  ## remove what the tools leave behind, the environment included; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache *.egg-info
 
-.PHONY: help setup train tensorboard test quick lint types mnist bench clean
+.PHONY: help setup train tensorboard test quick lint types mnist study study-killed bench clean

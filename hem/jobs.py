@@ -65,7 +65,7 @@ def tail(path: Path, lines: int = 6) -> str:
     if not path.is_file():
         return ""
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", path.read_text(errors="replace"))
-    kept = [line.rpartition("\r")[2].rstrip() for line in text.splitlines()]
+    kept = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
     return "\n".join([line for line in kept if line.strip()][-lines:])
 
 
@@ -329,9 +329,8 @@ def submit(runs: Sequence[Run], folder: Path, parameters: Mapping[str, Any]) -> 
     try:
         executor = submitit.AutoExecutor(folder=str(folder), cluster=given.pop("cluster", "slurm"))
         executor.update_parameters(**given)
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"submitit refuses what `slurm` says ({error}): see its AutoExecutor.update_parameters."
-        ) from error
+    except (NameError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"submitit refuses the parameters of `slurm`: {said}") from error
     jobs: list[Any] = list(executor.map_array(lambda chain: chain(), chains(runs)))
     return jobs

@@ -232,8 +232,11 @@ def main(args: Sequence[str] | None = None) -> int:
             sent = submit(runs, study.folder / "slurm", {**study.slurm, **slurm_parameters(chosen.slurm)})
             print(f"sent {len(sent)} jobs: {', '.join(job.job_id for job in sent) or 'everything is done'}")
             return 0
-        signal.signal(signal.SIGTERM, interrupt)
-        return run(study, runs, jobs, devices)
+        before = signal.signal(signal.SIGTERM, interrupt)
+        try:
+            return run(study, runs, jobs, devices)
+        finally:
+            signal.signal(signal.SIGTERM, before)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,298 @@
+"""Reports: the page, its tables and figures, over whole, partly failed, mixed and empty folders."""
+
+import csv
+import html.parser
+import json
+import re
+import statistics
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from hem import report
+from hem.headlines import METRICS, describe, headlines, with_means
+
+FACTS = {
+    "date": "2026-11-25T00:00:00+00:00",
+    "hardware": "a processor, 1 threads",
+    "devices": 1,
+    "versions": {"hem": "0.1.0", "torch": "2.15.0"},
+}
+
+
+def leave(folder, cell, loss, seed, metrics, **facts):
+    """Results as a run leaves them."""
+    task, _, data = cell.partition("_")
+    run = folder / cell / loss / f"seed{seed}"
+    run.mkdir(parents=True)
+    content = {"task": task, "data": data, "loss": loss, "seed": seed, "metrics": metrics, **FACTS, **facts}
+    (run / "results.json").write_text(json.dumps(content))
+    (run / "config.yaml").touch()
+    return run
+
+
+def accuracy(loss, seed):
+    return 0.9 + 0.01 * ["ce", "hem", "focal"].index(loss) + 0.001 * (seed * 7 % 3) * (1 if loss == "ce" else 1.3)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A study: classification of three losses, five seeds, with curves; attacks; one run failed, some not begun."""
+    study = tmp_path / "small"
+    for loss in ("ce", "hem", "focal"):
+        for seed in range(5):
+            metrics = {"test/accuracy": accuracy(loss, seed), "test/calibration_error": 0.01 + 0.001 * seed}
+            metrics |= {"test/class_accuracy/0": 0.9, "test/class_accuracy/1": 1.0, "test/logit_margin": 1.5}
+            run = leave(study, "classification_digits", loss, seed, metrics)
+            (run / "metrics.csv").write_text(
+                "epoch,step,train/loss,val/accuracy\n0,1,2.0,\n0,2,1.0,\n0,2,,0.5\n1,4,0.5,\n1,4,,0.75\n"
+            )
+    for loss in ("ce", "hem"):
+        for seed in range(2):
+            curve = {f"test/robust_accuracy/linf/{eps}/worst": 0.8 - eps for eps in (0.1, 0.2)}
+            leave(study, "adversarial_digits", loss, seed, {"test/accuracy": 0.99, **curve})
+    asked = [f"{cell}/{loss}/seed{seed}" for cell in ("classification_digits", "adversarial_digits")
+             for loss in ("ce", "hem", "focal") for seed in range(5)]  # fmt: skip
+    runs = {name: {"after": name.replace("adversarial", "classification") if "adv" in name else None} for name in asked}
+    (study / "plan.json").write_text(
+        json.dumps({"study": "small", "source": "small.yaml", "cost": "1 h", "runs": runs})
+    )
+    failed = study / "adversarial_digits" / "hem" / "seed2"
+    failed.mkdir(parents=True)
+    (failed / "test.log").write_text("begin\n 10%|#\r 20%|##\rhalf\nerror: Expected <this>, got that.\n")
+    return study
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Reader(html.parser.HTMLParser):
+    """Whether tags are closed in order, and what the page asks for from elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for key, value in attrs if key in ("src", "href")]
+        if tag not in ("meta", "img", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def page_of(folder):
+    reader = Reader()
+    reader.feed((folder / "report" / "index.html").read_text())
+    assert reader.open == []
+    return reader
+
+
+def test_page(folder, capsys):
+    """Self-contained: no link leads out of the folder of the study, every picture is in the page."""
+    assert report.main([str(folder)]) == 0
+    assert "11 runs are missing" in capsys.readouterr().out
+    page = page_of(folder)
+    text = " ".join(page.text)
+    assert sum(link.startswith("data:image/svg+xml;base64,") for link in page.links) >= 5
+    for link in page.links:
+        assert re.match(r"#|data:image/|[\w./-]+$", link)
+        if not link.startswith(("#", "data:")):
+            assert (folder / "report" / link).is_file()
+    assert "http" not in text
+    assert "not significant" in text
+    assert "too few seeds" in text
+    assert "error: Expected <this>, got that." in text
+    for name in (
+        "summary",
+        "classification_digits_training",
+        "adversarial_digits_robustness",
+        "classification_digits_classes",
+    ):
+        assert (folder / "report" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (folder / "report" / f"{name}.svg").read_text()
+
+
+def test_it_is_the_same_each_time(folder):
+    """The same runs give the same files, to the byte."""
+    report.write(folder)
+    before = {p.name: p.read_bytes() for p in (folder / "report").iterdir()}
+    report.write(folder)
+    assert {p.name: p.read_bytes() for p in (folder / "report").iterdir()} == before
+
+
+def test_tables(folder):
+    """Mean, standard deviation, number of seeds; differences, intervals and corrected p-values as scipy has them."""
+    report.write(folder)
+    (first, *_) = rows(folder / "report" / "classification_digits.csv")
+    values = {loss: [accuracy(loss, seed) for seed in range(5)] for loss in ("ce", "hem", "focal")}
+    assert first["figure"] == "accuracy in % ↑"
+    for loss, numbers in values.items():
+        assert first[loss] == f"{100 * statistics.mean(numbers):.2f} ± {100 * statistics.stdev(numbers):.2f} (5)"
+    compared = rows(folder / "report" / "classification_digits_comparisons.csv")
+    assert [(row["figure"], row["loss"]) for row in compared] == [
+        (figure, loss) for figure in ("accuracy in % ↑", "calibration error in % ↓") for loss in ("hem", "focal")
+    ]
+    for row in compared[:2]:
+        test = stats.ttest_rel(values[row["loss"]], values["ce"])
+        low, high = test.confidence_interval()
+        assert row["95 % interval"] == f"{100 * low:+.2f} to {100 * high:+.2f}"
+        assert row["verdict"] == "better"
+        assert float(row["p (signs)"]) == 0.0625
+    assert compared[2]["verdict"] == "not significant"
+    assert compared[2]["p"] == "1.0000"
+    (robust, *_) = rows(folder / "report" / "adversarial_digits.csv")
+    assert robust == {"figure": "robust accuracy, L∞: mean of the curve, all attacks in % ↑",
+                      "ce": "65.00 ± 0.00 (2)", "hem": "65.00 ± 0.00 (2)", "focal": "missing"}  # fmt: skip
+    assert rows(folder / "report" / "coverage.csv")[1] == {
+        "task": "adversarial_digits", "ce": "2 of 5", "hem": "2 of 5", "focal": "0 of 5"}  # fmt: skip
+    text = (folder / "report" / "tables.md").read_text()
+    assert "| accuracy in % ↑ |" in text
+    assert "| missing |" in text
+
+
+def test_raw(folder):
+    """Every figure of every run, whole, with date, hardware and config."""
+    report.write(folder)
+    found = rows(folder / "report" / "raw.csv")
+    assert list(found[0]) == ["study", "task", "data", "loss", "seed", "metric", "value", "date", "hardware", "config"]
+    (one,) = [
+        r
+        for r in found
+        if (r["loss"], r["seed"], r["metric"]) == ("hem", "3", "test/accuracy") and "class" in r["task"]
+    ]
+    assert float(one["value"]) == accuracy("hem", 3)
+    assert one["config"] == "classification_digits/hem/seed3/config_test.yaml"
+
+
+def test_only_seeds_of_both_are_paired(folder):
+    """A seed that one loss lacks is left out of the comparison, not of the mean."""
+    (folder / "classification_digits" / "ce" / "seed4" / "results.json").unlink()
+    report.write(folder)
+    (row, *_) = rows(folder / "report" / "classification_digits_comparisons.csv")
+    assert row["seeds"] == "4"
+    difference = np.mean([accuracy("hem", s) - accuracy("ce", s) for s in range(4)])
+    assert row["difference to ce"] == f"{100 * difference:+.2f}"
+    assert "(5)" in rows(folder / "report" / "classification_digits.csv")[0]["hem"]
+
+
+def test_another_baseline(folder, capsys):
+    assert report.main([str(folder), "--baseline", "focal"]) == 0
+    assert {r["loss"] for r in rows(folder / "report" / "classification_digits_comparisons.csv")} == {"ce", "hem"}
+    assert "No run of focal has results here" in " ".join(page_of(folder).text)
+    capsys.readouterr()
+    assert report.main([str(folder), "--baseline", "dice"]) == 1
+    assert capsys.readouterr().err == "error: no run has the baseline 'dice': --baseline is one of ce, hem, focal.\n"
+
+
+def test_nothing_there(tmp_path, capsys):
+    """No folder, an empty one, and a study of which nothing was run."""
+    assert report.main([str(tmp_path / "none")]) == 1
+    assert "there is no" in capsys.readouterr().err
+    assert report.main([str(tmp_path)]) == 1
+    assert "holds no results: expected <task>_<data>/<loss>/seed<k>/results.json" in capsys.readouterr().err
+    plan = {"study": "s", "source": "s.yaml", "cost": "", "runs": {"classification_digits/ce/seed0": {"after": None}}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert report.main([str(tmp_path)]) == 0
+    text = " ".join(page_of(tmp_path).text)
+    assert "No run of this task has results yet." in text
+    assert "classification_digits/ce/seed0" in text
+    assert "not begun" in text
+
+
+def test_missing_runs_say_why(folder):
+    found = {run.name: run for run in report.Runs(folder).missing}
+    failed = found["adversarial_digits/hem/seed2"]
+    assert failed.why.startswith("begun, but it has no results")
+    assert failed.log == "begin\nhalf\nerror: Expected <this>, got that."
+    assert found["adversarial_digits/focal/seed0"].why == "not begun"
+    (folder / "classification_digits" / "focal" / "seed0" / "results.json").unlink()
+    found = {run.name: run for run in report.Runs(folder).missing}
+    assert found["adversarial_digits/focal/seed0"].why == "not begun: classification_digits/focal/seed0 is not done"
+
+
+def test_mixed_folder(folder):
+    """Other machines, other versions, runs that nobody asked for, files that are none: each gets a sentence."""
+    leave(folder, "classification_digits", "dice", 0, {"test/accuracy": 0.5}, hardware="another", devices=2,
+          versions={"hem": "0.2.0", "torch": "2.15.0"})  # fmt: skip
+    (folder / "classification_digits" / "ce" / "seed9").mkdir()
+    (folder / "classification_digits" / "ce" / "seed9" / "results.json").write_text("{")
+    moved = folder / "classification_digits" / "ce" / "seed0" / "results.json"
+    moved.write_text(moved.read_text().replace('"seed": 0', '"seed": 8'))
+    notes = "\n".join(report.Runs(folder).notes)
+    for sentence in (
+        "seed9/results.json cannot be read as the results of a run",
+        "is of seed 8, but lies under seed0",
+        "1 runs lie here that the study does not ask for: classification_digits/dice/seed0",
+        "2 kinds of hardware: a processor, 1 threads (19 runs); another (1 runs)",
+        "2 numbers of devices",
+        "2 versions of hem: 0.1.0, 0.2.0",
+    ):
+        assert sentence in notes
+    report.write(folder)
+    assert "cannot be read as the results" in " ".join(page_of(folder).text)
+
+
+def test_runs_made_by_hand(folder, tmp_path):
+    """A folder of runs without a plan is reported on as well."""
+    (folder / "plan.json").unlink()
+    report.write(folder)
+    assert rows(folder / "report" / "coverage.csv")[1]["task"] == "classification_digits"
+
+
+def test_headlines():
+    """In the order of the table; what a task has not got is left out; a task not listed shows its accuracy."""
+    keys = ["test/accuracy", "test/robust_accuracy/linf/0.2/autoattack", "test/robust_accuracy/linf/mean/worst"]
+    assert [m.label for m in headlines("adversarial", keys)] == [
+        "robust accuracy, L∞: mean of the curve, all attacks in % ↑",
+        "AutoAttack, L∞ 0.2 in % ↑",
+        "clean accuracy in % ↑",
+    ]
+    assert [m.key for m in headlines("other", keys)] == ["test/accuracy"]
+    for task in METRICS:
+        assert all(describe(key).higher is not None for key in METRICS[task])
+
+
+@pytest.mark.parametrize(
+    ("key", "higher", "percent"),
+    [
+        ("test/fpr95_known_positive/msp/novel", False, True),
+        ("test/auroc/msp/novel", True, True),
+        ("test/loss", None, False),
+        ("test/active", None, True),
+        ("test/mce", False, False),
+        ("test/forgetting", False, True),
+        ("test/backward_transfer", True, True),
+        ("test/miou", True, True),
+        ("test/iou/sky", True, True),
+        ("test/max_logit", None, False),
+        ("test/masking/black_box", None, False),
+        ("test/images/worst", None, False),
+        ("test/dar/msp/overall", True, True),
+    ],
+)
+def test_directions(key, higher, percent):
+    assert (describe(key).higher, describe(key).percent) == (higher, percent)
+
+
+def test_means_of_curves_leave_out_clean_images():
+    curve = {f"test/robust_accuracy/linf/{eps}/worst": value for eps, value in ((0, 1.0), (0.1, 0.5), (0.2, 0.1))}
+    assert with_means(curve)["test/robust_accuracy/linf/mean/worst"] == pytest.approx(0.3)
+
+
+def test_a_run_is_drawn_once_it_has_pictures(folder):
+    """What runs drew is in the page, of the first seed of each loss."""
+    run = folder / "classification_digits" / "hem" / "seed0"
+    Image.new("RGB", (4, 4)).save(run / "rejection_msp.png")
+    report.write(folder)
+    page = page_of(folder)
+    assert sum(link.startswith("data:image/png") for link in page.links) == 1
+    assert "hem, seed 0" in page.text

@@ -1,0 +1,422 @@
+"""Studies: the grid, its commands, what is skipped, resumed, reported as failed, and what a kill leaves."""
+
+import io
+import json
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+import hem.jobs
+from hem import cli, grid, study
+from hem.jobs import Chain, Jobs, lock
+
+ROOT = Path(__file__).resolve().parents[1]
+IMITATION = ROOT / "tests" / "imitation.py"
+STUDIES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/study/*.yaml"))
+DIGITS = "configs/classification/digits.yaml"
+REJECTION = "configs/rejection/digits.yaml"
+SMALL = {
+    "name": "small",
+    "losses": ["ce", {"hem_0.2": ["--config configs/loss/hem.yaml", "--model.loss.margin 0.2"]}],
+    "seeds": [0, 1],
+    "tasks": [{"train": DIGITS, "examine": [REJECTION]}],
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Run from the root of the repository, with the imitation in the place of cli.py."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(hem.jobs, "CLI", IMITATION)
+    monkeypatch.setenv("HEM_TEST_LOG", str(tmp_path / "log"))
+    (tmp_path / "log").touch()
+    return tmp_path
+
+
+def written(folder, **changes):
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return str(path)
+
+
+def run(folder, path, *options):
+    return study.main([path, "--root", str(folder / "runs"), "--jobs", "2", *options])
+
+
+def done(folder):
+    """What was run, in the order of its beginning."""
+    return [line.replace(f"{folder}/runs/small/", "") for line in (folder / "log").read_text().splitlines()]
+
+
+def results(folder):
+    """The figures of all runs."""
+    found = {}
+    for path in (folder / "runs").glob("**/results.json"):
+        found[path.parent.relative_to(folder / "runs").as_posix()] = json.loads(path.read_text())["metrics"]
+    return found
+
+
+def test_grid(folder):
+    """Seed by seed, cell by cell, loss by loss; each examination behind its training and with its checkpoint."""
+    runs = grid.load(written(folder, overrides=["--trainer.max_epochs 2"]), ["--x", "y z"], folder / "runs").runs()
+    expected = [
+        f"{cell}/{loss}/seed{seed}"
+        for seed in (0, 1)
+        for loss in ("ce", "hem_0.2")
+        for cell in ("classification_digits", "rejection_digits")
+    ]
+    assert [r.name for r in runs] == expected
+    by_name = {r.name: r for r in runs}
+    training, rejection = by_name["classification_digits/hem_0.2/seed1"], by_name["rejection_digits/hem_0.2/seed1"]
+    base = f"{folder}/runs/small"
+    checkpoint = f"--ckpt_path {base}/classification_digits/hem_0.2/seed1/checkpoints/last.ckpt"
+    common = (
+        "--config configs/loss/hem.yaml --model.loss.margin 0.2 --seed_everything 1 --run_dir "
+        f"{base}/%s/hem_0.2/seed1 --trainer.max_epochs 2 --x 'y z'"
+    )
+    assert list(training.steps) == ["fit", "test"]
+    assert training.after is None
+    assert shlex.join(training.steps["fit"]) == f"fit --config {DIGITS} {common % 'classification_digits'}"
+    assert shlex.join(training.steps["test"]) == (
+        f"test --config {DIGITS} {common % 'classification_digits'} {checkpoint}"
+    )
+    assert rejection.after is training
+    assert (
+        shlex.join(rejection.steps["test"]) == f"test --config {REJECTION} {common % 'rejection_digits'} {checkpoint}"
+    )
+
+
+def test_a_task_has_its_own(folder):
+    """Losses, seeds, options, names and checkpoint of one task; a training that is not tested."""
+    cell = {
+        "train": {"config": DIGITS, "overrides": ["--trainer.max_epochs 3"]},
+        "name": "wide",
+        "losses": ["focal"],
+        "seeds": [7],
+        "overrides": ["--model.net ResNet8"],
+        "checkpoint": "best",
+        "test": False,
+        "examine": [{"config": REJECTION, "name": "rejection_wide", "overrides": ["--model.keep 0.9"]}],
+    }
+    training, rejection = grid.load(written(folder, tasks=[cell]), root=folder / "runs").runs()
+    assert (training.name, list(training.steps)) == ("wide/focal/seed7", ["fit"])
+    assert rejection.name == "rejection_wide/focal/seed7"
+    assert shlex.join(training.steps["fit"]).endswith("--model.net ResNet8 --trainer.max_epochs 3")
+    words = shlex.join(rejection.steps["test"])
+    assert "--model.net ResNet8 --model.keep 0.9" in words
+    assert words.endswith("wide/focal/seed7/checkpoints/best.ckpt")
+    assert run(folder, written(folder, tasks=[cell])) == 1  # the imitation has no best.ckpt
+    assert training.done
+    assert not rejection.done
+
+
+def test_only(folder):
+    """Chosen runs bring the trainings that they need."""
+    found = grid.load(written(folder), root=folder).runs("rejection_digits/ce/seed1")
+    assert [r.name for r in found] == ["classification_digits/ce/seed1", "rejection_digits/ce/seed1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"loss": ["ce"]}, r"has no key 'loss'; did you mean 'losses'\?"),
+        ({"tasks": [{"trian": DIGITS}]}, r"has no key 'trian'; did you mean 'train'\?"),
+        ({"tasks": [{"train": {"config": DIGITS, "override": []}}]}, "did you mean 'overrides'"),
+        ({"losses": []}, "needs the key 'losses'"),
+        ({"losses": ["hem2"]}, r"loss hem2 of .* names configs/loss/hem2.yaml, which is not there; did you mean"),
+        ({"losses": ["ce", "ce"]}, "different names"),
+        ({"losses": [{"a/b": []}]}, "names of folders"),
+        ({"tasks": [{"train": "configs/classification/digit.yaml"}]}, r"did you mean 'configs/classification/digits"),
+        ({"seeds": [0, 0]}, "different whole numbers"),
+        ({"seeds": [True]}, "different whole numbers"),
+        ({"seeds": 3}, "seeds of .* is a list, got 3"),
+        ({"overrides": ["trainer.max_epochs 2"]}, "list of options such as"),
+        ({"tasks": [{"train": DIGITS, "checkpoint": "first"}]}, "is last or best, got 'first'"),
+        ({"tasks": [{"train": DIGITS, "test": 1}]}, "is true or false"),
+        ({"tasks": [{"train": DIGITS}, {"train": DIGITS}]}, "two tasks in one folder, classification_digits"),
+        ({"name": "a/b"}, "name of a folder"),
+        ({"slurm": [1]}, "mapping of submitit's parameters"),
+        ({"tasks": "all"}, "is a list, got 'all'"),
+        ({"tasks": [3]}, "is a mapping with the keys train"),
+    ],
+)
+def test_mistakes(folder, changes, sentence, capsys):
+    path = written(folder, **changes)
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        grid.load(path)
+    assert run(folder, path) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_mistakes_of_the_command_line(folder, capsys):
+    (folder / "bad.yaml").write_text("a: [")
+    path = written(folder)
+    for words, sentence in (
+        ([str(folder / "none.yaml")], "Expected a study at"),
+        ([str(folder / "bad.yaml")], "is not valid YAML"),
+        ([path, "--only", "nothing"], "no run's name holds 'nothing'; the tasks are classification_digits"),
+        ([path, "--jobs", "0"], "1 or more, got 0"),
+        ([path, "more"], "Expected options of runs, such as --trainer.max_epochs 2, got 'more'"),
+        ([path, "--root", str(folder), "--slurm", "timeout"], "KEY=VALUE"),
+        ([path, "--root", str(folder), "--slurm", "cluster=debug", "timeout=3"], "submitit refuses"),
+    ):
+        assert study.main(words) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_dry_run(folder, capsys):
+    """The exact commands, and nothing is run; what is done is a comment."""
+    path = written(folder, cost="a second")
+    assert run(folder, path, "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "8 runs, 0 done, 2 at once" in lines[0]
+    assert lines[1] == "# cost: a second"
+    runs = grid.load(path, root=folder / "runs").runs()
+    commands = [words for r in runs for words in r.steps.values()]
+    assert lines[2:] == [shlex.join([sys.executable, str(IMITATION), *words]) for words in commands]
+    assert not (folder / "runs").exists()
+    run(folder, path, "--only", "classification_digits/ce/seed0")
+    capsys.readouterr()
+    run(folder, path, "--dry-run")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "# done: classification_digits/ce/seed0"
+    assert len(lines) == 2 + 1 + len(commands) - 2
+
+
+def test_command(monkeypatch):
+    """In the repository the command is what a user would type."""
+    monkeypatch.chdir(ROOT)
+    assert hem.jobs.command(["fit"]) == [sys.executable, "cli.py", "fit"]
+    monkeypatch.chdir("/")
+    assert hem.jobs.command(["fit"]) == [sys.executable, str(ROOT / "cli.py"), "fit"]
+
+
+def test_finished_runs_are_skipped(folder, capsys):
+    path = written(folder)
+    assert run(folder, path) == 0
+    out = capsys.readouterr().out
+    assert "[8/8]" in out
+    assert "8 of 8 runs are done" in out
+    before = done(folder)
+    assert len(before) == 12
+    assert before.index("fit classification_digits/ce/seed0") < before.index("test rejection_digits/ce/seed0")
+    assert run(folder, path) == 0
+    assert done(folder) == before
+    plan = json.loads((folder / "runs" / "small" / "plan.json").read_text())
+    assert len(plan["runs"]) == 8
+    assert plan["runs"]["rejection_digits/ce/seed0"]["after"] == "classification_digits/ce/seed0"
+
+
+def test_other_options_are_noticed(folder, capsys):
+    """A finished run is kept and named; an unfinished one is not gone on with by another command."""
+    path = written(folder)
+    assert run(folder, path, "--only", "classification_digits/ce/seed0") == 0
+    begun = folder / "runs/small/classification_digits/ce/seed1"
+    begun.mkdir(parents=True)
+    (begun / "study.json").write_text(json.dumps({"fit": {"arguments": ["fit", "--other"]}}))
+    capsys.readouterr()
+    assert run(folder, path, "--only", "classification_digits/ce", "--trainer.max_epochs", "2") == 1
+    out = capsys.readouterr().out
+    assert "note: classification_digits/ce/seed0 was made by another command" in out
+    assert "seed1 was begun by another command" in out
+
+
+def test_a_failed_run_stops_no_other(folder, monkeypatch, capsys):
+    """Its last lines are shown, its examination is not run, and a later start tries it again."""
+    monkeypatch.setenv("HEM_TEST_FAIL", "classification_digits/ce/seed1")
+    path = written(folder)
+    assert run(folder, path) == 1
+    out = capsys.readouterr().out
+    assert "failed: classification_digits/ce/seed1: fit ended with code 1" in out
+    assert "first line\nerror: Expected something else, got this.\n" in out
+    assert "not done: rejection_digits/ce/seed1: not run: classification_digits/ce/seed1 failed" in out
+    assert "6 of 8 runs are done" in out
+    assert len(results(folder)) == 6
+    monkeypatch.setenv("HEM_TEST_FAIL", "nothing")
+    assert run(folder, path) == 0
+    assert len(results(folder)) == 8
+
+
+def test_resume(folder):
+    """A training goes on from its last checkpoint; one without a checkpoint begins again; leftovers are removed."""
+    path = written(folder, losses=["ce"], seeds=[0])
+    assert run(folder, path) == 0
+    expected = results(folder)
+    (training, _) = grid.load(path, root=folder / "runs").runs()
+    last = training.folder / "checkpoints" / "last.ckpt"
+    for state in ({"epoch": 5, "value": 77}, None):
+        (training.folder / "results.json").unlink()
+        (training.folder / "study.json").write_text(json.dumps({"fit": {"arguments": list(training.steps["fit"])}}))
+        half = last.with_name(".last.ckpt.123")
+        half.write_text("ha")
+        last.unlink()
+        if state:
+            last.write_text(json.dumps(state))
+            assert training.left()["fit"][-2:] == ("--ckpt_path", "last")
+        assert run(folder, path) == 0
+        assert not half.exists()
+        resumed = results(folder)
+        assert (resumed != expected) == bool(state)  # the number gone on from is another one
+        expected = resumed if state is None else expected
+
+
+def test_lock(folder):
+    """A held folder is left alone, also while only the process that trains holds it; a dead owner's lock is free."""
+    (training, *_) = grid.load(written(folder), root=folder / "runs").runs()
+    with lock(training.folder) as held:
+        assert held is not None
+        assert Jobs({}).do(training) == "elsewhere"
+        child = subprocess.Popen(["sleep", "60"], pass_fds=(held,))
+    assert Jobs({}).do(training) == "elsewhere"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert "process" in (training.folder / "lock").read_text()
+    assert Jobs(dict(os.environ)).do(training) == "done"
+
+
+def test_two_studies_at_once(folder, monkeypatch):
+    """Both end well, and no run is done twice."""
+    monkeypatch.setenv("HEM_TEST_EPOCH", "0.02")
+    runs = grid.load(written(folder), root=folder / "runs").runs()
+    watchers = [study.Progress(runs, 2, study.Console(quiet=True)) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda watcher: hem.jobs.run_here(runs, 2, [], watcher), watchers))
+    assert both == [dict.fromkeys([r.name for r in runs], "done")] * 2
+    assert sorted(set(done(folder))) == sorted(done(folder))
+    assert len(results(folder)) == 8
+
+
+# a copy of this process is quicker than a new one, which imports torch; Python 3.12 warns of forks beside threads
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_killed(folder, monkeypatch):
+    """Killed with -9 at random moments, with or without what it started, a study ends with the same figures."""
+    path = written(folder)
+    assert run(folder, path) == 0
+    undisturbed = results(folder)
+    (folder / "runs").rename(folder / "before")
+    monkeypatch.setenv("HEM_TEST_EPOCH", "0.05")
+    draw = random.Random(0)
+    for kill in (os.kill, os.killpg, os.kill):
+        before = len(done(folder))
+        process = os.fork()
+        if process == 0:
+            os.setsid()
+            os._exit(run(folder, path))
+        while len(done(folder)) == before:
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0.1, 0.5))
+        kill(process, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert len(results(folder)) < 8
+    assert run(folder, path) == 0
+    assert results(folder) == undisturbed
+
+
+def test_asked_to_end(folder, monkeypatch, capsys):
+    """A request to end stops what was started, and everything can be gone on with."""
+    monkeypatch.setenv("HEM_TEST_EPOCH", "30")
+    path = written(folder, losses=["ce"], seeds=[0])
+
+    def ask():
+        while not done(folder):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert run(folder, path) == 130
+    asking.join()
+    assert "the same command goes on from here" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) is before
+    with lock(folder / "runs/small/classification_digits/ce/seed0") as held:
+        assert held is not None
+    monkeypatch.setenv("HEM_TEST_EPOCH", "0")
+    assert run(folder, path) == 0
+
+
+# submitit's executor for trials leaves its log open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_chains(folder, monkeypatch, capsys):
+    """A cluster gets one job for each training, with its examinations; what failed fails the job."""
+    path = written(folder)
+    assert run(folder, path, "--only", "classification_digits/ce/seed0") == 0
+    runs = grid.load(path, root=folder / "runs").runs()
+    jobs = hem.jobs.submit(runs, folder / "slurm", {"cluster": "debug"})
+    assert len(jobs) == 4
+    assert jobs[0].result() == dict.fromkeys(["classification_digits/ce/seed0", "rejection_digits/ce/seed0"], "done")
+    assert done(folder).count("fit classification_digits/ce/seed0") == 1
+    monkeypatch.setenv("HEM_TEST_FAIL", "classification_digits/ce/seed1")
+    with pytest.raises(RuntimeError, match=r"seed1: fit ended with code 1(.|\n)*not run: its training failed"):
+        Chain(runs[4:6])()
+    assert len(hem.jobs.chains(runs)) == 3
+    assert Chain(runs[4:6]).checkpoint().function.runs == runs[4:6]
+
+
+def test_slurm_without_submitit(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert run(folder, written(folder), "--slurm") == 2
+    assert "pip install 'hem[cluster]'" in capsys.readouterr().err
+
+
+def test_a_gpu_for_each_run(folder, monkeypatch):
+    """Runs that are done at once get different GPUs; a single one gets them all."""
+    seen = []
+    monkeypatch.setattr(Jobs, "do", lambda self, run, extra=None: (seen.append(extra), time.sleep(0.05), "done")[2])
+    runs = grid.load(written(folder), root=folder / "runs").runs()
+    progress = study.Progress(runs, 2, study.Console(quiet=True))
+    hem.jobs.run_here(runs, 2, ["3", "5"], progress)
+    assert {each["CUDA_VISIBLE_DEVICES"] for each in seen} == {"3", "5"}
+    seen.clear()
+    hem.jobs.run_here(runs, 1, ["3", "5"], progress)
+    assert seen == [{}] * 8
+
+
+def test_table(folder):
+    """The table of a terminal: states by task, failures, the time left."""
+    runs = grid.load(written(folder), root=folder / "runs").runs()
+    console = study.Console(record=True, width=100, force_terminal=True, file=io.StringIO())
+    progress = study.Progress(runs, 2, console)
+    progress.seconds = {runs[0].name: 60.0}
+    progress.states.update({runs[0].name: "done", runs[1].name: "running", runs[2].name: "fit ended with code 1"})
+    assert progress.left() == 6 * 60 / 2
+    console.print(progress.table())
+    text = console.export_text()
+    (row,) = [re.findall(r"\w+", line) for line in text.splitlines() if "classification" in line]
+    assert row == ["classification_digits", "4", "1", "0", "1", "60"]
+    assert "about 3 min left" in text
+
+
+@pytest.mark.parametrize("path", STUDIES)
+def test_shipped_studies(path, monkeypatch):
+    """Every study names files that are there, says what it costs, and has command lines that the parser takes.
+
+    Each config is tried with one loss, and each loss with one config.
+    """
+    monkeypatch.chdir(ROOT)
+    found = grid.load(path)
+    assert found.name == Path(path).stem
+    assert found.cost
+    assert path in Path(path).read_text().splitlines()[0]
+    tried: set[str] = set()
+    for each in found.runs():
+        for words in each.steps.values():
+            if each.cell in tried and each.loss in tried:
+                continue
+            tried |= {each.cell, each.loss}
+            options = list(words[1:])
+            if "--ckpt_path" in options:
+                options = options[: options.index("--ckpt_path")]
+            cli.quiet()
+            cli.build(options, run=False)
