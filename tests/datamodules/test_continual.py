@@ -18,7 +18,7 @@ def stream(**arguments):
 def test_every_sample_is_in_one_task(tasks, order_seed):
     data = stream(tasks=tasks, order_seed=order_seed)
     classes = [data.classes(t).tolist() for t in range(tasks)]
-    assert sorted(sum(classes, [])) == list(range(10))
+    assert sorted(c for group in classes for c in group) == list(range(10))
     assert max(map(len, classes)) - min(map(len, classes)) <= 1
     for part in ("train", "val", "test"):
         images, index = data.part(part)

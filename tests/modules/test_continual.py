@@ -61,9 +61,9 @@ def test_figures_by_loops():
             averages = [sum(r[m][: m + 1]) / (m + 1) for m in range(k)]
             expected = {"average_accuracy": averages[-1], "average_incremental_accuracy": sum(averages) / k}
             if k > 1:
-                expected["forgetting"] = sum(
-                    max(r[m][i] for m in range(k - 1)) - r[k - 1][i] for i in range(k - 1)
-                ) / (k - 1)
+                expected["forgetting"] = sum(max(r[m][i] for m in range(k - 1)) - r[k - 1][i] for i in range(k - 1)) / (
+                    k - 1
+                )
                 expected["backward_transfer"] = sum(r[k - 1][i] - r[i][i] for i in range(k - 1)) / (k - 1)
                 expected["forward_transfer"] = sum(r[i - 1][i] - b[i] for i in range(1, k)) / (k - 1)
             assert got == pytest.approx(expected, abs=1e-9)
@@ -147,8 +147,11 @@ class Recorded(ContinualTask):
 
     def loss_of(self, logits, target, index):
         self.seen.setdefault(self.current_epoch, []).extend(index.tolist())
+        touched = self.touched.setdefault(self.current_epoch, set())
         logits.register_hook(
-            lambda g: self.touched.setdefault(self.current_epoch, set()).update((g != 0).any(0).nonzero()[:, 0].tolist())
+            lambda g: self.touched.setdefault(self.current_epoch, set()).update(
+                (g != 0).any(0).nonzero()[:, 0].tolist()
+            )
         )
         return super().loss_of(logits, target, index)
 
@@ -261,11 +264,13 @@ def test_masks(mask, loss, tmp_path):
 
 def test_the_loss_of_own_tasks_is_the_mean_of_groups(tmp_path):
     """`other_tasks`: each sample among the classes of its own task, the tasks weighted by their samples."""
-    module, stream, trainer = fit(tmp_path, Replay(30), epochs=5, mask="other_tasks", loss=HEMLoss(margin=0.5))
+    module, stream, _ = fit(tmp_path, Replay(30), epochs=5, mask="other_tasks", loss=HEMLoss(margin=0.5))
     index = torch.cat([stream.part_of("train", [t])[: 3 + t] for t in (0, 3)])
     logits = torch.randn(len(index), 10)
     target = stream.images("train").targets[index]
-    expected = (3 * HEMLoss(margin=0.5)(logits[:3, :2], target[:3]) + 6 * HEMLoss(margin=0.5)(logits[3:, 6:8], target[3:] - 6)) / 9
+    expected = (
+        3 * HEMLoss(margin=0.5)(logits[:3, :2], target[:3]) + 6 * HEMLoss(margin=0.5)(logits[3:, 6:8], target[3:] - 6)
+    ) / 9
     assert module.loss_of(logits, target, index).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -338,7 +343,7 @@ def test_a_schedule_begins_anew_with_each_task(tmp_path):
 @pytest.mark.parametrize("scenario", ["task", "domain", "permuted"])
 def test_scenarios_learn(scenario, tmp_path):
     """All tasks above chance behind the last one with replay, and the last one well."""
-    module, stream, _ = fit(tmp_path, Replay(100, balanced=True), scenario=scenario,
+    module, _, _ = fit(tmp_path, Replay(100, balanced=True), scenario=scenario,
                             mask="other_tasks", epochs=20)  # fmt: skip
     chance = 0.1 if scenario == "permuted" else 0.5
     assert min(module.matrix[-1]) > 1.2 * chance
@@ -354,7 +359,7 @@ def read_matrix(folder: Path) -> list[list[str]]:
 
 
 def test_run_folder(hem_command, tmp_path):
-    """``fit`` writes the matrix as it goes, ``test`` gives the same one with its figures; others can examine the network."""
+    """``fit`` writes the matrix as it goes, ``test`` gives it with its figures; others can examine the network."""
     common = ("--config", CONFIG, "--trainer.max_epochs", 5, "--trainer.enable_progress_bar", "false",
               "--trainer.accelerator", "cpu", "--run_dir", tmp_path / "run")  # fmt: skip
     outcome = hem_command("fit", *common)
