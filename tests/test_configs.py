@@ -10,14 +10,18 @@ import torch
 
 import hem
 from hem.losses import LOSSES
+from hem.strategies import STRATEGIES
 from tests.datamodules import test_datasets as trees
 from tests.datamodules import test_longtail as long_trees
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = sorted(
-    str(p.relative_to(ROOT)) for p in ROOT.glob("configs/*/*.yaml") if p.parent.name not in ("loss", "trainer", "study")
+    str(p.relative_to(ROOT))
+    for p in ROOT.glob("configs/*/*.yaml")
+    if p.parent.name not in ("loss", "trainer", "strategy", "study")
 )
 OVERLAYS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/trainer/*.yaml"))
+STRATEGY_CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/strategy/*.yaml"))
 DIGITS = "configs/classification/digits.yaml"
 # a small copy in the official layout for every data set that is not at hand
 STAND_INS = {
@@ -61,7 +65,7 @@ def test_task_config(config, hem_command, tmp_path):
     A config that examines a trained network is given one: two batches of the classification config of that name.
     """
     task, name = Path(config).parent.name, Path(config).stem
-    data_set = re.sub("_(pgd|trades|open|small)$", "", name)
+    data_set = re.sub("_(pgd|trades|open|small|permuted)$", "", name)
     root = tmp_path / "data"
     data = []
     if data_set in STAND_INS:
@@ -74,7 +78,8 @@ def test_task_config(config, hem_command, tmp_path):
     examined = task in SHORT and name == data_set
     # whole parts and many attacks go through the network: a small one where the config's own is large
     small = ("--model.net", "ResNet8") if task in SHORT and "mnist" not in name else ()
-    common = (*DEBUG, "--data.batch_size", 4, "--data.val_fraction", validation, *data, *small)
+    tasks = ("--trainer.max_epochs", 2) if task == "continual" else ()  # an epoch of each of the first two
+    common = (*DEBUG, *tasks, "--data.batch_size", 4, "--data.val_fraction", validation, *data, *small)
     trained = f"configs/classification/{name}.yaml" if examined else config
     outcome = hem_command("fit", "--config", trained, *common, "--run_dir", tmp_path / "fit")
     assert outcome.code == 0, outcome.err
@@ -97,6 +102,20 @@ def test_loss_config(loss, hem_command, tmp_path):
     assert outcome.code == 0, outcome.err
     text = (ROOT / config).read_text()
     assert ("CrossEntropyLoss" if loss == "ce" else f"hem.losses.{LOSSES[loss].__name__}") in text
+
+
+@pytest.mark.parametrize("strategy", STRATEGY_CONFIGS)
+def test_strategy_config(strategy, hem_command, tmp_path):
+    """Every strategy runs on top of a stream, under a margin loss."""
+    outcome = hem_command("fit", "--config", "configs/continual/digits.yaml", "--config", strategy,
+                          "--config", "configs/loss/hem.yaml", *DEBUG, "--trainer.max_epochs", 2,
+                          "--run_dir", tmp_path)  # fmt: skip
+    assert outcome.code == 0, outcome.err
+
+
+def test_every_strategy_has_a_config():
+    text = "".join((ROOT / path).read_text() for path in STRATEGY_CONFIGS)
+    assert all(f"hem.strategies.{each.__name__}" in text for each in STRATEGIES.values())
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

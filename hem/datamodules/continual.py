@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -181,7 +181,10 @@ class ContinualDataModule(ImageDataModule):
 
     def seen(self, task: int) -> Tensor:
         """The classes of a task and of all before it, (K,) int64, ascending."""
-        return torch.cat([self.classes(t) for t in range(task + 1)]).unique()
+        seen = torch.zeros(self.num_classes, dtype=torch.bool)
+        for t in range(task + 1):
+            seen[self.classes(t)] = True
+        return seen.nonzero()[:, 0]
 
     def usual_augment(self) -> list[Augmentation | Mixing]:
         """The data set's, but for permuted pixels."""
@@ -268,7 +271,7 @@ class ContinualDataModule(ImageDataModule):
         return index[torch.isin(task, wanted)]
 
     def fetched(self, index: Tensor, *words: int) -> RawBatch:
-        """Training samples by their numbers, augmented as a function of the seed and the words; without, as they are."""
+        """Training samples by their numbers, augmented as a function of seed and words; as they are without words."""
         images, device = self._place(self.images("train"), self.trainer.strategy.root_device if self.trainer else None)
         index = index.to(device or "cpu")
         return read(images, (index, key_of(self.seed, *words, index) if words else None, len(index)))
@@ -299,14 +302,15 @@ class ContinualDataModule(ImageDataModule):
     def setup(self, stage: str) -> None:
         """Read what the stage needs; training is tested after every task."""
         super().setup(stage)
-        if stage == "fit":
-            self.images("test")
-            if self.trainer is not None and self.epochs_per_task and self.tasks > 1:
-                if self.trainer.reload_dataloaders_every_n_epochs != 1:
-                    raise ValueError(
-                        "A stream gives other images for each task: set trainer.reload_dataloaders_every_n_epochs "
-                        f"to 1, but it is {self.trainer.reload_dataloaders_every_n_epochs}."
-                    )
+        if stage != "fit":
+            return
+        self.images("test")
+        trainer: Any = self.trainer
+        if trainer is not None and self.epochs_per_task and trainer.reload_dataloaders_every_n_epochs != 1:
+            raise ValueError(
+                "A stream gives other images for each task: set trainer.reload_dataloaders_every_n_epochs to 1, but "
+                f"it is {trainer.reload_dataloaders_every_n_epochs}."
+            )
 
     def train_dataloader(self) -> Loader:
         """The training part of the current task (or of all tasks so far), shuffled and augmented."""

@@ -90,9 +90,7 @@ def transfer_figures(matrix: list[Row], baseline: Row | None = None) -> dict[str
 # -- losses among some of the classes ----------------------------------------------------------------------
 
 
-def among(
-    criterion: nn.Module, classes: Tensor, num_classes: int, class_counts: Tensor | None = None
-) -> nn.Module:
+def among(criterion: nn.Module, classes: Tensor, num_classes: int, class_counts: Tensor | None = None) -> nn.Module:
     """The loss of the problem that has some of the classes alone: what takes ``logits[:, classes]``.
 
     The other logits are left out, not put to -inf: no error, no mean over classes, no norm and no softmax
@@ -295,7 +293,7 @@ class ContinualTask(Task):
         index = index[permutation(len(index), stream.seed, self.current)[:count]]
         weights = {name: p.detach() for name, p in self.net.named_parameters() if p.requires_grad}
         with evaluation(self.net):
-            for part in index.split(chunk):
+            for part in torch.split(index, chunk):
                 batch = self.trainer.strategy.batch_to_device(stream.fetched(part), dataloader_idx=0)
                 target = among_targets(batch.target, classes, self.num_classes)
                 yield vmap(grad(loss), in_dims=(None, 0, 0))(weights, batch.input, target)
@@ -424,7 +422,7 @@ class ContinualTask(Task):
                 allowed[t] = True
             else:
                 allowed[t, stream.seen(max(t, after))] = True
-        logits = self(input)
+        logits: Tensor = self(input)
         return logits.masked_fill(~allowed.to(logits.device)[tasks], -torch.inf).argmax(1)
 
     def tested(self, after: int) -> Row:
@@ -492,7 +490,7 @@ class ContinualTask(Task):
         self._record()
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Return the columns of ``predictions.csv``: index, label, score (the largest probability) among all classes."""
+        """Return the columns of ``predictions.csv``: index, label and score (the largest probability of all)."""
         input, _, index = batch
         score, label = self(input).softmax(1).max(1)
         return {"index": index, "label": [self.class_names[k] for k in label.tolist()], "score": score}

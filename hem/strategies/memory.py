@@ -10,7 +10,7 @@ from torch import Tensor
 from hem.datamodules.counter import key as key_of
 from hem.datamodules.counter import permutation
 
-DRAW = 0x64726177  # what the order of a memory's samples is drawn with
+DRAW, KEEP = 0x64726177, 0x6B656570  # what the order of draws and the choice of samples are drawn with
 
 
 class Memory:
@@ -60,7 +60,7 @@ class Memory:
             logits: (N, C) to be kept with them.
         """
         index, group = index.cpu(), group.cpu()
-        fields = {"index": index, "key": key_of(self.seed, *words, index), "group": group}
+        fields = {"index": index, "key": key_of(self.seed, KEEP, *words, index), "group": group}
         if logits is not None:
             fields["logits"] = logits.detach().cpu()
         if len(self):
