@@ -32,7 +32,9 @@ import hem.losses
 import hem.modules
 import hem.networks
 import hem.strategies
+from hem.memory import keep_freed
 from hem.names import near
+from hem.progress import ProgressBar
 from hem.run import SaveConfig, SavePredictions, SaveResults
 
 # a config gives class weights as a list of numbers
@@ -187,6 +189,9 @@ class HemCLI(LightningCLI):
         if self.subcommand and config.ckpt_path in ("best", "last"):
             config.ckpt_path = str(checkpoint(folder, config.ckpt_path))
         self.trainer_defaults["callbacks"] = [SaveResults(**names), SavePredictions()]
+        given = config.trainer.callbacks or []
+        if config.trainer.enable_progress_bar is not False and not any("Progress" in c.class_path for c in given):
+            self.trainer_defaults["callbacks"].append(ProgressBar())
 
 
 def class_of(class_path: str) -> type:
@@ -344,6 +349,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     quiet()
+    keep_freed()
     try:
         check_yaml(arguments)
     except ValueError as error:

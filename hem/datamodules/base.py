@@ -255,10 +255,11 @@ class ImageDataModule(LightningDataModule, ABC):
             world=1 if trainer is None else trainer.world_size,
             device=device,
         )
+        drawn = bool(self.augment or self.mixing) or not isinstance(images, MemoryImages)  # else no key is needed
         return Loader(
             images,
             batches,
-            seed=self.seed if training else None,
+            seed=self.seed if training and drawn else None,
             partners=index if training and self.mixing else None,
             workers=self.num_workers,
         )

@@ -174,9 +174,9 @@ class AdversarialTask(Task):
         with reduction.global_mean():
             distance = reduction.ratio(distances.sum(), distances.new_tensor(len(distances)))
         loss = self.training_loss(logits, target) + self.adversary.beta * distance
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/divergence", distance.detach())
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.logs_this_step:
+            self.log("train/loss", loss.detach(), prog_bar=True)
+            self.log("train/divergence", distance.detach())
             self.log_training(logits.detach(), target)
         return loss
 

@@ -5,12 +5,14 @@ import copy
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hem.losses import LOSSES, DiceLoss, FocalLoss, HEMLoss, HEMPlusLoss, MultiMarginLoss
 from hem.modules import ClassificationTask
 from hem.modules.base import check_state, sample_losses
+from hem.networks import ResNet8
 
 QUIET = {
     "logger": False,
@@ -83,6 +85,79 @@ def test_plain_accumulation_would_differ():
     Trainer(max_epochs=3, accumulate_grad_batches=2, **QUIET).fit(task, DataLoader(samples(), batch_size=8))
     differences = [(a - b).abs().max() for a, b in zip(whole.net.parameters(), task.net.parameters(), strict=True)]
     assert max(differences) > 1e-3
+
+
+class Rows(Logger):
+    """Keeps what it is handed."""
+
+    name, version = "rows", 0
+
+    def __init__(self):
+        super().__init__()
+        self.rows = {}
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        self.rows[step] = metrics
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_row_holds_the_figures_of_its_own_step(accumulate):
+    """Every third step has a row; loss and accuracy in it are those of that step's last micro-batch."""
+    seen, logged = [], []
+
+    class Watched(ClassificationTask):
+        def training_loss(self, logits, target):
+            loss = super().training_loss(logits, target)
+            seen.append((loss.item(), (logits.argmax(1) == target).float().mean().item()))
+            return loss
+
+        def log_training(self, logits, target):
+            logged.append(len(seen))
+            super().log_training(logits, target)
+
+    logger = Rows()
+    trainer = Trainer(
+        max_epochs=2, accumulate_grad_batches=accumulate, log_every_n_steps=3, **QUIET | {"logger": logger}
+    )
+    task = Watched(net(), HEMLoss(), optimizer=sgd, num_classes=CLASSES)
+    trainer.fit(task, DataLoader(samples(), batch_size=4 // accumulate, shuffle=True))
+    assert len(seen) == 12 * accumulate
+    rows = {step: row for step, row in logger.rows.items() if "train/loss" in row}
+    assert sorted(rows) == [2, 5, 8, 11]
+    for step, row in rows.items():
+        loss, accuracy = seen[(step + 1) * accumulate - 1]
+        assert row["train/loss"] == pytest.approx(loss, rel=1e-6)
+        assert row["train/accuracy"] == pytest.approx(accuracy)
+        assert "train/active" in row
+    assert len({row["train/loss"] for row in rows.values()}) == 4
+    assert len(logged) == 4 * accumulate  # nothing is handed over in between
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(seen[-1][0], rel=1e-6)
+
+
+def test_the_last_step_of_an_epoch_is_there_for_callbacks():
+    """Also where an epoch is shorter than the interval of the loggers, or these are switched off."""
+    for every in (0, 50):
+        trainer = Trainer(max_epochs=1, log_every_n_steps=every, **QUIET)
+        task = ClassificationTask(net(), HEMLoss(), optimizer=sgd, num_classes=CLASSES)
+        trainer.fit(task, DataLoader(samples(), batch_size=8))
+        assert {"train/loss", "train/accuracy"} <= trainer.callback_metrics.keys()
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_channels_last_is_the_same_network(channels_last):
+    torch.manual_seed(0)
+    backbone = ResNet8(num_classes=CLASSES)
+    expected = copy.deepcopy(backbone)
+    task = ClassificationTask(backbone, HEMLoss(), num_classes=CLASSES, channels_last=channels_last)
+    stem = next(module for module in task.net.modules() if isinstance(module, nn.Conv2d))
+    assert stem.weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+    images = torch.rand(5, 3, 8, 8)
+    torch.testing.assert_close(task(images), expected(images), rtol=1e-4, atol=1e-5)
+    task.load_state_dict({f"net.backbone.{name}": value for name, value in expected.state_dict().items()})
+    assert stem.weight.is_contiguous(memory_format=torch.channels_last) is channels_last  # whatever a checkpoint's is
 
 
 @pytest.mark.parametrize("loss", [HEMLoss(margin=0.5), HEMPlusLoss(class_counts=[5, 6, 6, 7], m=20), MultiMarginLoss()])
