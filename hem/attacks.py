@@ -345,7 +345,8 @@ def pgd(
 
     with g_k the gradient of the objective, Π the projection onto ball and box, η_k = η or η (1 - k / steps),
     and α = 1 in the first step. A sample that is misclassified at any x_k is broken: it stays as it is, and
-    the further steps and restarts attack the others.
+    the further steps and restarts attack the others. One whose gradient is exactly 0 at its random point (a margin
+    loss that is met there) would stay there: it waits for the next restart.
 
     The random points are a function of ``seed`` and the shape of the batch: those of a sample do not depend
     on which others are broken, and no global generator is read. The network is put into evaluation mode for
@@ -406,7 +407,7 @@ def pgd(
                 break
             x = random_start(input, eps, norm, generator) if start is None else start.clone()
             at, clean, y, x = todo, input[todo], target[todo], x[todo]
-            before = x
+            before, flat = x, todo[:0]
             for step in range(steps):
                 x = x.detach().requires_grad_()
                 logits = model(x)
@@ -415,6 +416,10 @@ def pgd(
                 if early_stop:
                     held = logits.detach().argmax(1) == y
                     adversarial[at[~held]] = x[~held]
+                    if step == 0:  # where the objective is flat at the start, no step leads away from it
+                        still = held & (gradient == 0).flatten(1).all(1)
+                        flat, adversarial[at[still]] = at[still], x[still]
+                        held = held & ~still
                     at, clean, y, x, before, gradient = (each[held] for each in (at, clean, y, x, before, gradient))
                     if not len(at):
                         break
@@ -427,7 +432,7 @@ def pgd(
             if early_stop and len(at):
                 with torch.no_grad():
                     at = at[model(x).argmax(1) == y]
-            todo = at
+            todo = torch.cat([at, flat])
         return adversarial
 
 

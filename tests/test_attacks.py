@@ -249,6 +249,32 @@ def test_more_is_never_weaker():
     assert 0 < held[2].sum() < held[0].sum() < 48
 
 
+def test_where_the_objective_is_flat_no_step_is_taken():
+    """The images stay at their random starts, as they would after all steps; the others are attacked as ever."""
+    weight, calls = torch.randn(36, 5, generator=torch.Generator().manual_seed(2)), []
+
+    def net(x):
+        return x.flatten(1) @ weight
+
+    def counting(x):
+        calls.append(len(x))
+        return net(x)
+
+    def half_flat(logits, target):  # nothing to climb for class 4
+        return margin(logits, target) * (target != 4)
+
+    input = torch.rand(32, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+    target = net(input).argmax(1)
+    found = pgd(counting, input, target, 0.05, steps=10, restarts=2, objective=half_flat)
+    flat = target == 4
+    assert 0 < flat.sum() < 32
+    assert max(calls[2:12]) <= 32 - flat.sum(), "after the first step only the others take part"
+    alone = pgd(net, input, target, 0.05, steps=10, restarts=2, objective=margin)
+    torch.testing.assert_close(found[~flat], alone[~flat])
+    starts = pgd(net, input, target, 0.05, steps=10, restarts=2, objective=half_flat, early_stop=False)
+    torch.testing.assert_close(found[flat], starts[flat])
+
+
 def test_what_is_misclassified_already_is_left_alone():
     net = tiny_net()
     input, target = labelled(net)
