@@ -17,7 +17,7 @@ from hem.losses import reduction
 from hem.modules.adversarial_training import TRADES, AdversarialTraining, divergence
 from hem.modules.base import Task
 from hem.modules.classification import accuracies
-from hem.modules.examination import lay_out, write_figure, write_record, write_table
+from hem.modules.examination import write_figure, write_record, write_table
 from hem.modules.masking import Masking, check_masking, twin
 from hem.modules.robustness import ATTACKS, Evaluation, Row, draw
 from hem.names import check_name
@@ -208,7 +208,6 @@ class AdversarialTask(Task):
 
     def on_test_epoch_start(self) -> None:
         """Begin the choice of images."""
-        lay_out(self.net)
         self._chosen = []
         self._seen = 0
 

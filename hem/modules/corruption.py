@@ -21,7 +21,7 @@ from hem.corruptions import GROUPS
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.corruption import CLEAN, ComputedCorruptions, Condition, CorruptedImages
 from hem.modules.base import Task
-from hem.modules.examination import lay_out, write_figure, write_table
+from hem.modules.examination import write_figure, write_table
 
 Accuracies = dict[tuple[str, int], float]  # by corruption and severity; ("clean", 0) is among them
 PREFIX = "test/corruption/"  # of the keys in results.json
@@ -155,7 +155,6 @@ class CorruptionTask(Task):
 
     def on_test_start(self) -> None:
         """Refuse what cannot be tested or compared, before the work begins."""
-        lay_out(self.net)
         conditions = self.corrupted.conditions(self._data())
         if self.baseline is not None:
             own = {(c.corruption, c.severity): 0.0 for c in [CLEAN, *conditions]}

@@ -1,4 +1,4 @@
-"""What the examinations of a trained network share: how it is laid out, and the files that they leave.
+"""What the examinations of a trained network share: the files that they leave.
 
 An examination is the test of any checkpoint of a classifier: :class:`~hem.modules.RejectionTask`,
 :class:`~hem.modules.CorruptionTask` and :class:`~hem.modules.AdversarialTask`.
@@ -14,24 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import nn
 
 from hem.modules.base import Task
 from hem.run import write_atomically
-
-
-def lay_out(net: nn.Module) -> None:
-    """Lay a network's filters out channels last, in place: the same function to rounding.
-
-    On a CPU a forward pass of LeNet takes half the time so, a backward pass to the input two thirds: an
-    examination passes through the network a million times. Weights, names and shapes stay as they are.
-    """
-    with torch.inference_mode(False):  # weights laid out inside of it could not pass a gradient on to the input
-        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def folder_of(task: Task) -> Path:

@@ -21,7 +21,7 @@ from hem.datamodules.counter import key, permutation
 from hem.datamodules.loader import Batch
 from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
 from hem.modules.base import Task
-from hem.modules.examination import folder_of, lay_out, write_figure, write_record, write_table
+from hem.modules.examination import folder_of, write_figure, write_record, write_table
 from hem.modules.rejector import calibration_loader, gathered, passed
 from hem.names import check_name
 from hem.scores import LOGIT_SCORES, check_score
@@ -229,7 +229,6 @@ class RejectionTask(Task):
 
     def on_test_start(self) -> None:
         """Fit the scores that are fitted on features of training images."""
-        lay_out(self.net)
         self.clean = Seen(self)
         self.fitted = {}
         wanted = [name for name in self.scores if name in metrics.FEATURE_SCORES]
