@@ -7,10 +7,19 @@ pixels, of Tiny-ImageNet-C for those nearest to 64, of ImageNet-C for those near
 functions of ``(images, severity, key)``, where a sample's key names its random numbers
 (:mod:`hem.datamodules.counter`): what happens to a sample depends on nothing but its own pixels and key.
 
+Arguments of each of them, and what comes back:
+
+* ``images``: (N, C, H, W) float32 in [0, 1], C = 1 or 3; the result has this shape and range too;
+* ``severity``: 1 to 5;
+* ``key``: (N,) int64, one for each image.
+
+A TypeError says that images are not float32, a ValueError that a shape or the severity is wrong. The source, where
+a function names none, is section 3.2 of the paper with the authors' program.
+
 Grey images. The authors corrupt colour images alone. Here a grey image of 28 pixels takes the constants of
 CIFAR-10-C; noise is drawn for its one channel; what brings a colour of its own (spatter, frost) or changes
 colour (saturate) gives the luma (ITU-R BT.601) of what it makes of three equal channels. MNIST-C is another
-set of corruptions, see :class:`~hem.datamodules.CorruptionDataModule`.
+set of corruptions, see :class:`~hem.datamodules.OfficialCorruptions`.
 
 Where we differ from the authors' programs: images are not packed into JPEG files afterwards, as those of
 ImageNet-C are; arithmetic is in float32, and interpolation exact, where OpenCV rounds positions to 1/32

@@ -1,4 +1,4 @@
-"""Corruptions: blur."""
+"""Corruptions: blur. Arguments, results and sources: see :mod:`hem.corruptions`."""
 
 import math
 from functools import lru_cache
@@ -35,20 +35,7 @@ def _disk(radius: float, sigma: float) -> np.ndarray:
 def defocus_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
     """An image out of focus: convolved with a disk whose edge is smoothed; edges are mirrored.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image; nothing here is random.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
+    Nothing here is random.
 
     Example:
         >>> point = torch.zeros(1, 1, 32, 32).index_fill(2, torch.tensor(9), 1.0)
@@ -69,21 +56,6 @@ def glass_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
     program looks like one, but its arrays share their memory, so the other pixel stays: their files hold
     this. Where p + d was treated before p, its own source is followed, for all pixels at once (a path of
     length L takes log2 L steps).
-
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
 
     Example:
         >>> flat = glass_blur(torch.full((1, 1, 28, 28), 0.2), 5, torch.tensor([1]))
@@ -126,21 +98,7 @@ def glass_sources(step: Tensor, most: int) -> Tensor:
 def motion_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
     """A moving camera: half a Gaussian along a line, its angle uniform between -45 and 45 degrees.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness, which calls
-        ImageMagick's ``MotionBlurImage``.
+    The authors' program calls ImageMagick's ``MotionBlurImage``.
 
     Example:
         >>> motion_blur(torch.full((1, 1, 28, 28), 0.5), 5, torch.tensor([1])).mean()
@@ -154,20 +112,7 @@ def motion_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
 def zoom_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
     """A camera that moves towards its object: the mean of the image and of its zoomed versions.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image; nothing here is random.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
+    Nothing here is random.
 
     Example:
         >>> zoom_blur(torch.full((1, 1, 28, 28), 0.5), 5, torch.tensor([1])).std() < 1e-6
@@ -184,20 +129,7 @@ def zoom_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
 def gaussian_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
     """Convolution with a Gaussian (extra), cut off at 4 deviations; edges are repeated.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image; nothing here is random.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
+    Nothing here is random.
 
     Example:
         >>> line = torch.zeros(1, 1, 32, 32).index_fill(2, torch.tensor(9), 1.0)

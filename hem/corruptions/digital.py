@@ -1,4 +1,4 @@
-"""Corruptions: digital changes."""
+"""Corruptions: digital changes. Arguments, results and sources: see :mod:`hem.corruptions`."""
 
 import io
 
@@ -17,20 +17,7 @@ def brightness(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
     So every channel is multiplied by the new value over the old one; black becomes grey.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image; nothing here is random.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
+    Nothing here is random.
 
     Example:
         >>> brightness(torch.tensor([0.5, 0.25, 0.0]).reshape(1, 3, 1, 1), 5, torch.tensor([0])).flatten()
@@ -45,20 +32,7 @@ def brightness(images: Tensor, severity: int, key: Tensor) -> Tensor:
 def contrast(images: Tensor, severity: int, key: Tensor) -> Tensor:
     """Less contrast: c (x - m) + m, with m the mean of each channel of the image.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image; nothing here is random.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
+    Nothing here is random.
 
     Example:
         >>> contrast(torch.tensor([[[[0.0, 1.0]]]]), 2, torch.tensor([0]))
@@ -85,21 +59,7 @@ def elastic_transform(images: Tensor, severity: int, key: Tensor) -> Tensor:
     it, by amounts uniform in [-c, c] pixels. The displacement is alpha times uniform noise in [-1, 1],
     convolved with a Gaussian.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness; Simard et al.,
-        "Best practices for convolutional neural networks", ICDAR 2003.
+    Source of the displacement: Simard et al., "Best practices for convolutional neural networks", ICDAR 2003.
 
     Example:
         >>> elastic_transform(torch.full((1, 1, 28, 28), 0.5), 5, torch.tensor([1])).std() < 1e-6
@@ -130,20 +90,7 @@ def elastic_transform(images: Tensor, severity: int, key: Tensor) -> Tensor:
 def pixelate(images: Tensor, severity: int, key: Tensor) -> Tensor:
     """Too few pixels: scaled down and up again by Pillow's box filter, in bytes as it works.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3; rounded to bytes.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image; nothing here is random.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1], multiples of 1/255.
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
+    The images are rounded to bytes, and so is the result. Nothing here is random.
 
     Example:
         >>> ramp = torch.arange(64).div(255).expand(1, 1, 64, 64)
@@ -164,20 +111,7 @@ def pixelate(images: Tensor, severity: int, key: Tensor) -> Tensor:
 def jpeg_compression(images: Tensor, severity: int, key: Tensor) -> Tensor:
     """Packed into a JPEG file of low quality and unpacked, by Pillow, image by image on the processor.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3; rounded to bytes.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image; nothing here is random.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1], multiples of 1/255.
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
+    The images are rounded to bytes, and so is the result. Nothing here is random.
 
     Example:
         >>> jpeg_compression(torch.ones(1, 1, 28, 28), 5, torch.tensor([0])).unique() > 0.99
@@ -200,21 +134,8 @@ def saturate(images: Tensor, severity: int, key: Tensor) -> Tensor:
     So v - x is multiplied by the new saturation over the old one in every channel. What is grey has hue 0,
     red, in HSV: where b > 0 it turns reddish.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3; a grey image gives the luma of what its three
-            equal channels become: the same for severities 1 to 3, a little darker for 4 and 5.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image; nothing here is random.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
+    A grey image gives the luma of what its three equal channels become: the same for severities 1 to 3, a little
+    darker for 4 and 5. Nothing here is random.
 
     Example:
         >>> saturate(torch.tensor([0.5, 0.4, 0.3]).reshape(1, 3, 1, 1), 1, torch.tensor([0])).flatten()

@@ -1,4 +1,4 @@
-"""Corruptions: spatter on the lens."""
+"""Corruptions: spatter on the lens. Arguments, results and sources: see :mod:`hem.corruptions`."""
 
 import math
 from collections.abc import Sequence
@@ -80,20 +80,7 @@ def spatter(images: Tensor, severity: int, key: Tensor) -> Tensor:
     by a relief of the distance to the liquid's edges. Mud: brown covers the image where the blurred liquid
     exceeds 0.8.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3; a grey image gets the luma of water and mud.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
+    A grey image gets the luma of water and mud.
 
     Example:
         >>> black = spatter(torch.zeros(2, 3, 32, 32), 5, torch.tensor([1, 2]))

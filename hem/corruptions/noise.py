@@ -1,4 +1,4 @@
-"""Corruptions: noise."""
+"""Corruptions: noise. Arguments, results and sources: see :mod:`hem.corruptions`."""
 
 import math
 from functools import lru_cache
@@ -12,21 +12,6 @@ from hem.corruptions.pixels import normal, uniform
 
 def gaussian_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
     """Noise of low light: x + sigma z, z of the standard normal distribution, cut to [0, 1].
-
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
 
     Example:
         >>> noisy = gaussian_noise(torch.full((2, 1, 28, 28), 0.5), 5, torch.tensor([1, 2]))
@@ -53,21 +38,6 @@ def shot_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
     The Poisson distribution is inverted exactly, by a table for the 256 levels of a pixel; values between
     them count as the nearest one.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
-
     Example:
         >>> noisy = shot_noise(torch.full((2, 3, 32, 32), 0.5), 5, torch.tensor([1, 2]))
         >>> round(noisy.var().item(), 3)  # x / c = 0.5 / 50
@@ -84,21 +54,6 @@ def shot_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
 def impulse_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
     """Salt and pepper: a share of the values (of each channel apart) becomes 0 or 1, each as often.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
-
     Example:
         >>> noisy = impulse_noise(torch.full((2, 1, 28, 28), 0.5), 5, torch.tensor([1, 2]))
         >>> noisy.unique().tolist()
@@ -111,21 +66,6 @@ def impulse_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 def speckle_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
     """Noise in proportion to the light (extra): x + sigma x z, cut to [0, 1].
-
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
 
     Example:
         >>> speckle_noise(torch.zeros(2, 1, 28, 28), 5, torch.tensor([1, 2])).abs().sum()

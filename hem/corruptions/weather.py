@@ -1,4 +1,4 @@
-"""Corruptions: weather."""
+"""Corruptions: weather. Arguments, results and sources: see :mod:`hem.corruptions`."""
 
 import math
 from collections.abc import Sequence
@@ -22,20 +22,7 @@ def snow(images: Tensor, severity: int, key: Tensor) -> Tensor:
     The image itself is whitened: c x + (1 - c) max(x, 1.5 luma(x) + 0.5). The flakes are added twice, once
     upside down.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3; a grey image is its own luma.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
+    A grey image is its own luma.
 
     Example:
         >>> white = snow(torch.zeros(2, 3, 32, 32), 5, torch.tensor([1, 2]))
@@ -115,21 +102,8 @@ def frost(images: Tensor, severity: int, key: Tensor, *, photographs: Sequence[T
     of several sizes, which is frost in its look and weight, but other pictures: such figures are not those
     of the official files.
 
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3; a grey image gets the luma of the frost.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image.
-        photographs: What :func:`frost_photographs` returns; None: the texture.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness; the texture is ours.
+    A grey image gets the luma of the frost. Arguments: as of all corruptions, and ``photographs``, what
+    :func:`frost_photographs` returns; None: the texture, which is ours.
 
     Example:
         >>> icy = frost(torch.zeros(2, 3, 32, 32), 5, torch.tensor([1, 2]))
@@ -181,21 +155,6 @@ def _plasma(key: Tensor, side: int, decay: float) -> Tensor:
 
 def fog(images: Tensor, severity: int, key: Tensor) -> Tensor:
     """Clouds p in front of the object: (x + c p) max(x) / (max(x) + c).
-
-    Args:
-        images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
-        severity: 1 to 5.
-        key: (N,) int64, one key per image.
-
-    Returns:
-        (N, C, H, W) float32 in [0, 1].
-
-    Raises:
-        TypeError: If the images are not float32.
-        ValueError: If the shapes or the severity are wrong.
-
-    Source:
-        Hendrycks & Dietterich, ICLR 2019, section 3.2; github.com/hendrycks/robustness.
 
     Example:
         >>> fog(torch.full((1, 1, 28, 28), 0.5), 5, torch.tensor([1])).max() <= 0.5

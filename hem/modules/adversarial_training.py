@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,11 @@ class AdversarialTraining(ABC):
         self.norm: Norm = norm
         self.steps = steps
         self.step_size = step_size
+
+    def climb(self, task: Task, input: Tensor, target: Tensor, **options: Any) -> Tensor:
+        """Return the batch after all steps of :func:`hem.attacks.pgd`, of this radius, norm, number and size."""
+        shape: dict[str, Any] = {"norm": self.norm, "steps": self.steps, "step_size": self.step_size}
+        return pgd(task.net, input, target, self.eps, **shape, early_stop=False, **options)
 
     @abstractmethod
     def perturb(self, task: Task, input: Tensor, target: Tensor, seed: int) -> Tensor:
@@ -74,18 +80,8 @@ class PGDTraining(AdversarialTraining):
 
     def perturb(self, task: Task, input: Tensor, target: Tensor, seed: int) -> Tensor:
         """Return the batch after all steps of the attack."""
-        return pgd(
-            task.net,
-            input,
-            target,
-            self.eps,
-            norm=self.norm,
-            steps=self.steps,
-            step_size=self.step_size,
-            objective=task.loss if self.objective == "loss" else self.objective,
-            early_stop=False,
-            seed=seed,
-        )
+        objective = task.loss if self.objective == "loss" else self.objective
+        return self.climb(task, input, target, objective=objective, seed=seed)
 
 
 class TRADES(AdversarialTraining):
@@ -125,18 +121,8 @@ class TRADES(AdversarialTraining):
         noise = torch.randn(input.shape, generator=generator, dtype=input.dtype).to(input.device)
         with attacking(task.net), torch.no_grad():
             clean = task(input)
-        return pgd(
-            task.net,
-            input,
-            clean,
-            self.eps,
-            norm=self.norm,
-            steps=self.steps,
-            step_size=self.step_size,
-            objective=divergence,
-            start=project(input + 0.001 * noise, input, self.eps, self.norm),
-            early_stop=False,
-        )
+        start = project(input + 0.001 * noise, input, self.eps, self.norm)
+        return self.climb(task, input, clean, objective=divergence, start=start)
 
 
 def divergence(logits: Tensor, clean: Tensor) -> Tensor:
