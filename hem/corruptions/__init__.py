@@ -108,6 +108,7 @@ def corrupt(
         ValueError: If there is no such corruption or severity, or the shapes are wrong.
 
     Example:
+        >>> import torch
         >>> corrupt(torch.full((1, 1, 28, 28), 0.5), "brightness", 1, torch.tensor([0])).unique() * 255
         tensor([140.])
     """
