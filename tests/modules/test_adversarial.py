@@ -87,7 +87,7 @@ def test_figures_and_files(weights, tmp_path, capsys):
     assert figures["test/robust_accuracy/linf/0.15/worst"] < 1
     with open(tmp_path / "robustness.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 4 + 2, "four curves at three eps, and the clean accuracy for each norm"
+    assert len(rows) == 3 * 4 + 2 * 2, "four curves at three eps, and where they begin for each norm"
     for row in rows:
         assert float(row["robust_accuracy"]) == pytest.approx(
             figures[f"test/robust_accuracy/{row['norm']}/{float(row['eps']):g}/{row['attack']}"]
@@ -337,8 +337,12 @@ def test_names_of_attacks_are_drawn():
         for eps in (0.1, 0.2)
         for attack in (*ATTACKS, "worst")
     ]
+    rows = [row for row in rows if (row.attack, row.eps) != ("autoattack", 0.1)]
     figure = draw(rows)
     assert len(figure.axes) == 2
+    styles = {line.get_label().split()[0]: line.get_linestyle() for line in figure.axes[0].lines}
+    assert styles["autoattack"] == "None", "points alone where an attack ran at some of the eps"
+    assert styles["worst"] == styles["pgd_ce"] == "-"
     assert [line.get_label() for line in figure.axes[0].lines] == [
         f"{name} (10 images)" for name in (*ATTACKS, "worst")
     ]
