@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -61,7 +62,7 @@ class WarmUpMultiStepLR(LRScheduler):
         self.warm_up = warm_up
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The learning rate of each group of parameters in the epoch that begins."""
         if self.last_epoch < self.warm_up:
             factor = (self.last_epoch + 1) / self.warm_up

@@ -147,7 +147,11 @@ def read_annotations(path: Path, num_classes: int) -> Annotations:
         raise ValueError(
             f"{path} is damaged, or not in the official layout ({type(error).__name__}: {error}): fetch it anew."
         ) from error
-    if not found or sorted(names) != list(range(num_classes)) or not {*targets.unique().tolist()} <= names.keys():
+    if (
+        not found
+        or sorted(names) != list(range(num_classes))
+        or not 0 <= int(targets.min()) <= int(targets.max()) < num_classes
+    ):
         raise ValueError(
             f"{path} is not the official file: expected images of categories 0 to {num_classes - 1}, "
             f"but it has {len(found)} images and {len(names)} categories."

@@ -77,7 +77,8 @@ def adjusted(logits: Tensor, class_counts: Sequence[int], tau: float = 1.0) -> T
     Args:
         logits: z, shape (N, C).
         class_counts: Training samples of each class, (C).
-        tau: Strength; 1 is right for logits that estimate log-probabilities, as cross-entropy's do.
+        tau: Strength; 1 is right for logits that estimate log-probabilities, as cross-entropy's do. Logits of a
+            margin loss are shorter, about as long as its margin: 0.2 suits HEM's margin of 0.5.
 
     Source: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 9.
 

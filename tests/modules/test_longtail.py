@@ -296,55 +296,51 @@ def test_run(hem_command, tmp_path):
     assert again["test/accuracy"] == metrics["test/accuracy"]
 
 
-def run(folder: Path, *options: str, command: str = "fit") -> None:
-    """A run in a process of its own, class-balanced, with augmentation and re-weighting from the second epoch on."""
-    arguments = [
-        sys.executable, "cli.py", command, "--config", "configs/longtail/digits.yaml", "--trainer.accelerator", "cpu",
-        "--model.net", "MLP", "--model.net.batch_norm", "false", "--data.batch_size", "50", "--model.drw_epoch", "1",
-        "--data.sampling", "PowerSampling", "--data.augment",
-        "[{class_path: hem.datamodules.augment.RandomCrop, init_args: {padding: 1}}]",
-        "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--run_dir", str(folder),
-        *options,
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+# class-balanced, with augmentation, and re-weighting from the second epoch on
+SAMPLED = (
+    "--config", "configs/longtail/digits.yaml", "--trainer.enable_progress_bar", "false",
+    "--trainer.accelerator", "cpu", "--trainer.max_epochs", "3", "--model.lr_scheduler.total_steps", "27",
+    "--model.net", "MLP", "--model.net.batch_norm", "false", "--data.batch_size", "50", "--model.drw_epoch", "1",
+    "--data.sampling", "PowerSampling",
+    "--data.augment", "[{class_path: hem.datamodules.augment.RandomCrop, init_args: {padding: 1}}]",
+)  # fmt: skip
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("longtail") / "run"
-    run(folder, "--trainer.max_epochs", "3")
-    run(folder, "--trainer.max_epochs", "3", "--ckpt_path", "last", command="test")
-    return folder
-
-
-@pytest.mark.slow
-def test_resumed_behind_the_reweighting(undisturbed, tmp_path):
+def test_resumed_behind_the_reweighting(hem_command, tmp_path):
     """Stopped after two of three epochs: sampling, augmentation and weights of the third come back, bit for bit."""
-    schedule = ("--model.lr_scheduler.total_steps", "27")
-    run(tmp_path / "run", "--trainer.max_epochs", "2", *schedule)
-    run(tmp_path / "run", "--trainer.max_epochs", "3", *schedule, "--ckpt_path", "last")
-    resumed, expected = weights(tmp_path / "run"), weights(undisturbed)
-    assert all(torch.equal(resumed[name], value) for name, value in expected.items())
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for options in (
+        ("--run_dir", whole),
+        ("--run_dir", parts, "--trainer.max_epochs", 2),
+        ("--run_dir", parts, "--ckpt_path", "last"),
+    ):
+        outcome = hem_command("fit", *SAMPLED, *options)
+        assert outcome.code == 0, outcome.err
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(parts).items())
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(undisturbed, tmp_path):
+def test_two_processes_are_one(hem_command, tmp_path):
     """Drawn samples, weights and figures are those of one process."""
-    two = ("--trainer.max_epochs", "3", "--trainer.devices", "2", "--trainer.strategy", "ddp")
-    run(tmp_path / "run", *two)
-    run(tmp_path / "run", *two, "--ckpt_path", "last", command="test")
-    resumed, expected = weights(tmp_path / "run"), weights(undisturbed)
-    for name, value in expected.items():
-        torch.testing.assert_close(resumed[name], value, rtol=1e-4, atol=1e-5, msg=name)
-    one, both = (
-        json.loads((folder / "results.json").read_text())["metrics"] for folder in (undisturbed, tmp_path / "run")
-    )
-    assert one.keys() == both.keys()
-    for name, value in one.items():
-        assert both[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    one, two = tmp_path / "one", tmp_path / "two"
+    devices = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for command, options in (("fit", ()), ("test", ("--ckpt_path", "last"))):
+        outcome = hem_command(command, *SAMPLED, *options, "--run_dir", one)
+        assert outcome.code == 0, outcome.err
+        arguments = [sys.executable, "cli.py", command, *SAMPLED, *devices, *options, "--run_dir", str(two)]
+        done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr
+    expected = weights(one)
+    for name, value in weights(two).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=name)
+    alone, together = (json.loads((folder / "results.json").read_text()) for folder in (one, two))
+    assert (alone["devices"], together["devices"]) == (1, 2)
+    assert alone["metrics"].keys() == together["metrics"].keys()
+    for name, value in alone["metrics"].items():
+        assert together["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
