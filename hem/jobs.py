@@ -64,7 +64,7 @@ def tail(path: Path, lines: int = 6) -> str:
     """The last lines of a log, without the overwritten states of progress bars."""
     if not path.is_file():
         return ""
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", path.read_text(errors="replace"))
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", path.read_bytes().decode(errors="replace"))
     kept = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
     return "\n".join([line for line in kept if line.strip()][-lines:])
 
