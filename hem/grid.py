@@ -194,7 +194,9 @@ def _keys(value: Any, allowed: Sequence[str], needed: Sequence[str], where: str)
         raise ValueError(f"{where} is a mapping with the keys {', '.join(allowed)}, got {value!r}.")
     for key in value:
         if key not in allowed:
-            raise ValueError(f"{where} has no key '{key}'{near(str(key), allowed) or '.'} It takes {', '.join(allowed)}.")
+            raise ValueError(
+                f"{where} has no key '{key}'{near(str(key), allowed) or '.'} It takes {', '.join(allowed)}."
+            )
     for key in needed:
         if value.get(key) in (None, [], {}):
             raise ValueError(f"{where} needs the key '{key}'.")

@@ -332,5 +332,8 @@ def submit(runs: Sequence[Run], folder: Path, parameters: Mapping[str, Any]) -> 
     except (NameError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"submitit refuses the parameters of `slurm`: {said}") from error
-    jobs: list[Any] = list(executor.map_array(lambda chain: chain(), chains(runs)))
+    jobs: list[Any] = []
+    with executor.batch():  # one array; what is submitted is the chain itself, since submitit asks it for `checkpoint`
+        for chain in chains(runs):
+            jobs.append(executor.submit(chain))
     return jobs
