@@ -2,7 +2,7 @@
 
     python benchmarks/killed_study.py [--kills 20] [--seed 0]
 
-The study: scikit-learn's digits, two losses, two seeds, 12 epochs each, and the rejection of noise. Every other kill
+The study: scikit-learn's digits, two losses, two seeds, 6 epochs each, and the rejection of noise. Every other kill
 spares the processes that the study started. Code 0 where the tables are the same, to the last digit.
 """
 
@@ -25,7 +25,7 @@ STUDY = {
     "name": "digits",
     "losses": ["ce", "hem"],
     "seeds": [0, 1],
-    "overrides": ["--trainer.max_epochs 12", "--trainer.accelerator cpu"],
+    "overrides": ["--trainer.max_epochs 6", "--trainer.accelerator cpu"],
     "tasks": [{"train": "configs/classification/digits.yaml", "examine": ["configs/rejection/digits.yaml"]}],
 }
 

@@ -194,7 +194,9 @@ def _keys(value: Any, allowed: Sequence[str], needed: Sequence[str], where: str)
         raise ValueError(f"{where} is a mapping with the keys {', '.join(allowed)}, got {value!r}.")
     for key in value:
         if key not in allowed:
-            raise ValueError(f"{where} has no key '{key}'{near(str(key), allowed)}.")
+            raise ValueError(
+                f"{where} has no key '{key}'{near(str(key), allowed) or '.'} It takes {', '.join(allowed)}."
+            )
     for key in needed:
         if value.get(key) in (None, [], {}):
             raise ValueError(f"{where} needs the key '{key}'.")
@@ -214,6 +216,9 @@ def _options(value: Any, where: str) -> tuple[str, ...]:
     words = [word for option in _list(value, where) for word in shlex.split(str(option))]
     if words and not words[0].startswith("--"):
         raise ValueError(f"{where} is a list of options such as '--trainer.max_epochs 2', got {value!r}.")
+    for before, after in pairwise(words):
+        if before == "--config":
+            _exists(after, where)
     return tuple(words)
 
 
@@ -221,7 +226,7 @@ def _exists(path: str, where: str) -> str:
     if not Path(path).is_file():
         folder = Path(path).parent
         others = [str(p) for p in folder.glob("*.yaml")]
-        raise FileNotFoundError(f"{where} names {path}, which is not there{near(path, others)}.")
+        raise FileNotFoundError(f"{where} names {path}, which is not there{near(path, others) or '.'}")
     return path
 
 
@@ -239,9 +244,6 @@ def _losses(value: Any, where: str) -> dict[str, tuple[str, ...]]:
         named = entry if isinstance(entry, dict) else {str(entry): [f"--config configs/loss/{entry}.yaml"]}
         for name, options in named.items():
             words = _options(options, f"loss {name} of {where}")
-            for before, after in pairwise(words):
-                if before == "--config":
-                    _exists(after, f"loss {name} of {where}")
             if name in found or Path(str(name)).name != str(name):
                 raise ValueError(f"losses of {where} need different names that are names of folders, got {name!r}.")
             found[str(name)] = words

@@ -64,7 +64,7 @@ def tail(path: Path, lines: int = 6) -> str:
     """The last lines of a log, without the overwritten states of progress bars."""
     if not path.is_file():
         return ""
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", path.read_text(errors="replace"))
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", path.read_bytes().decode(errors="replace"))
     kept = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
     return "\n".join([line for line in kept if line.strip()][-lines:])
 
@@ -332,5 +332,8 @@ def submit(runs: Sequence[Run], folder: Path, parameters: Mapping[str, Any]) -> 
     except (NameError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"submitit refuses the parameters of `slurm`: {said}") from error
-    jobs: list[Any] = list(executor.map_array(lambda chain: chain(), chains(runs)))
+    jobs: list[Any] = []
+    with executor.batch():  # one array; what is submitted is the chain itself, since submitit asks it for `checkpoint`
+        for chain in chains(runs):
+            jobs.append(executor.submit(chain))
     return jobs

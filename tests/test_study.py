@@ -130,7 +130,7 @@ def test_only(folder):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"loss": ["ce"]}, r"has no key 'loss'; did you mean 'losses'\?"),
+        ({"loss": ["ce"]}, r"has no key 'loss'; did you mean 'losses' or 'cost'\?"),
         ({"tasks": [{"trian": DIGITS}]}, r"has no key 'trian'; did you mean 'train'\?"),
         ({"tasks": [{"train": {"config": DIGITS, "override": []}}]}, "did you mean 'overrides'"),
         ({"losses": []}, "needs the key 'losses'"),
@@ -398,6 +398,8 @@ def test_table(folder):
     assert "about 3 min left" in text
 
 
+# the configs of large data sets load with more processes than this machine may have cores
+@pytest.mark.filterwarnings("ignore:num_workers is .* processor cores:UserWarning")
 @pytest.mark.parametrize("path", STUDIES)
 def test_shipped_studies(path, monkeypatch):
     """Every study names files that are there, says what it costs, and has command lines that the parser takes.
