@@ -148,11 +148,7 @@ class Recorded(ContinualTask):
     def loss_of(self, logits, target, index):
         self.seen.setdefault(self.current_epoch, []).extend(index.tolist())
         touched = self.touched.setdefault(self.current_epoch, set())
-        logits.register_hook(
-            lambda g: self.touched.setdefault(self.current_epoch, set()).update(
-                (g != 0).any(0).nonzero()[:, 0].tolist()
-            )
-        )
+        logits.register_hook(lambda g: touched.update((g != 0).any(0).nonzero()[:, 0].tolist()))
         return super().loss_of(logits, target, index)
 
 
@@ -203,9 +199,8 @@ def test_resumed_in_the_third_task(name, tmp_path):
     assert len(whole.matrix) == 5
     assert not any(math.isnan(value) for row in whole.matrix for value in row)
     for epoch in (4, 3) if name == "derpp" else (4,):  # 4: within the third task; 3: behind the second
-        resumed, _, _ = fit(
-            tmp_path / f"resumed{epoch}", MAKERS[name](), ckpt_path=tmp_path / "whole" / f"epoch={epoch}.ckpt", **arguments
-        )  # fmt: skip
+        folder, checkpoint = tmp_path / f"resumed{epoch}", tmp_path / "whole" / f"epoch={epoch}.ckpt"
+        resumed, _, _ = fit(folder, MAKERS[name](), ckpt_path=checkpoint, **arguments)
         assert resumed.matrix == whole.matrix
         assert resumed.baseline == whole.baseline
         assert same_weights(resumed, whole)
@@ -251,8 +246,10 @@ def test_replay_of_everything_has_joint_training_s_distribution(tmp_path):
         assert (shares[0] - shares[1]).abs().max() < 0.03
 
 
-@pytest.mark.parametrize("mask", ["none", "unseen", "other_tasks"])
-@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), HEMLoss(margin=0.5)])
+@pytest.mark.parametrize(
+    ("mask", "loss"),
+    [("none", nn.CrossEntropyLoss()), ("unseen", HEMLoss(margin=0.5)), ("other_tasks", nn.CrossEntropyLoss())],
+)
 def test_masks(mask, loss, tmp_path):
     """Which classes get a gradient in which task."""
     module, stream, _ = fit(tmp_path, Replay(30), task=Recorded, epochs=5, mask=mask, loss=loss)
@@ -268,9 +265,8 @@ def test_the_loss_of_own_tasks_is_the_mean_of_groups(tmp_path):
     index = torch.cat([stream.part_of("train", [t])[: 3 + t] for t in (0, 3)])
     logits = torch.randn(len(index), 10)
     target = stream.images("train").targets[index]
-    expected = (
-        3 * HEMLoss(margin=0.5)(logits[:3, :2], target[:3]) + 6 * HEMLoss(margin=0.5)(logits[3:, 6:8], target[3:] - 6)
-    ) / 9
+    hem = HEMLoss(margin=0.5)
+    expected = (3 * hem(logits[:3, :2], target[:3]) + 6 * hem(logits[3:, 6:8], target[3:] - 6)) / 9
     assert module.loss_of(logits, target, index).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
