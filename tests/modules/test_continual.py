@@ -28,6 +28,8 @@ from hem.strategies import EWC, SI, STRATEGIES, DERPlusPlus, Joint, LwF, Naive, 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    # a copy of a run goes on in a folder of its own
+    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/continual/digits.yaml"
