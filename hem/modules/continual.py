@@ -345,7 +345,8 @@ class ContinualTask(Task):
         """Return the strategy's loss of one batch."""
         self.step = batch_idx
         loss = self.strategy.loss(self, batch)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        if self.logs_this_step:
+            self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
