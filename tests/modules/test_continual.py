@@ -376,6 +376,7 @@ def test_run_folder(hem_command, tmp_path):
     metrics = json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]
     matrix = [[metrics[f"test/accuracy_after/{k}/{i}"] for i in range(1, 6)] for k in range(6)]
     assert [[f"{value:.6f}" for value in row] for row in matrix] == [row[1:] for row in rows[1:]]
+    assert metrics["test/tasks_learnt"] == 5
     for name, value in transfer_figures(matrix[1:], matrix[0]).items():
         assert metrics[f"test/{name}"] == pytest.approx(value, abs=1e-6)
     assert float(curves[-1]["stream/forgetting"]) == pytest.approx(metrics["test/forgetting"], abs=1e-6)
@@ -420,6 +421,9 @@ def test_resuming_what_cannot_be(hem_command, tmp_path):
     """With another strategy, or from a checkpoint of another task."""
     common = ("--config", CONFIG, *DEBUG, "--run_dir", tmp_path / "run")
     assert hem_command("fit", *common).code == 0
+    outcome = hem_command("test", *common, "--ckpt_path", "last")
+    assert outcome.code == 0, outcome.err
+    assert "only 1 of the 5 tasks are learnt" in outcome.out
     outcome = hem_command("fit", *common, "--model.strategy", "Naive", "--ckpt_path", "last")
     assert outcome.code == 1
     assert "trained with the strategy Replay, but the config has Naive" in outcome.err
