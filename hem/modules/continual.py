@@ -163,7 +163,8 @@ class ContinualTask(Task):
     ``stream/accuracy/<task>``. The validation part (``val/accuracy``, of the tasks so far) is another matter.
 
     ``test`` with a checkpoint of the stream takes the matrix from it, tests once more for its last row, and
-    gives ``test/<figure>``, ``test/accuracy_after/<k>/<i>`` and ``test/accuracy`` (of all test images).
+    gives ``test/<figure>``, ``test/accuracy_after/<k>/<i>``, ``test/accuracy`` (of all test images) and
+    ``test/tasks_learnt``: where training was stopped before the last task, the figures are of those alone.
 
     Which classes a decision is among: under the scenario ``task`` those of the image's task, else with
     ``mask="none"`` all of them, with any other mask those of the tasks so far and of the tasks up to the
@@ -345,7 +346,8 @@ class ContinualTask(Task):
         """Return the strategy's loss of one batch."""
         self.step = batch_idx
         loss = self.strategy.loss(self, batch)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        if self.logs_this_step:
+            self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -481,6 +483,9 @@ class ContinualTask(Task):
             for task, accuracy in enumerate(row, 1):
                 self.log(f"test/accuracy/{task}", accuracy, logger=False, sync_dist=True)
             return
+        if len(self.matrix) < self.stream.tasks and self.trainer.is_global_zero:
+            print(f"only {len(self.matrix)} of the {self.stream.tasks} tasks are learnt: the figures are of those")
+        self.log("test/tasks_learnt", float(len(self.matrix)), sync_dist=True)
         self.matrix[-1] = row
         for after, accuracies in enumerate([self.baseline, *self.matrix]):
             for task, accuracy in enumerate(accuracies, 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -59,6 +60,13 @@ def replayed(learner: ContinualTask, index: Tensor, stream: int = 0) -> Batch:
     raw = learner.stream.fetched(own, REPLAY, stream, trainer.global_step)
     batch: Batch = trainer.strategy.batch_to_device(raw, dataloader_idx=0)
     return batch
+
+
+def of_all(own: Tensor) -> Tensor:
+    """The rows of all processes, each of which has as many."""
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, own.contiguous())
+    return torch.cat(parts)
 
 
 class Replay(Strategy):
@@ -192,7 +200,7 @@ class DERPlusPlus(Strategy):
             loss = loss + self.beta * learner.loss_of(logits[2], parts[2].target, parts[2].index)
         index, now = batch.index, logits[0].detach()
         if learner.trainer.world_size > 1:
-            index, now = learner.all_gather(index).flatten(0, 1), learner.all_gather(now).flatten(0, 1)  # type: ignore[union-attr]
+            index, now = of_all(index), of_all(now)
         self.memory.add(index, groups_of(learner, index), learner.current_epoch, logits=now)
         return loss
 

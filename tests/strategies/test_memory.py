@@ -17,9 +17,9 @@ def present(memory: Memory, count: int, pieces: int, groups: int = 1) -> None:
 
 @pytest.mark.parametrize("pieces", [1, 7])
 def test_a_reservoir_is_uniform(pieces):
-    """Over 1500 seeds each of 40 samples, early or late, is kept equally often: chi-square."""
+    """Over 800 seeds each of 40 samples, early or late, is kept equally often: chi-square."""
     kept: Counter[int] = Counter()
-    for seed in range(1500):
+    for seed in range(800):
         memory = Memory(5, seed=seed)
         present(memory, 40, pieces)
         assert len(set(memory.index.tolist())) == 5
@@ -31,14 +31,14 @@ def test_a_reservoir_is_uniform_at_every_time():
     """Not only at the end: after 10 of 40 samples as well; and pairs are kept as often as they should."""
     early: Counter[int] = Counter()
     pairs = 0
-    for seed in range(1500):
+    for seed in range(800):
         memory = Memory(5, seed=seed)
         memory.add(torch.arange(10), torch.zeros(10).long())
         early.update(memory.index.tolist())
         memory.add(torch.arange(10, 40), torch.zeros(30).long())
         pairs += {0, 39} <= set(memory.index.tolist())
     assert chisquare([early[i] for i in range(10)]).pvalue > 1e-3
-    expected = 1500 * (5 / 40) * (4 / 39)
+    expected = 800 * (5 / 40) * (4 / 39)
     assert abs(pairs - expected) < 4 * expected**0.5
 
 
