@@ -1,16 +1,17 @@
 """Images per second of training, beside a bare loop and the usual recipes, with the same network and batch.
 
-    HEM_DATA=<folder> python benchmarks/train.py [--data mnist cifar10] [--busy] [--peer <python with torch-uncertainty>]
+    HEM_DATA=<folder> python benchmarks/train.py [--data mnist cifar10] [--busy] [--peer <python>]
 
 Each way of training is a process of its own; the processes take turns, a block of steps each, so all of them meet the
 same machine. Start-up, validation and the first block are left out. Ratios are taken block by block:
 
-* `hem`: `cli.py fit` with the data set's config: augmentation, schedule, logging, progress bar and all; the second time with
-  `configs/trainer/fast.yaml` (bfloat16, compiled);
+* `hem`: `cli.py fit` with the data set's config: augmentation, schedule, logging, progress bar and all; the second
+  time with `configs/trainer/fast.yaml` (bfloat16);
 * `bare`: a torch loop over normalised float tensors in memory, with the same optimiser and schedule, and nothing else
   (no augmentation);
 * `recipe`: the same loop over torchvision's data set and transforms and a DataLoader, without and with workers;
-* `uncertainty`: torch-uncertainty's routine and data module under Lightning's Trainer with its defaults.
+* `uncertainty`: torch-uncertainty's routine and data module under Lightning's Trainer with its defaults; `--peer` is an
+  interpreter that has both (in an environment of its own, lest it changes versions here).
 
 The table goes to the terminal as Markdown, every block to benchmarks/results/train_cpu.csv (train_cpu_busy.csv).
 """
