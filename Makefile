@@ -48,7 +48,10 @@ study-killed: setup  ## a study killed with -9 at 20 random moments, against an 
 bench: setup  ## what each loss costs beside cross_entropy, as ratios
 	$(BIN)/python benchmarks/losses.py
 
+bench-train: setup  ## images per second of training beside a bare loop and the usual recipes (HEM_DATA says where)
+	$(BIN)/python benchmarks/train.py --data mnist cifar10
+
 clean:  ## remove what the tools leave behind, the environment included; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache *.egg-info
 
-.PHONY: help setup train tensorboard test quick lint types mnist study study-killed bench clean
+.PHONY: help setup train tensorboard test quick lint types mnist study study-killed bench bench-train clean

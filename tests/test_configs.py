@@ -65,7 +65,7 @@ def test_task_config(config, hem_command, tmp_path):
     A config that examines a trained network is given one: two batches of the classification config of that name.
     """
     task, name = Path(config).parent.name, Path(config).stem
-    data_set = re.sub("_(pgd|trades|open|small|permuted)$", "", name)
+    data_set = re.sub("_(pgd|trades|open|small|permuted|fast)$", "", name)
     root = tmp_path / "data"
     data = []
     if data_set in STAND_INS:
@@ -119,8 +119,10 @@ def test_every_strategy_has_a_config():
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_overlay(overlay, hem_command, tmp_path):
-    """Every overlay parses on top of a task; it runs where the machine has what it asks for."""
+def test_overlay(overlay, hem_command, tmp_path, monkeypatch):
+    """Every overlay parses on top of a task; it runs where the machine has what it asks for; nothing is compiled."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode=None: compiled.append(mode))
     accelerator = "cpu" if "gpu" not in overlay or not torch.cuda.is_available() else "gpu"
     devices = ("--trainer.accelerator", accelerator, "--trainer.devices", 1)
     outcome = hem_command("fit", "--config", DIGITS, *DEBUG, "--config", overlay, *devices, "--run_dir", tmp_path,
@@ -128,6 +130,7 @@ def test_overlay(overlay, hem_command, tmp_path):
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     assert outcome.code == 0, outcome.err
+    assert compiled == [None] * ("compile: true" in (ROOT / overlay).read_text())
 
 
 def test_run_folder(hem_command, tmp_path, monkeypatch):

@@ -172,17 +172,22 @@ class Loader:
 
     def _requests(self, start: int) -> Iterator[Request]:
         """Indices, keys and the number of samples of every batch from a position on."""
-        for index in islice(self.sampler, start, None):
-            size = len(index)
-            if self.seed is None:
-                yield index, None, size
-                continue
-            key = key_of(self.seed, self.sampler.epoch, index)
-            if self.partners is not None:
-                choice = integers(key_of(key, PARTNER), len(self.partners))
-                index = torch.cat([index, self.partners[choice]])
-                key = key_of(self.seed, self.sampler.epoch, index)
-            yield index % len(self.images), key, size  # larger numbers are repeats, see ImageDataModule.order
+        parts = list(islice(self.sampler, start, None))
+        if self.seed is None or not parts:
+            yield from ((index, None, len(index)) for index in parts)
+            return
+        # all keys of the epoch at once: hashing is many small operations, whatever the number of keys
+        sizes = [len(index) for index in parts]
+        whole = torch.cat(parts)
+        key = key_of(self.seed, self.sampler.epoch, whole)
+        if self.partners is None:
+            yield from zip(parts, key.split(sizes), sizes, strict=True)
+            return
+        partner = self.partners[integers(key_of(key, PARTNER), len(self.partners))]
+        partner_key = key_of(self.seed, self.sampler.epoch, partner)
+        parted = (each.split(sizes) for each in (key, partner, partner_key))
+        for index, k, other, other_key, size in zip(parts, *parted, sizes, strict=True):
+            yield torch.cat([index, other]), torch.cat([k, other_key]), size
 
     def _fetch(self, requests: Iterator[Request]) -> Iterator[RawBatch]:
         if isinstance(self.images, MemoryImages):
