@@ -181,11 +181,11 @@ class Loader:
         whole = torch.cat(parts)
         key = key_of(self.seed, self.sampler.epoch, whole)
         if self.partners is None:
-            yield from zip(parts, key.split(sizes), sizes, strict=True)
+            yield from zip(parts, key.split_with_sizes(sizes), sizes, strict=True)
             return
         partner = self.partners[integers(key_of(key, PARTNER), len(self.partners))]
         partner_key = key_of(self.seed, self.sampler.epoch, partner)
-        parted = (each.split(sizes) for each in (key, partner, partner_key))
+        parted = (each.split_with_sizes(sizes) for each in (key, partner, partner_key))
         for index, k, other, other_key, size in zip(parts, *parted, sizes, strict=True):
             yield torch.cat([index, other]), torch.cat([k, other_key]), size
 
