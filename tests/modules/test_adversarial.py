@@ -343,9 +343,9 @@ def test_names_of_attacks_are_drawn():
     styles = {line.get_label().split()[0]: line.get_linestyle() for line in figure.axes[0].lines}
     assert styles["autoattack"] == "None", "points alone where an attack ran at some of the eps"
     assert styles["worst"] == styles["pgd_ce"] == "-"
-    assert [line.get_label() for line in figure.axes[0].lines] == [
+    assert {line.get_label() for line in figure.axes[0].lines} == {
         f"{name} (10 images)" for name in (*ATTACKS, "worst")
-    ]
+    }
 
 
 # -- the command line
