@@ -173,13 +173,15 @@ class Loader:
     def _requests(self, start: int) -> Iterator[Request]:
         """Indices, keys and the number of samples of every batch from a position on."""
         parts = list(islice(self.sampler, start, None))
+        count = len(self.images)  # beyond it are repeats of a sample, with keys of their own: see ImageDataModule.order
         if self.seed is None or not parts:
-            yield from ((index, None, len(index)) for index in parts)
+            yield from ((index % count, None, len(index)) for index in parts)
             return
         # all keys of the epoch at once: hashing is many small operations, whatever the number of keys
         sizes = [len(index) for index in parts]
         whole = torch.cat(parts)
         key = key_of(self.seed, self.sampler.epoch, whole)
+        parts = list((whole % count).split(sizes))
         if self.partners is None:
             yield from zip(parts, key.split_with_sizes(sizes), sizes, strict=True)
             return
