@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from hem.run import LAST, atomic_file, last_checkpoint
@@ -34,11 +34,13 @@ class Step(NamedTuple):
     epoch: int
 
 
-class Watch(Callback):
-    """Saves ``last.ckpt`` within epochs, stops when told to, and stops at a loss that is no number.
+class Watch(Checkpoint):
+    """Saves ``last.ckpt``, stops when told to, and stops at a loss that is no number.
 
-    * Every ``save_minutes`` (or ``save_steps``) the run's ``last`` checkpoint is written, with the position in
-      the epoch: ``--ckpt_path auto`` goes on with the next batch.
+    * The run's ``last`` checkpoint is written after every epoch, behind its validation. (Lightning's ``save_last``
+      writes one only where the epoch was among the best.)
+    * Every ``save_minutes`` (or ``save_steps``) it is written within an epoch, too, with the position:
+      ``--ckpt_path auto`` goes on with the next batch.
     * At SIGTERM or SIGUSR1 (a scheduler's notice that the time is up) it is written after the step in progress,
       and the process ends with exit code 75: "try again".
     * A NaN or infinite training loss ends the run with exit code 1. The batch that made it lies in the run folder,
@@ -68,6 +70,7 @@ class Watch(Callback):
         self.save_minutes = save_minutes
         self.save_steps = save_steps
         self.saved = (0.0, 0)  # when, and after which step
+        self.closed = 0  # the step after which an epoch, or a validation, was saved
         self.notice: signal.Signals | None = None
         self.task_at_hand = GO_ON
         self.pending: Step | None = None
@@ -76,7 +79,7 @@ class Watch(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen for signals. The Trainer puts back what was there before, whatever ends the run."""
-        self.saved = (time.monotonic(), trainer.global_step)
+        self.saved, self.closed = (time.monotonic(), trainer.global_step), trainer.global_step
         self.notice, self.task_at_hand, self.pending = None, GO_ON, None
         try:
             for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -94,8 +97,7 @@ class Watch(Callback):
         if self.task_at_hand == GO_ON or between or trainer.is_last_batch:
             return
         if getattr(pl_module, "resumes_within_epochs", True):
-            trainer.save_checkpoint(self._folder(trainer) / LAST, weights_only=False)
-        self.saved = (time.monotonic(), trainer.global_step)
+            self._save(trainer)
         if self.task_at_hand == STOP:
             if trainer.is_global_zero:
                 print(
@@ -110,6 +112,19 @@ class Watch(Callback):
         """Let no validation begin behind a loss that was no number."""
         self._read(trainer)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what was validated; Lightning calls those that save checkpoints in turn, so the best one is known."""
+        within = getattr(pl_module, "resumes_within_epochs", True)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and (within or trainer.is_last_batch):
+            self.closed = trainer.global_step
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save an epoch that has no validation."""
+        if self.closed != trainer.global_step:
+            self.closed = trainer.global_step
+            self._save(trainer)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the last word."""
         self._read(trainer)
@@ -119,6 +134,12 @@ class Watch(Callback):
         self._read(trainer)
         for logger in trainer.loggers:
             logger.save()
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        trainer.save_checkpoint(self._folder(trainer) / LAST, weights_only=False)
+        self.saved = (time.monotonic(), trainer.global_step)
 
     @staticmethod
     def _folder(trainer: Trainer) -> Path:

@@ -202,6 +202,18 @@ def test_checkpoints_by_the_clock(hem_command, tmp_path):
         assert "above nought" in outcome.err
 
 
+@pytest.mark.parametrize("validation", [0.1, 0])
+def test_last_is_the_last(validation, hem_command, tmp_path):
+    """Also where the last epoch is not the best; Lightning's ``save_last`` leaves such an epoch out."""
+    arguments = (*COMMON, *NET, "--run_dir", tmp_path, "--data.val_fraction", validation, "--checkpoint.mode", "min")
+    assert hem_command(*arguments).code == 0
+    epoch = STEPS if validation else 22
+    assert state(tmp_path)["global_step"] == EPOCHS * epoch
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] == (epoch if validation else EPOCHS * epoch)
+    assert torch.load(tmp_path / "checkpoints" / "last-1.ckpt", weights_only=True)["global_step"] == epoch
+
+
 # -- damaged checkpoints -----------------------------------------------------------------------------------------
 
 
