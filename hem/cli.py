@@ -382,6 +382,8 @@ def quiet() -> None:
         "Precision .* is not supported by the model summary",  # its estimate in MB is all that is concerned
         "Couldn't infer the batch indices fetched",  # predictions carry their own
         "The '(train|val|test|predict)_dataloader' does not have many workers",  # images in memory need none
+        # a run resumed behind its validation; a figure that no validation has is an error
+        r"`ModelCheckpoint\(monitor=.*could not find the monitored key",
         "The `srun` command is available",  # on a login node, or for a run on this machine alone
     ):
         warnings.filterwarnings("ignore", message=message)
