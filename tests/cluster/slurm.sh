@@ -135,6 +135,7 @@ compare one0 failure
 node "$where"
 
 echo "-- a run over two nodes"
+export MASTER_ADDR=127.0.0.1  # the nodes' names are known to SLURM alone
 job=$(submit --nodes=2 --time=30 scripts/slurm.sbatch $COMMON --trainer.max_epochs 1 --run_dir "$RUNS/nodes" --trainer.strategy ddp)
 finished "$job" 900
 figures nodes 0
