@@ -148,16 +148,6 @@ def test_overlay(overlay, hem_command, tmp_path, monkeypatch):
     assert compiled == [None] * ("compile: true" in (ROOT / overlay).read_text())
 
 
-def test_slurm_outside_of_slurm(hem_command, tmp_path):
-    """The overlay without srun says so."""
-    outcome = hem_command(
-        "fit", "--config", DIGITS, "--config", "configs/trainer/slurm.yaml", *DEBUG, "--run_dir", tmp_path
-    )
-    assert outcome.code == 1
-    assert "srun" in outcome.err
-    assert "Traceback" not in outcome.err
-
-
 def test_run_folder(hem_command, tmp_path, monkeypatch):
     """A run leaves its config, curves, checkpoints and figures, and the network comes back as it was tested."""
     common = ("--config", DIGITS, "--config", "configs/loss/hem.yaml", "--run_dir", tmp_path,
