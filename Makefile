@@ -51,7 +51,11 @@ bench: setup  ## what each loss costs beside cross_entropy, as ratios
 bench-train: setup  ## images per second of training beside a bare loop and the usual recipes (HEM_DATA says where)
 	$(BIN)/python benchmarks/train.py --data mnist cifar10
 
+cluster-check: setup  ## runs over network namespaces and a SLURM of this machine (docs/clusters.md); root, half an hour
+	bash tests/cluster/namespaces.sh
+	bash tests/cluster/slurm.sh
+
 clean:  ## remove what the tools leave behind, the environment included; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache *.egg-info
 
-.PHONY: help setup train tensorboard test quick lint types mnist study study-killed bench bench-train clean
+.PHONY: help setup train tensorboard test quick lint types mnist study study-killed bench bench-train cluster-check clean

@@ -6,6 +6,7 @@ reads ``configs/base.yaml`` first, then each ``--config`` in turn, then the opti
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import os
@@ -35,14 +36,35 @@ import hem.strategies
 from hem.memory import keep_freed
 from hem.names import near
 from hem.progress import ProgressBar
-from hem.run import SaveConfig, SavePredictions, SaveResults
+from hem.run import (
+    BEFORE,
+    LAST,
+    SaveConfig,
+    SavePredictions,
+    SaveResults,
+    last_checkpoint,
+    refuse_programs,
+    set_aside,
+)
+from hem.watch import Watch
 
 # a config gives class weights as a list of numbers
 register_type(torch.Tensor, torch.Tensor.tolist, torch.tensor)
 
 BASE_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "base.yaml"
 COMMANDS = ("fit", "validate", "test", "predict")
-MISTAKES = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
+MISTAKES = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MisconfigurationException)
+# what the system says of a disk that takes or gives no more, in words
+VOLUME = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "this user may not",
+    errno.EPERM: "this user may not",
+    errno.EIO: "the volume does not answer",
+    errno.ESTALE: "the volume does not answer",
+    errno.ENOTCONN: "the volume does not answer",
+}
 
 
 def subclasses(package: ModuleType, base: type) -> list[str]:
@@ -152,6 +174,7 @@ class HemCLI(LightningCLI):
             help="The run's folder (runs/<task>_<data>/<loss>/seed<k>).",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Watch, "watch")
         for name in ("num_classes", "class_names", "class_counts", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         for name in ("num_classes", "in_channels", "image_size"):
@@ -184,10 +207,18 @@ class HemCLI(LightningCLI):
                 config.trainer.logger = [each for each in config.trainer.logger if "CSV" not in each.class_path]
             for logger in config.trainer.logger:
                 logger.init_args.save_dir = str(folder)
-        if self.subcommand == "fit" and not config.ckpt_path and getattr(rank_zero_only, "rank", 0) == 0:
+        first = getattr(rank_zero_only, "rank", 0) == 0
+        if self.subcommand == "fit" and config.ckpt_path == "auto":
+            config.ckpt_path = "last" if last_checkpoint(folder / "checkpoints") else None
+        elif self.subcommand == "fit" and not config.ckpt_path and first:
             refuse_used(folder)
         if self.subcommand and config.ckpt_path in ("best", "last"):
-            config.ckpt_path = str(checkpoint(folder, config.ckpt_path))
+            path = checkpoint(folder, config.ckpt_path)
+            config.ckpt_path = str(path)
+            if path.name == BEFORE and self.subcommand == "fit" and first:
+                set_aside(path.with_name(LAST))
+        if self.subcommand and config.ckpt_path:
+            refuse_programs(Path(config.ckpt_path))
         self.trainer_defaults["callbacks"] = [SaveResults(**names), SavePredictions()]
         given = config.trainer.callbacks or []
         if config.trainer.enable_progress_bar is not False and not any("Progress" in c.class_path for c in given):
@@ -220,7 +251,7 @@ def refuse_used(folder: Path) -> None:
     """
     if (folder / "config.yaml").exists():
         raise FileExistsError(
-            f"{folder} already holds a run: resume it with `--ckpt_path last`, train another with "
+            f"{folder} already holds a run: resume it with `--ckpt_path last` (or `auto`), train another with "
             "`--seed_everything <number>` or `--run_dir <folder>`, or delete the folder."
         )
 
@@ -232,6 +263,8 @@ def checkpoint(folder: Path, which: str) -> Path:
         FileNotFoundError: If the run has none.
     """
     path = folder / "checkpoints" / f"{which}.ckpt"
+    if which == "last":
+        path = last_checkpoint(path.parent) or path
     if not path.is_file():
         found = ", ".join(sorted(str(p) for p in folder.glob("checkpoints/*.ckpt"))) or "none"
         raise FileNotFoundError(
@@ -316,6 +349,27 @@ def mistake(error: BaseException) -> BaseException:
     return next((link for link in chain if "jsonargparse" not in origin(link)), error)
 
 
+def sentence(error: BaseException) -> str:
+    """Return what a user should read of an error: what was wanted, what came, the mend.
+
+    Example:
+        >>> sentence(OSError(errno.ENOSPC, "No space left on device", "runs/last.ckpt"))
+        'runs/last.ckpt cannot be read or written, for the disk is full: mend that, ... `--ckpt_path auto`.'
+    """
+    if isinstance(error, OSError) and error.errno in VOLUME:
+        return (
+            f"{error.filename or 'A file of the run'} cannot be read or written, for {VOLUME[error.errno]}: mend that, "
+            "or take another --run_dir or --data.root; the checkpoints that were there are whole, a run that had begun "
+            "goes on with `--ckpt_path auto`."
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        return (
+            "A process that reads images was killed, most likely because the memory was full: take fewer "
+            "(--data.num_workers) or smaller batches (--data.batch_size); the run goes on with `--ckpt_path auto`."
+        )
+    return str(error)
+
+
 def quiet() -> None:
     """Silence what libraries say that is no news to a user."""
     for message in (
@@ -328,6 +382,9 @@ def quiet() -> None:
         "Precision .* is not supported by the model summary",  # its estimate in MB is all that is concerned
         "Couldn't infer the batch indices fetched",  # predictions carry their own
         "The '(train|val|test|predict)_dataloader' does not have many workers",  # images in memory need none
+        # a run resumed behind its validation; a figure that no validation has is an error
+        r"`ModelCheckpoint\(monitor=.*could not find the monitored key",
+        "The `srun` command is available",  # on a login node, or for a run on this machine alone
     ):
         warnings.filterwarnings("ignore", message=message)
     # Lightning 2.6 calls jsonargparse by names of an older release
@@ -357,11 +414,12 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     try:
         build(arguments)
-    except MISTAKES as error:
-        if os.environ.get("HEM_TRACEBACK"):
-            raise
+    except (*MISTAKES, RuntimeError) as error:
         cause = mistake(error)
-        print(f"error: {cause}", file=sys.stderr)
+        answered = isinstance(cause, MISTAKES) or sentence(cause) != str(cause)
+        if os.environ.get("HEM_TRACEBACK") or not answered:
+            raise
+        print(f"error: {sentence(cause)}", file=sys.stderr)
         return 1
     except SystemExit as stop:
         return int(stop.code or 0) if not isinstance(stop.code, str) else 1

@@ -14,10 +14,12 @@ import json
 import os
 import pickle
 import platform
+import sys
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +56,12 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except (OSError, RuntimeError) as error:
+        reason = error.__context__ if isinstance(error, RuntimeError) else error  # torch wraps what a write raises
+        if not isinstance(reason, OSError):
+            raise
+        reason.filename = reason.filename or str(path)  # a full disk tells the number of the error alone
+        raise reason from None
     finally:
         beside.unlink(missing_ok=True)
 
@@ -64,13 +72,83 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+LAST, BEFORE = "last.ckpt", "last-1.ckpt"  # the newest checkpoint of a run, and the one before it
+
+
+def whole(path: Path) -> bool:
+    """Whether a checkpoint is there with every byte as it was written, by the checksums of its zip archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint among ``last`` and the one before it; a damaged one is named. None: there is none.
+
+    Args:
+        folder: The checkpoints of a run.
+
+    Returns:
+        Its path; where all are damaged, that of the newest, whose reading will say so.
+    """
+    there = [path for name in (LAST, BEFORE) if (path := folder / name).is_file()]
+    found = next(filter(whole, there), None)
+    if found and found != there[0] and getattr(rank_zero_only, "rank", 0) == 0:
+        print(f"{there[0]} is damaged: {found}, the checkpoint before it, is taken.", file=sys.stderr)
+    return found or next(iter(there), None)
+
+
+def set_aside(damaged: Path) -> None:
+    """Take a damaged ``last`` out of the way of the next one, which would otherwise become the one before."""
+    with suppress(FileNotFoundError):
+        os.replace(damaged, damaged.with_suffix(".damaged"))
+
+
+def refuse_programs(path: Path) -> None:
+    """Refuse a checkpoint that calls for more than tensors and plain values, which FSDP of Lightning 2.6 would run.
+
+    Raises:
+        ValueError: If it does.
+    """
+    try:
+        calls = torch.serialization.get_unsafe_globals_in_checkpoint(path) if path.is_file() else []
+    except Exception:  # no checkpoint: whatever its bytes happen to mean; reading it says so
+        return
+    if calls:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint: it calls for {calls[0]}, which could be a program, where tensors "
+            "and plain values were expected; give one of those under runs/."
+        )
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that a killed process cannot cut in half: written beside their place, flushed, renamed."""
+    """Checkpoints that a killed process cannot cut in half: written beside their place, flushed, renamed.
+
+    The ``last`` checkpoint that a new one replaces stays as ``last-1.ckpt``.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Save a checkpoint under ``path``, whole or not at all."""
+        """Save a checkpoint under ``path``, whole or not at all.
+
+        Raises:
+            OSError: If it cannot be written; the checkpoints that were there stay.
+        """
+        path = Path(path)
         with atomic_file(path) as file:
             torch.save(checkpoint, file)
+            if path.name == LAST and path.is_file():
+                self._keep(path)
+
+    def _keep(self, last: Path) -> None:
+        before, beside = last.with_name(BEFORE), last.with_name(f".{BEFORE}.{os.getpid()}")
+        try:
+            os.link(last, beside)  # at no moment is there no `last`
+        except OSError:  # a file system without links
+            os.replace(last, before)
+        else:
+            os.replace(beside, before)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
@@ -87,6 +165,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 "`last` for those of this run."
             )
         try:
+            if not whole(Path(path)):
+                raise zipfile.BadZipFile  # torch itself would take bytes that have changed
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
         except (
             RuntimeError,
@@ -97,7 +177,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             KeyError,
         ) as error:
             raise ValueError(
-                f"{path} cannot be read as a checkpoint (cut short, or another kind of file): "
+                f"{path} cannot be read as a checkpoint (cut short, changed on the disk, or another kind of file): "
                 "give another one, `best` or `last`, or train again."
             ) from error
         if "state_dict" not in loaded:
@@ -108,25 +188,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class CSVLogger(lightning.pytorch.loggers.CSVLogger):
     """Lightning's CSV logger, which keeps the rows that an interrupted run wrote, where Lightning's deletes them.
 
-    Rows of epochs that the resumed run repeats are dropped when it logs them again: a row is kept where its
-    step is below the first step that is logged now.
+    Every row is in the file as soon as it is logged (``flush_logs_every_n_steps: 1`` in ``base.yaml``), so before any
+    checkpoint of a later step. Rows that the resumed run repeats are dropped when it logs the first of them again: a
+    row is kept where its step is below the first step that is logged now.
     """
 
     @property
     def experiment(self) -> Any:
-        """Return the writer, begun with the rows that are already in ``metrics.csv``."""
+        """Return the writer, which goes on with the ``metrics.csv`` that is there."""
         if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
             path = Path(self.log_dir) / "metrics.csv"
-            rows: list[dict[str, Any]] = []
-            if path.is_file():
-                with open(path, newline="") as file:
-                    rows = [{k: v for k, v in row.items() if v not in ("", None)} for row in csv.DictReader(file)]
+            aside = path.with_name(".metrics.csv")
+            with suppress(FileNotFoundError):
+                os.replace(path, aside)  # out of the way of Lightning, which deletes it
             with warnings.catch_warnings():
-                # "previous log files will be deleted": they are written again below
+                # "previous log files will be deleted": they are not
                 warnings.filterwarnings("ignore", message="Experiment logs directory")
                 writer = super().experiment
-            writer.metrics.extend(rows)
-            self._resumed = bool(rows)
+            self._resumed = aside.is_file()
+            if self._resumed:
+                os.replace(aside, path)
             return writer
         return super().experiment
 
@@ -135,7 +216,17 @@ class CSVLogger(lightning.pytorch.loggers.CSVLogger):
         """Log a row; the first one of a resumed run drops the rows of steps that it is about to repeat."""
         writer = self.experiment
         if getattr(self, "_resumed", False) and step is not None:
-            writer.metrics = [row for row in writer.metrics if int(row["step"]) < step]
+            path = Path(self.log_dir) / "metrics.csv"
+            with open(path, newline="") as file:
+                reader = csv.DictReader(file)
+                # the last row may be cut where the process was killed; it is one of those that are repeated
+                kept = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) < step]
+                writer.metrics_keys = list(reader.fieldnames or ())
+            text = io.StringIO()
+            table = csv.DictWriter(text, writer.metrics_keys, extrasaction="ignore")
+            table.writeheader()
+            table.writerows(kept)
+            write_atomically(path, text.getvalue())
             self._resumed = False
         super().log_metrics(metrics, step)
 

@@ -123,12 +123,27 @@ def test_overlay(overlay, hem_command, tmp_path, monkeypatch):
     """Every overlay parses on top of a task; it runs where the machine has what it asks for; nothing is compiled."""
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode=None: compiled.append(mode))
-    accelerator = "cpu" if "gpu" not in overlay or not torch.cuda.is_available() else "gpu"
+    if "slurm" in overlay:  # as srun starts the one task of a job
+        for name, value in {
+            "NTASKS": 1,
+            "NTASKS_PER_NODE": 1,
+            "NNODES": 1,
+            "PROCID": 0,
+            "LOCALID": 0,
+            "NODEID": 0,
+        }.items():
+            monkeypatch.setenv(f"SLURM_{name}", str(value))
+    asks = "gpu" in overlay or "fsdp" in overlay
+    accelerator = "gpu" if asks and torch.cuda.is_available() else "cpu"
     devices = ("--trainer.accelerator", accelerator, "--trainer.devices", 1)
     outcome = hem_command("fit", "--config", DIGITS, *DEBUG, "--config", overlay, *devices, "--run_dir", tmp_path,
                           "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2)  # fmt: skip
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    if "fsdp" in overlay and accelerator == "cpu":
+        assert outcome.code == 1
+        assert "requires a GPU accelerator" in outcome.err
+        return
     assert outcome.code == 0, outcome.err
     assert compiled == [None] * ("compile: true" in (ROOT / overlay).read_text())
 

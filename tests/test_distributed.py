@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
 
 
-def run(command: str, folder: Path, devices: int, loss: str) -> None:
+def run(command: str, folder: Path, devices: int, loss: str, *options: object) -> None:
     arguments = [
         *("--config", "configs/classification/digits.yaml", "--config", f"configs/loss/{loss}.yaml"),
         # batch statistics are per process by design of torch's BatchNorm: a network without them is compared
@@ -21,7 +21,8 @@ def run(command: str, folder: Path, devices: int, loss: str) -> None:
         *("--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--trainer.devices", str(devices)),
         *("--trainer.strategy", "ddp" if devices > 1 else "auto", "--run_dir", str(folder)),
         *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
-        *(("--ckpt_path", "last") if command == "test" else ()),
+        *(("--ckpt_path", "last") if command == "test" and not options else ()),
+        *map(str, options),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -40,8 +41,7 @@ def test_two_processes_are_one(loss, tmp_path):
     """Weights after three epochs agree, and every test figure: each sample is counted once.
 
     One of the figures is a mean over samples (accuracy), one a quantile-like sum over bins (calibration), one
-    per class; 360 test images on two processes would be padded by a usual distributed sampler if the batch did
-    not divide them.
+    per class; 359 test images on two processes would be padded by a usual distributed sampler.
     """
     for devices in (1, 2):
         for command in ("fit", "test"):
@@ -60,3 +60,26 @@ def test_two_processes_are_one(loss, tmp_path):
         if (loss, name) == ("dice", "test/loss"):
             continue  # no mean over samples: it depends on how the test set is cut into batches
         assert two["metrics"][name] == pytest.approx(expected, rel=1e-4, abs=1e-5), name
+
+
+# the end of the command is that of `run`
+UNKNOWN = '{"novel": ["uniform"], "none": ["nonsense"]}'
+EXAMINATION = ("--model", "hem.modules.RejectionTask", "--model.unknown", UNKNOWN,
+               "--model.max_images", 41, "--model.nonsense_images", 21, "--model.corruptions", "[fog]",
+               "--model.attack_eps", 0.1, "--model.known_images", 31, "--model.scores", "[msp, max_logit]")  # fmt: skip
+
+
+def test_scores_of_two_processes_are_those_of_one(tmp_path):
+    """Rejection gathers the scores of every image: 359 known ones and odd numbers of all others, none twice."""
+    run("fit", tmp_path / "fit", 1, "hem", "--trainer.max_epochs", 1)
+    checkpoint = tmp_path / "fit" / "checkpoints" / "last.ckpt"
+    for devices in (1, 2):
+        run("test", tmp_path / str(devices), devices, "hem", *EXAMINATION, "--ckpt_path", checkpoint)
+    one, two = (json.loads((tmp_path / name / "results.json").read_text())["metrics"] for name in ("1", "2"))
+    assert one.keys() == two.keys()
+    assert len([name for name in one if "auroc" in name]) >= 6
+    for name, expected in one.items():
+        assert two[name] == pytest.approx(expected, rel=1e-5, abs=1e-5), name
+    records = [json.loads((tmp_path / name / "rejection.json").read_text())["images"] for name in ("1", "2")]
+    assert records[0] == records[1]
+    assert records[1] == {"clean": 359, "corrupt": 31, "adversarial": 31, "uniform": 41, "nonsense": 21}

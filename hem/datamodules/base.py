@@ -130,6 +130,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self.predict_folder = predict_folder
         self.on_device = on_device
         self._images: dict[str, Images] = {}
+        self._training: Loader | None = None
+        self._position: dict[str, int] | None = None
 
     # What a data set says about itself.
 
@@ -256,13 +258,19 @@ class ImageDataModule(LightningDataModule, ABC):
             device=device,
         )
         drawn = bool(self.augment or self.mixing) or not isinstance(images, MemoryImages)  # else no key is needed
-        return Loader(
+        made = Loader(
             images,
             batches,
             seed=self.seed if training and drawn else None,
             partners=index if training and self.mixing else None,
             workers=self.num_workers,
         )
+        if training:
+            self._training = made
+            if self._position is not None:
+                made.load_state_dict(self._position)
+                self._position = None
+        return made
 
     def _place(self, images: Images, device: torch.device | None) -> tuple[Images, torch.device | None]:
         """The images on the device, when they are in memory and small beside it; and the indices' device."""
@@ -279,6 +287,21 @@ class ImageDataModule(LightningDataModule, ABC):
         return placed, device
 
     # Lightning's hooks.
+
+    def state_dict(self) -> dict[str, int]:
+        """The position within the epoch. Lightning 2.6 saves the loader's as well, but hands it back too late.
+
+        (Whatever asks for the number of steps, such as a one-cycle schedule, makes it set up the loader before the
+        states are restored, and it forgets them then.)
+        """
+        return {} if self._training is None else self._training.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin at a position, once."""
+        if self._training is None:
+            self._position = state_dict
+        else:
+            self._training.load_state_dict(state_dict)
 
     def prepare_data(self) -> None:
         """Download, on one process alone."""

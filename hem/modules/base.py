@@ -115,6 +115,8 @@ class Task(LightningModule):
         ValueError: If ``class_names`` has another length, or ``skip_separated`` meets a network whose samples mix.
     """
 
+    resumes_within_epochs = True  # whether a checkpoint between two steps holds all that the next one needs
+
     def __init__(
         self,
         net: nn.Module,
@@ -193,6 +195,7 @@ class Task(LightningModule):
             target: What the criterion takes.
             criterion: Another one than the task's own.
         """
+        self.latest_logits = logits.detach()  # what is saved with a batch whose loss is no number
         with self._loss_scopes():
             loss = reduction.evaluate(self.loss if criterion is None else criterion, logits, target)
         if loss.ndim:
@@ -246,11 +249,12 @@ class Task(LightningModule):
             sync_dist=True,
         )
 
-    def on_train_epoch_start(self) -> None:
-        """Seed what the network itself draws (dropout): by epoch and rank, so that a resumed run repeats it."""
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed what the network itself draws (dropout): by epoch, batch and rank, so that a resumed run repeats it."""
         seed = os.environ.get("PL_GLOBAL_SEED")
         if seed is not None:
-            torch.manual_seed((int(seed) * 1_000_003 + self.current_epoch) * 1009 + self.global_rank)
+            number = (int(seed) * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx
+            torch.manual_seed((number * 1009 + self.global_rank) % 2**63)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network before torch does, in a sentence."""

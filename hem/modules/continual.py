@@ -190,6 +190,8 @@ class ContinualTask(Task):
         ValueError: ``skip_separated`` is on, or the mask or counts are none of those.
     """
 
+    resumes_within_epochs = False  # a task begins with an epoch, and its strategy keeps what steps have left behind
+
     def __init__(
         self,
         *args: Any,
@@ -327,7 +329,6 @@ class ContinualTask(Task):
 
     def on_train_epoch_start(self) -> None:
         """Begin a task, where the epoch is its first one."""
-        super().on_train_epoch_start()
         if self.current_epoch % self.stream.epochs_per_task:
             return
         if self.current_epoch:

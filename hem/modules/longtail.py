@@ -241,9 +241,15 @@ class LongTailTask(Task):
                 f"drw_epoch is {self.drw_epoch}, but training ends after {last} epochs: nothing is re-weighted."
             )
 
+    def on_train_start(self) -> None:
+        """Re-weight the loss where a run is resumed in the middle of an epoch, whose start is not told then."""
+        self._reweight()
+
     def on_train_epoch_start(self) -> None:
         """Re-weight the loss from ``drw_epoch`` on, also where a run is resumed behind it."""
-        super().on_train_epoch_start()
+        self._reweight()
+
+    def _reweight(self) -> None:
         if self.drw_epoch is not None and self.current_epoch >= self.drw_epoch:
             counts = torch.tensor(self.class_counts, device=self.device)
             weight = effective_number_weights(counts, self.drw_beta, torch.float32)

@@ -1,0 +1,214 @@
+"""What watches over a training: it saves in the middle of an epoch, and ends what cannot or must not go on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+
+from hem.run import LAST, atomic_file, last_checkpoint
+
+GO_ON, SAVE, STOP, NONFINITE = range(4)  # what one process has to say of a step; the largest word of all of them counts
+AGAIN = 75  # the exit code of a run that was told to stop and can be continued: EX_TEMPFAIL of sysexits.h
+
+
+class Step(NamedTuple):
+    """One step of training: what is kept of it until its loss is known to be finite."""
+
+    word: Tensor  # int32 scalar on the device
+    gathering: dist.Work | None  # the maximum of the word over all processes, on its way
+    loss: Tensor | None
+    batch: Any
+    logits: Tensor | None
+    step: int
+    epoch: int
+
+
+class Watch(Checkpoint):
+    """Saves ``last.ckpt``, stops when told to, and stops at a loss that is no number.
+
+    * The run's ``last`` checkpoint is written after every epoch, behind its validation. (Lightning's ``save_last``
+      writes one only where the epoch was among the best.)
+    * Every ``save_minutes`` (or ``save_steps``) it is written within an epoch, too, with the position:
+      ``--ckpt_path auto`` goes on with the next batch.
+    * At SIGTERM or SIGUSR1 (a scheduler's notice that the time is up) it is written after the step in progress,
+      and the process ends with exit code 75: "try again".
+    * A NaN or infinite training loss ends the run with exit code 1. The batch that made it lies in the run folder,
+      ``nonfinite_step<k>_rank<r>.pt``, for ``torch.load(path, weights_only=True)``: a dictionary of ``input``,
+      ``target``, ``index``, ``logits``, ``loss``, ``step`` and ``epoch``. No checkpoint is written after it.
+
+    All processes do the same after the same step: each has a word to say of it, and the largest counts. Nobody
+    waits for that: the maximum is taken beside the work that follows, and the word of a step is read after the next
+    one has been handed to the device (or before a checkpoint is written, or a validation begins).
+
+    Nothing is saved after the last batch of an epoch: the checkpoint that follows its validation does so, and a
+    resumed run would leave the validation out. Nor between the micro-batches of an accumulated step, nor for a task
+    that says ``resumes_within_epochs = False``: it goes on from the end of an epoch.
+
+    Args:
+        save_minutes: Minutes between checkpoints within an epoch; None: none by time.
+        save_steps: Optimiser steps between them, two at least; None: none by steps.
+
+    Raises:
+        ValueError: If one of them is not above nought.
+    """
+
+    def __init__(self, save_minutes: float | None = 10, save_steps: int | None = None) -> None:
+        for name, value in (("save_minutes", save_minutes), ("save_steps", save_steps)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is above nought, or null for no checkpoints by it, but it is {value}.")
+        self.save_minutes = save_minutes
+        self.save_steps = save_steps
+        self.saved = (0.0, 0)  # when, and after which step
+        self.closed = 0  # the step after which an epoch, or a validation, was saved
+        self.notice: signal.Signals | None = None
+        self.task_at_hand = GO_ON
+        self.pending: Step | None = None
+
+    # -- Lightning's hooks ---------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen for signals. The Trainer puts back what was there before, whatever ends the run."""
+        self.saved, self.closed = (time.monotonic(), trainer.global_step), trainer.global_step
+        self.notice, self.task_at_hand, self.pending = None, GO_ON, None
+        try:
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, self._take_notice)
+        except ValueError:
+            pass  # not in the main thread, where alone Python hears signals
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Read what was said of the step before, say a word of this one, and do what is to be done."""
+        self._read(trainer)
+        self.pending = self._speak(trainer, pl_module, outputs, batch)
+        between = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        if self.task_at_hand == GO_ON or between or trainer.is_last_batch:
+            return
+        if getattr(pl_module, "resumes_within_epochs", True):
+            self._save(trainer)
+        if self.task_at_hand == STOP:
+            if trainer.is_global_zero:
+                print(
+                    f"stopped by a signal after step {trainer.global_step}: go on with `--ckpt_path auto` from "
+                    f"{last_checkpoint(self._folder(trainer)) or 'the beginning'}.",
+                    file=sys.stderr,
+                )
+            raise SystemExit(AGAIN)
+        self.task_at_hand = GO_ON
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let no validation begin behind a loss that was no number."""
+        self._read(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what was validated; Lightning calls those that save checkpoints in turn, so the best one is known."""
+        within = getattr(pl_module, "resumes_within_epochs", True)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and (within or trainer.is_last_batch):
+            self.closed = trainer.global_step
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save an epoch that has no validation."""
+        if self.closed != trainer.global_step:
+            self.closed = trainer.global_step
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the last word."""
+        self._read(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let no checkpoint be written behind a loss that was no number; write the curves down as far."""
+        self._read(trainer)
+        for logger in trainer.loggers:
+            logger.save()
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        trainer.save_checkpoint(self._folder(trainer) / LAST, weights_only=False)
+        self.saved = (time.monotonic(), trainer.global_step)
+
+    @staticmethod
+    def _folder(trainer: Trainer) -> Path:
+        """Where the run's other checkpoints lie."""
+        return Path(getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir)
+
+    # -- words ---------------------------------------------------------------------------------------------
+
+    def _take_notice(self, number: int, frame: FrameType | None) -> None:
+        self.notice = signal.Signals(number)
+
+    def _speak(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any) -> Step:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        loss = loss.detach() if isinstance(loss, Tensor) else None
+        word = torch.full((), self._wish(trainer), dtype=torch.int32, device=task.device)
+        if loss is not None:
+            word = torch.where(loss.isfinite().all(), word, NONFINITE)
+        several = trainer.world_size > 1
+        gathering = dist.all_reduce(word, dist.ReduceOp.MAX, async_op=True) if several else None
+        logits = getattr(task, "latest_logits", None)
+        return Step(word, gathering, loss, batch, logits, trainer.global_step, trainer.current_epoch)
+
+    def _wish(self, trainer: Trainer) -> int:
+        if self.notice is not None:
+            return STOP
+        then, step = self.saved
+        late = self.save_minutes is not None and time.monotonic() - then >= 60 * self.save_minutes
+        # a step from now is when it is done
+        far = self.save_steps is not None and trainer.global_step + 1 - step >= self.save_steps
+        return SAVE if late or far else GO_ON
+
+    def _read(self, trainer: Trainer) -> None:
+        step, self.pending = self.pending, None
+        if step is None:
+            return
+        if step.gathering is not None:
+            step.gathering.wait()
+        word = int(step.word)
+        if word == NONFINITE:
+            self._report(trainer, step)
+        self.task_at_hand = max(self.task_at_hand, word)
+
+    def _report(self, trainer: Trainer, step: Step) -> None:
+        """Save the batch on the processes whose batch it was, and end all of them.
+
+        The mean of a loss is over the samples of all processes, so one batch makes the loss of all of them NaN: the
+        logits tell whose it was. Where all logits are finite (the loss itself is at fault), all batches are kept.
+
+        Raises:
+            FloatingPointError: On those processes.
+            SystemExit: On the others.
+        """
+        mine = step.logits is not None and not bool(step.logits.isfinite().all())
+        everyone = [mine]
+        if trainer.world_size > 1:
+            everyone *= trainer.world_size
+            dist.all_gather_object(everyone, mine)
+        if any(everyone) and not mine:
+            raise SystemExit(1)
+        parts = dict(zip(("input", "target", "index"), step.batch, strict=False))
+        record = {**parts, "logits": step.logits, "loss": step.loss}
+        record = {name: value.detach().cpu() for name, value in record.items() if isinstance(value, Tensor)}
+        path = Path(trainer.default_root_dir) / f"nonfinite_step{step.step}_rank{trainer.global_rank}.pt"
+        with atomic_file(path) as file:
+            torch.save({**record, "step": step.step, "epoch": step.epoch}, file)
+        value = "none" if step.loss is None else step.loss.item()
+        kept = last_checkpoint(self._folder(trainer))
+        raise FloatingPointError(
+            f"Expected a finite loss, but step {step.step} (epoch {step.epoch}) gave {value}: its batch and "
+            f"logits are in {path}, the last checkpoint is {kept or 'not there yet'}; lower the learning rate, clip "
+            "gradients (--trainer.gradient_clip_val 1), or look for broken images in the batch."
+        )
