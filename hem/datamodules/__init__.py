@@ -15,7 +15,7 @@ from hem.datamodules.inaturalist import INaturalistDataModule
 from hem.datamodules.loader import Batch, Batches, Loader
 from hem.datamodules.longtail import LongTail, PowerSampling
 from hem.datamodules.mask_folder import MaskFolder
-from hem.datamodules.masks import MaskDataset
+from hem.datamodules.masks import MaskDataset, RandomScale
 from hem.datamodules.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
 from hem.datamodules.segmentation import SegmentationDataModule
 from hem.datamodules.svhn import SVHNDataModule
@@ -80,6 +80,7 @@ __all__ = [
     "OfficialCorruptions",
     "OpenSetDataModule",
     "PowerSampling",
+    "RandomScale",
     "SVHNDataModule",
     "Sampling",
     "SegmentationDataModule",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import InterpolationMode, Transform, query_size
 from torchvision.transforms.v2 import functional as TF
 
 from hem.datamodules.images import NO_TARGET, FileImages, Images
@@ -290,6 +290,37 @@ def random_crop(
         if 0 < int(found.max()) <= max_share * int(found.sum()):
             break
     return image[:, top : top + height, left : left + width], part
+
+
+class RandomScale(Transform):
+    """Scale image and mask by one factor, drawn evenly from a range.
+
+    Args:
+        scale: Smallest and largest factor of the sides, > 0.
+
+    Raises:
+        ValueError: If the range is not one of positive factors.
+
+    Example:
+        >>> image = tv_tensors.Image(torch.zeros(3, 10, 20, dtype=torch.uint8))
+        >>> [tuple(x.shape) for x in RandomScale((2.0, 2.0))(image, tv_tensors.Mask(image[0]))]
+        [(3, 20, 40), (20, 40)]
+    """
+
+    def __init__(self, scale: tuple[float, float]) -> None:
+        super().__init__()
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"scale is a range of factors above 0, but it is {list(scale)}.")
+        self.scale = scale
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the factor; torchvision calls this once for image and mask."""
+        factor = self.scale[0] + (self.scale[1] - self.scale[0]) * float(torch.rand(()))
+        return {"size": [max(1, round(factor * side)) for side in query_size(flat_inputs)]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Scale one of the two: bilinear and antialiased, nearest for a mask."""
+        return self._call_kernel(TF.resize, inpt, size=params["size"], antialias=True)
 
 
 class Pairs(Images):
