@@ -8,15 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 from torch import Tensor
-
-from hem.run import run_folder, write_atomically
 
 Color = tuple[int, int, int]
 ERROR: Color = (220, 30, 30)
@@ -30,19 +26,6 @@ class Example(NamedTuple):
     target: Tensor  # (H, W); values from C on have no label
     prediction: Tensor  # (H, W) in 0..C-1
     scores: dict[str, Tensor]  # maps of unknownness, each (H, W)
-
-
-def publish(trainer: Trainer, figure: Figure, name: str) -> None:
-    """Write a figure as ``<name>.png`` into the run folder, and into TensorBoard."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    folder = run_folder(trainer)
-    if folder is not None:
-        write_atomically(folder / f"{name}.png", picture.getvalue())
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            pixels = np.asarray(Image.open(picture).convert("RGB"))
-            logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
 
 
 def colored(mask: Tensor, palette: Sequence[Color]) -> np.ndarray:
@@ -100,7 +83,8 @@ def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names:
         guess = 0.4 * photo + 0.6 * colored(example.prediction, palette)
         wrong = (example.target != example.prediction).numpy()[..., None]
         error = np.where(labelled, np.where(wrong, ERROR, RIGHT), 0)
-        for panel, picture in zip(row, (photo, truth, guess, error), strict=False):
+        pictures: list[np.ndarray] = [photo, truth, guess, error]
+        for panel, picture in zip(row, pictures, strict=False):
             panel.imshow(picture.astype(np.uint8))
         for panel, name in zip(row[4:], maps, strict=True):
             panel.imshow(example.scores[name].numpy(), cmap="magma")
@@ -109,7 +93,7 @@ def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names:
     for panel, title in zip(panels[0], titles, strict=True):
         panel.set_title(title, fontsize=9, pad=3)
     entries = [*zip(class_names, palette, strict=True), ("void", (0, 0, 0)), ("error", ERROR)]
-    patches = [Patch(color=np.divide(color, 255), label=name) for name, color in entries]
+    patches = [Patch(color=(r / 255, g / 255, b / 255), label=name) for name, (r, g, b) in entries]
     figure.legend(handles=patches, loc="lower center", ncol=-(-len(entries) // rows), fontsize=8, frameon=False,
                   handlelength=1.2, columnspacing=1.2, borderaxespad=0.1)  # fmt: skip
     return figure

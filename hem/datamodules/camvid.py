@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ _COLORS: dict[str, Color] = {
     "pedestrian": (64, 64, 0),
     "bicyclist": (0, 128, 192),
 }
+_LABELS = {**{c: c for c in range(11)}, 11: VOID, VOID: VOID}
 
 
 class CamVid(MaskDataset):
@@ -42,7 +42,7 @@ class CamVid(MaskDataset):
     palette = tuple(_COLORS.values())
     image_size = (360, 480)
     official_val = True
-    labels: ClassVar = {**{c: c for c in range(11)}, 11: VOID, VOID: VOID}
+    labels = _LABELS
     # counted in the 367 official training masks
     counts = Counts(
         [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877, 405385, 184967],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 from hem.datamodules.masks import VOID, Color, Files, MaskDataset, paired
 
@@ -29,6 +28,11 @@ _CLASSES: dict[str, tuple[int, Color]] = {
     "motorcycle": (32, (0, 0, 230)),
     "bicycle": (33, (119, 11, 32)),
 }
+# the licence plate, -1, is 255 in the files
+_LABELS = {
+    **dict.fromkeys([*range(34), 255], VOID),
+    **{label: train_id for train_id, (label, _) in enumerate(_CLASSES.values())},
+}
 
 
 class Cityscapes(MaskDataset):
@@ -46,11 +50,7 @@ class Cityscapes(MaskDataset):
     class_names = tuple(_CLASSES)
     palette = tuple(color for _, color in _CLASSES.values())
     image_size = (1024, 2048)
-    # -1, the licence plate, is 255 in the files
-    labels: ClassVar = {
-        **dict.fromkeys([*range(34), 255], VOID),
-        **{label: train_id for train_id, (label, _) in enumerate(_CLASSES.values())},
-    }
+    labels = _LABELS
 
     def folder(self, root: Path) -> Path:
         """``cityscapes`` in the root."""

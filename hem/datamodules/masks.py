@@ -161,9 +161,8 @@ def decode_mask(path: str) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            if image.mode not in ("L", "P", "RGB"):
-                image = image.convert("L" if image.mode[0] in "1I" else "RGB")
-            return np.array(image)
+            mode = image.mode if image.mode in ("L", "P") else "L" if image.mode in ("1", "I", "I;16") else "RGB"
+            return np.array(image if mode == image.mode else image.convert(mode))
     except FileNotFoundError:
         raise FileNotFoundError(f"The mask {path} is not there.") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -292,7 +291,7 @@ def random_crop(
     return image[:, top : top + height, left : left + width], part
 
 
-class RandomScale(Transform):
+class RandomScale(Transform):  # type: ignore[misc]  # torchvision has no types
     """Scale image and mask by one factor, drawn evenly from a range.
 
     Args:

@@ -165,6 +165,16 @@ class SegmentationDataModule(ImageDataModule):
             self._images[split] = images
         return self._images[split]
 
+    def part(self, part: Split) -> tuple[Images, Tensor]:
+        """The images among which a part lies, and the positions of its samples."""
+        images, index = super().part(part)
+        if part == "val" and len(index) == 0:
+            raise ValueError(
+                f"val_fraction {self.val_fraction:g} of {len(images)} training images is none: take more, or 0 to "
+                "train without validation."
+            )
+        return images, index
+
     def eval_transform(self) -> Shaped:  # type: ignore[override]
         """How an image of any size becomes one of this data set."""
         return Shaped(self.shape)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 import torch
+from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from hem.datamodules.masks import VOID, Files, MaskDataset, paired
@@ -91,7 +92,7 @@ class VOC(MaskDataset):
             return super().read_mask(path)
         try:
             values = scipy.io.loadmat(path)["GTcls"]["Segmentation"][0, 0]
-        except (OSError, KeyError, ValueError, IndexError, TypeError) as error:
+        except (OSError, KeyError, ValueError, IndexError, TypeError, MatReadError) as error:
             raise ValueError(f"{path} is not a readable mask of SBD: {error}.") from error
         mask = torch.from_numpy(values.astype(np.int64))
         if bool((wrong := (mask != VOID) & ((mask < 0) | (mask > 20))).any()):

@@ -18,7 +18,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from hem import pictures, scores
 from hem.histogram import ScoreHistogram
 from hem.modules.base import Task, sample_losses
-from hem.run import run_folder, write_atomically
+from hem.modules.examination import folder_of, write_figure
+from hem.modules.rejector import run_folder
+from hem.run import write_atomically
 from hem.views import scaled, sliding_window
 
 UNKNOWNNESS = {"max_logit": scores.max_logit, "msp": scores.msp}
@@ -130,8 +132,8 @@ class SegmentationTask(Task):
             raise ValueError(f"encoder_lr is a factor of the learning rate, above 0, but it is {encoder_lr}.")
         self.ignore_index = ignore_index
         self.unknown_index = unknown_index
-        grey = [(v := round(255 * c / max(self.num_classes - 1, 1)), v, v) for c in range(self.num_classes)]
-        self.palette = grey if palette is None else [tuple(color) for color in palette]
+        shades = [round(255 * c / max(self.num_classes - 1, 1)) for c in range(self.num_classes)]
+        self.palette = [(v, v, v) for v in shades] if palette is None else [(r, g, b) for r, g, b in palette]
         self.auxiliary = list(auxiliary)
         self.encoder_lr = encoder_lr
         self.window = window
@@ -255,27 +257,31 @@ class SegmentationTask(Task):
         maps = {name: score(logits.movedim(1, -1)) for name, score in UNKNOWNNESS.items()}
         judged = unknown | (labels != self.ignore_index)
         for name, values in maps.items():
-            self.unknown[name].update(values[judged], unknown[judged])
+            histogram: Any = self.unknown[name]
+            histogram.update(values[judged], unknown[judged])
         if rest:
             self._keep(rest[0], input, labels, logits.argmax(1), maps)
 
     def _keep(self, index: Tensor, input: Tensor, labels: Tensor, prediction: Tensor, maps: dict[str, Tensor]) -> None:
         """Keep those images of a batch that ``overlays.png`` is to show: evenly spread over the set."""
-        data = self.trainer.test_dataloaders  # type: ignore[attr-defined]
+        data: Any = self.trainer.test_dataloaders
         count = len(data.images) if hasattr(data, "images") else self.examples
         wanted = {(2 * k + 1) * count // (2 * self.examples) for k in range(self.examples)}
         for place, at in enumerate(index.tolist()):
             if at in wanted:
-                parts = (input[place].float(), labels[place], prediction[place])
-                found = {name: values[place].float().cpu() for name, values in maps.items()}
-                self.shown[at] = pictures.Example(*(part.cpu() for part in parts), found)
+                self.shown[at] = pictures.Example(
+                    input[place].float().cpu(),
+                    labels[place].cpu(),
+                    prediction[place].cpu(),
+                    {name: values[place].float().cpu() for name, values in maps.items()},
+                )
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Write an indexed mask for each image; return the columns of ``predictions.csv``: index and mask."""
         input, _, index = batch
         prediction = self._logits(input, every_view=True).argmax(1).to(torch.uint8).cpu()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        folder = Path(self.trainer.default_root_dir) / "masks"
+        folder = folder_of(self) / "masks"
         columns: dict[str, Any] = {"index": index, "mask": []}
         for at, mask in zip(index.tolist(), prediction, strict=True):
             path = folder / f"{self.stems[at]}.png"
@@ -295,10 +301,13 @@ class SegmentationTask(Task):
 
         def net(view: Tensor) -> Tensor:
             if self.window is None or self.stride is None:
-                return self(view).float()
+                logits: Tensor = self(view)
+                return logits.float()
             return sliding_window(self, view, self.window, self.stride)
 
-        return scaled(net, input, self.scales, self.flip) if every_view else net(input)
+        if every_view:
+            return scaled(net, input, self.scales, self.flip)
+        return net(input)
 
     def _evaluate(self, batch: Any, stage: str) -> Tensor:
         input, target, *_ = batch
@@ -322,7 +331,8 @@ class SegmentationTask(Task):
     def on_test_epoch_end(self) -> None:
         """Log the test figures and draw the pictures."""
         matrix = self._log_figures("test")
-        for name, histogram in self.unknown.items():
+        for name in UNKNOWNNESS:
+            histogram: Any = self.unknown[name]
             area = histogram.compute()
             if not area.isnan():
                 self.log(f"test/unknown/auroc_{name}", area.float(), sync_dist=True)
@@ -334,10 +344,10 @@ class SegmentationTask(Task):
             shown = {at: example for part in gathered for at, example in part.items()}
         self.shown = {}
         if self.trainer.is_global_zero and run_folder(self.trainer) is not None:
-            pictures.publish(self.trainer, pictures.confusion(matrix, self.class_names), "confusion")
+            write_figure(self, "confusion", pictures.confusion(matrix, self.class_names))
             if shown:
                 examples = [shown[at] for at in sorted(shown)]
-                pictures.publish(self.trainer, pictures.overlays(examples, self.palette, self.class_names), "overlays")
+                write_figure(self, "overlays", pictures.overlays(examples, self.palette, self.class_names))
 
     def _log_figures(self, stage: str) -> Tensor:
         """Log what the confusion matrix of all processes says, and return it."""
@@ -349,7 +359,7 @@ class SegmentationTask(Task):
             "mean_accuracy": recall.nanmean(),
             "accuracy": matrix.diagonal().sum() / matrix.sum(),
             **{f"iou/{name}": value for name, value in zip(self.class_names, each, strict=True)},
-            **{name: metric.compute() for name, metric in figures.items() if name in ("loss", "active")},
+            **{name: figures[name].compute() for name in ("loss", "active") if figures[name].update_called},
         }
         for name, value in found.items():
             if not value.isnan():  # a class that is nowhere; a loss without a value for each pixel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,8 @@ import timm
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+
+from hem.names import check_name, near
 
 Logits = Tensor | tuple[Tensor, ...]
 
@@ -51,13 +52,12 @@ class EncoderDecoder(nn.Module):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        decoders = {each.__name__.lower(): each.__name__ for each in smp.MODEL_ARCHITECTURES_MAPPING.values()}
-        if name.lower() not in decoders:
-            raise ValueError(_unknown("decoder", name, decoders.values()))
-        own = smp.encoders.get_encoder_names()
-        if encoder not in own and not (encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-"))):
-            names = [*own, *(f"tu-{each}" for each in timm.list_models())]
-            raise ValueError(_unknown("encoder", encoder, names))
+        check_name(name, [each.__name__ for each in smp.MODEL_ARCHITECTURES_MAPPING.values()], "decoder")
+        if encoder.startswith("tu-"):
+            if not timm.is_model(timms := encoder.removeprefix("tu-")):
+                raise ValueError(f"Unknown encoder '{encoder}': timm has no '{timms}'{near(timms, timm.list_models())}")
+        else:
+            check_name(encoder, smp.encoders.get_encoder_names(), "encoder")
         try:
             self.model = smp.create_model(
                 name, encoder, encoder_weights, in_channels=in_channels, classes=num_classes, **(options or {})
@@ -110,8 +110,7 @@ class TorchvisionSegmentation(nn.Module):
     def __init__(self, name: str, num_classes: int = 10, auxiliary: bool = False, pretrained: bool = False) -> None:
         super().__init__()
         known = torchvision.models.list_models(module=torchvision.models.segmentation)
-        if name not in known:
-            raise ValueError(_unknown("segmentation network", name, known))
+        check_name(name, known, "segmentation network")
         if auxiliary and name.startswith("lraspp"):
             raise ValueError(f"'{name}' has no auxiliary head: take a deeplabv3_* or fcn_*, or set auxiliary to false.")
         options: dict[str, Any] = {} if name.startswith("lraspp") else {"aux_loss": auxiliary}
@@ -141,11 +140,3 @@ class TorchvisionSegmentation(nn.Module):
         if self.training and "aux" in found:
             return found["out"], found["aux"]
         return found["out"]
-
-
-def _unknown(kind: str, name: str, known: Any) -> str:
-    names = sorted(known)
-    near = difflib.get_close_matches(name.lower(), [each.lower() for each in names], n=4)
-    close = [each for each in names if each.lower() in near]
-    listing = close or names[:30]
-    return f"unknown {kind} '{name}'; {'near names' if close else 'available'}: {', '.join(listing)}"

@@ -64,7 +64,7 @@ class SegNet(nn.Module):
             features, indices = F.max_pool2d(features, 2, return_indices=True)
             places.append((indices, size))
         for stage, (indices, size) in zip(reversed(self.decoder), reversed(places), strict=True):
-            features = stage(F.max_unpool2d(features, indices, 2, output_size=list(size)))
+            features = stage(F.max_unpool2d(features, indices, [2, 2], output_size=list(size)))
         logits: Tensor = self.classifier(features)
         return logits
 
