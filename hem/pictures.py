@@ -65,7 +65,7 @@ def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names:
     """
     shown = len(palette)
     maps = list(examples[0].scores)
-    titles = ["image", "truth", "prediction", "error", *(name.replace("_", " ") for name in maps)]
+    titles = ["image", "truth", "prediction", "error", *(f"unknown ({name.replace('_', ' ')})" for name in maps)]
     ratio = examples[0].input.shape[1] / examples[0].input.shape[2]
     width = 2.3
     rows = -(-(shown + 2) // 6)  # of the legend
@@ -104,8 +104,9 @@ def confusion(matrix: Tensor, class_names: Sequence[str]) -> Figure:
     shares = 100 * matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)
     count = len(class_names)
     side = 1.8 + 0.42 * count
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    figure = Figure(figsize=(side + 1.2, side))
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=1.3 / (side + 1.2), right=1 - 0.2 / (side + 1.2), bottom=1.2 / side, top=1 - 0.1 / side)
     panel = figure.subplots()
     picture = panel.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(picture, ax=panel, label="% of the class's pixels", fraction=0.046)

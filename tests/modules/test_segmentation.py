@@ -179,7 +179,7 @@ def test_auxiliary_head(sample):
     torch.manual_seed(0)
     input = torch.rand(2, 3, *target.shape[1:])
     auxiliary = nn.CrossEntropyLoss(ignore_index=VOID)(before.train()(input)[1], target[:2])
-    assert losses[0.5] - losses[0.0] == pytest.approx(0.5 * float(auxiliary), rel=1e-4)
+    assert losses[0.5] - losses[0.0] == pytest.approx(0.5 * auxiliary.item(), rel=1e-4)
     for options, runs, sentence in (
         ({"auxiliary": [0.4, 0.4]}, {}, "it has 2 and the network 1 such heads"),
         ({}, {"accumulate_grad_batches": 2}, "cannot be accumulated exactly"),
@@ -248,7 +248,7 @@ def test_run_folder(hem_command, tmp_path):
         ("test", "--ckpt_path", "last"),
         ("predict", "--ckpt_path", "last"),
     ):
-        outcome = hem_command(*arguments, *common)
+        outcome = hem_command(arguments[0], *common, *arguments[1:])
         assert outcome.code == 0, outcome.err
 
     metrics = json.loads((run / "results.json").read_text())["metrics"]
@@ -262,16 +262,16 @@ def test_run_folder(hem_command, tmp_path):
     assert [row["file"] for row in rows] == list(map(str, images))
     model = hem.load(run, "last")
     for row, again in zip(rows, model.predict(images), strict=True):
-        mask, image = Image.open(row["mask"]), Image.open(row["file"])
         assert Path(row["mask"]).stem == Path(row["file"]).stem
-        assert (mask.mode, mask.size) == ("P", image.size)
-        assert mask.getpalette()[:6] == [value for color in model.palette for value in color]
-        assert set(np.unique(mask)) <= {0, 1}
-        assert np.array_equal(mask, again)
+        with Image.open(row["mask"]) as mask, Image.open(row["file"]) as image:
+            assert (mask.mode, mask.size) == ("P", image.size)
+            assert mask.getpalette()[:6] == [value for color in model.palette for value in color]
+            assert set(np.unique(mask)) <= {0, 1}
+            assert np.array_equal(mask, again)
 
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(name.startswith("net.") for name in state)
-    outcome = hem_command("fit", "--trainer.max_epochs", 2, *common, "--run_dir", tmp_path / "whole")
+    outcome = hem_command("fit", *common, "--trainer.max_epochs", 2, "--run_dir", tmp_path / "whole")
     assert outcome.code == 0, outcome.err
     whole = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(state[name], value) for name, value in whole.items())
