@@ -23,7 +23,6 @@ import torch
 import yaml
 from jsonargparse.typing import register_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -35,7 +34,7 @@ import hem.strategies
 from hem.memory import keep_freed
 from hem.names import near
 from hem.progress import ProgressBar
-from hem.run import SaveConfig, SavePredictions, SaveResults
+from hem.run import Checkpoints, SaveConfig, SavePredictions, SaveResults
 
 # a config gives class weights as a list of numbers
 register_type(torch.Tensor, torch.Tensor.tolist, torch.tensor)
@@ -155,7 +154,7 @@ class HemCLI(LightningCLI):
             default=None,
             help="The run's folder (runs/<task>_<data>/<loss>/seed<k>).",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
         for name in ("num_classes", "class_names", "class_counts", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         for name in ("ignore_index", "unknown_index", "palette"):  # of masks
