@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hem.trained import Trained
+    from hem.trained import Segmenter, Trained
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(run_dir: str | Path, checkpoint: str = "best") -> Trained:
+def load(run_dir: str | Path, checkpoint: str = "best") -> Trained | Segmenter:
     """Return the trained network of a run, with its preprocessing and class names, for use anywhere.
 
     Args:
@@ -23,7 +23,8 @@ def load(run_dir: str | Path, checkpoint: str = "best") -> Trained:
         checkpoint: ``"best"``, ``"last"`` or the path of a checkpoint.
 
     Returns:
-        A module in evaluation mode: images in, logits out; see :class:`hem.trained.Trained`.
+        A module in evaluation mode: images in, logits out; see :class:`hem.trained.Trained`, and
+        :class:`hem.trained.Segmenter` for a run of segmentation.
 
     Raises:
         FileNotFoundError: If the folder holds no run or not that checkpoint.

@@ -24,7 +24,6 @@ import torch
 import yaml
 from jsonargparse.typing import register_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -39,6 +38,7 @@ from hem.progress import ProgressBar
 from hem.run import (
     BEFORE,
     LAST,
+    Checkpoints,
     SaveConfig,
     SavePredictions,
     SaveResults,
@@ -77,8 +77,12 @@ def subclasses(package: ModuleType, base: type) -> list[str]:
 CHOICES: dict[str, tuple[str, Iterable[str]]] = {
     "model": ("task", subclasses(hem.modules, hem.modules.Task)),
     "data": ("data module", subclasses(hem.datamodules, hem.datamodules.ImageDataModule)),
+    "dataset": ("data set", sorted(entry.__name__ for entry in hem.datamodules.MASKS.values())),
     "loss": ("loss", sorted(entry.__name__ for entry in hem.losses.LOSSES.values())),
-    "net": ("network", subclasses(hem.networks, hem.networks.Network)),
+    "net": (
+        "network",
+        [*subclasses(hem.networks, hem.networks.Network), "EncoderDecoder", "SegNet", "TorchvisionSegmentation"],
+    ),
     "strategy": ("strategy", subclasses(hem.strategies, hem.strategies.Strategy)),
     "optimizer": ("optimiser", subclasses(torch.optim, torch.optim.Optimizer)),
     "lr_scheduler": ("schedule", subclasses(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler)),
@@ -173,15 +177,16 @@ class HemCLI(LightningCLI):
             default=None,
             help="The run's folder (runs/<task>_<data>/<loss>/seed<k>).",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_lightning_class_args(Watch, "watch")
         for name in ("num_classes", "class_names", "class_counts", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for name in ("ignore_index", "unknown_index", "palette"):  # of masks
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         for name in ("num_classes", "in_channels", "image_size"):
             parser.link_arguments(f"data.{name}", f"model.init_args.net.init_args.{name}", apply_on="instantiate")
-        parser.link_arguments(
-            "data.class_counts", "model.init_args.loss.init_args.class_counts", apply_on="instantiate"
-        )
+        for name in ("class_counts", "class_frequencies"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.loss.init_args.{name}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def _parse_ckpt_path(self) -> None:
@@ -193,7 +198,7 @@ class HemCLI(LightningCLI):
         data = config.data.init_args.get("data") or config.data  # a stream has the name of what it is made of
         names = {
             "task": task_name(config.model.class_path),
-            "data": short_name(data.class_path, hem.datamodules.DATA),
+            "data": data_name(data),
             "loss": short_name(config.model.init_args.loss.class_path, hem.losses.LOSSES),
             "seed": config.seed_everything,
         }
@@ -236,6 +241,13 @@ def short_name(class_path: str, registry: dict[str, type]) -> str:
     """Return the registry's name of a class, else the name of the class."""
     found = class_of(class_path)
     return next((key for key, entry in registry.items() if entry is found), found.__name__)
+
+
+def data_name(data: Any) -> str:
+    """Return the name of a data set as folders have it, from the ``data`` of a config."""
+    if "dataset" in data.init_args:  # one data module for all data sets with masks
+        return short_name(data.init_args.dataset.class_path, hem.datamodules.MASKS)
+    return short_name(data.class_path, hem.datamodules.DATA)
 
 
 def task_name(class_path: str) -> str:
@@ -284,6 +296,7 @@ def qualified(args: Sequence[str]) -> list[str]:
     rooms = {
         "model": hem.modules,
         "data": hem.datamodules,
+        "dataset": hem.datamodules,
         "loss": hem.losses,
         "net": hem.networks,
         "strategy": hem.strategies,

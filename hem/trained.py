@@ -10,8 +10,12 @@ import torch
 import yaml
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as TF
 
+from hem import pictures
 from hem.datamodules.images import Fit
+from hem.datamodules.masks import Pad, Stretch
+from hem.datamodules.segmentation import SegmentationDataModule
 from hem.modules.base import check_state
 from hem.modules.rejector import Rejector
 from hem.run import AtomicCheckpointIO
@@ -61,18 +65,11 @@ class Trained(nn.Module):
         Args:
             images: Shape (N, C, H, W); bytes in [0, 255] or floating point in [0, 1].
         """
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        logits: Tensor = self.net(images)
-        return logits
+        return _logits(self.net, images)
 
     def prepare(self, image: Image.Image | str | Path) -> Tensor:
         """Return an image file or PIL image as a tensor (C, H, W) in [0, 1] of the network's size and channels."""
-        if not isinstance(image, Image.Image):
-            with Image.open(image) as file:
-                image = file.convert("L" if self.in_channels == 1 else "RGB")
-        image = image.convert("L" if self.in_channels == 1 else "RGB")
-        return self.transform(image).float() / 255
+        return self.transform(_opened(image, "L" if self.in_channels == 1 else "RGB")).float() / 255
 
     @torch.inference_mode()
     def predict(self, images: Tensor | Sequence[Image.Image | str | Path]) -> list[Prediction]:
@@ -94,7 +91,67 @@ class Trained(nn.Module):
         return [each._replace(rejection_score=u, accepted=a) for each, (u, a) in zip(found, verdicts, strict=True)]
 
 
-def load_run(run_dir: str | Path, which: str) -> Trained:
+class Segmenter(nn.Module):
+    """A network that labels pixels, with its preprocessing, class names and colours.
+
+    Args:
+        net: Normalisation and network: (N, 3, H, W) in [0, 1] to logits (N, num_classes, H, W).
+        class_names: Name of each class.
+        palette: RGB of each class.
+        shape: Brings images to the size the network was trained with, and masks back to the images'.
+    """
+
+    in_channels = 3
+
+    def __init__(
+        self, net: nn.Module, class_names: Sequence[str], palette: Sequence[pictures.Color], shape: Stretch | Pad
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.class_names = list(class_names)
+        self.palette = list(palette)
+        self.shape = shape
+        self.image_size = shape.size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, num_classes, H, W) of images (N, 3, H, W): bytes, or floating point in [0, 1]."""
+        return _logits(self.net, images)
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor | Sequence[Image.Image | str | Path]) -> list[Image.Image]:
+        """Return a mask for each image, in the image's own size: classes as pixels, with the palette's colours.
+
+        Args:
+            images: A batch as :meth:`forward` takes it, or image files, or PIL images.
+        """
+        device = next(self.net.parameters()).device
+        if isinstance(images, Tensor):
+            masks = list(self(images.to(device)).argmax(1).cpu())
+        else:
+            masks = []
+            for each in images:
+                image = _opened(each, "RGB")
+                logits = self(self.shape.image(TF.pil_to_tensor(image))[None].to(device))
+                mask = logits[0].argmax(0).to(torch.uint8).cpu()
+                masks.append(self.shape.back(mask, (image.height, image.width)))
+        return [pictures.indexed(mask, self.palette) for mask in masks]
+
+
+def _logits(net: nn.Module, images: Tensor) -> Tensor:
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    logits: Tensor = net(images)
+    return logits
+
+
+def _opened(image: Image.Image | str | Path, mode: str) -> Image.Image:
+    if not isinstance(image, Image.Image):
+        with Image.open(image) as file:
+            return file.convert(mode)
+    return image.convert(mode)
+
+
+def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
     """Build the network that a run's ``config.yaml`` describes and fill it with a checkpoint's weights."""
     from hem.cli import build, checkpoint, quiet  # deferred: the command line imports everything
 
@@ -118,6 +175,8 @@ def load_run(run_dir: str | Path, which: str) -> Trained:
     check_state(cli.model, state)
     cli.model.load_state_dict({k: v for k, v in state.items() if k.startswith("net.")}, strict=False)
     data = cli.datamodule
+    if isinstance(data, SegmentationDataModule):
+        return Segmenter(cli.model.net, data.class_names, data.palette, data.shape).eval()
     rejector = Rejector.load(folder, cli.model.net)
     form = (data.class_names, data.in_channels, data.image_size, data.eval_transform())
     return Trained(cli.model.net, *form, rejector).eval()

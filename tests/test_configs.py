@@ -11,6 +11,7 @@ import torch
 import hem
 from hem.losses import LOSSES
 from hem.strategies import STRATEGIES
+from tests.datamodules import mask_trees
 from tests.datamodules import test_datasets as trees
 from tests.datamodules import test_longtail as long_trees
 
@@ -36,6 +37,12 @@ STAND_INS = {
     "imagenet_lt": long_trees.imagenet_lt_tree,
     "inaturalist2018": long_trees.inaturalist_tree,
     "folder": lambda root: trees.folder_tree(root, parts=("train", "test"), n=8),
+    "camvid": mask_trees.camvid_tree,
+    "camvid_segnet": mask_trees.camvid_tree,
+    "camvid_small": mask_trees.camvid_tree,
+    "cityscapes": mask_trees.cityscapes_tree,
+    "voc": mask_trees.voc_tree,
+    "mask_folder": mask_trees.mask_folder_tree,
 }
 # the stand-ins are small, and the modules say so
 pytestmark = pytest.mark.filterwarnings("ignore:The training part of .* is not the official one:UserWarning")
@@ -55,6 +62,13 @@ SHORT = {
     "adversarial": ("--model.steps", 1, "--model.autoattack_eps", "[]", "--model.square_queries", 0,
                     "--model.images", 4, "--model.autoattack_images", 4),
 }  # fmt: skip
+# a smaller network of the same kind
+SMALL_NETWORK = {
+    "camvid": ("--model.net.encoder", "tu-mobilenetv3_small_050"),
+    "camvid_segnet": ("--model.net.widths", "[8, 8, 8, 8, 8]"),
+    "cityscapes": ("--model.net.encoder", "tu-mobilenetv3_small_050"),
+    "voc": ("--model.net.name", "deeplabv3_mobilenet_v3_large"),
+}
 ONE_IMAGE_PER_CLASS = ("cifar100", "tiny_imagenet", "imagenet", "imagenet_lt", "inaturalist2018")
 
 
@@ -78,6 +92,8 @@ def test_task_config(config, hem_command, tmp_path):
     examined = task in SHORT and name == data_set
     # whole parts and many attacks go through the network: a small one where the config's own is large
     small = ("--model.net", "ResNet8") if task in SHORT and "mnist" not in name else ()
+    if task == "segmentation":
+        data += ["--data.image_size", "[48, 64]", "--data.crop_size", "[32, 48]", *SMALL_NETWORK.get(name, ())]
     tasks = ("--trainer.max_epochs", 2) if task == "continual" else ()  # an epoch of each of the first two
     common = (*DEBUG, *tasks, "--data.batch_size", 4, "--data.val_fraction", validation, *data, *small)
     trained = f"configs/classification/{name}.yaml" if examined else config

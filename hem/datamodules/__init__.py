@@ -1,7 +1,9 @@
 """Data modules: images, labels, and the facts that networks and losses need to know about them."""
 
 from hem.datamodules.base import ImageDataModule, Sampling, Subset
+from hem.datamodules.camvid import CamVid, CamVidOriginal
 from hem.datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule
+from hem.datamodules.cityscapes import Cityscapes
 from hem.datamodules.continual import ContinualDataModule
 from hem.datamodules.corruption import ComputedCorruptions, CorruptedImages, OfficialCorruptions
 from hem.datamodules.digits import DigitsDataModule
@@ -12,10 +14,14 @@ from hem.datamodules.images import FileImages, Images, MemoryImages, conform
 from hem.datamodules.inaturalist import INaturalistDataModule
 from hem.datamodules.loader import Batch, Batches, Loader
 from hem.datamodules.longtail import LongTail, PowerSampling
+from hem.datamodules.mask_folder import MaskFolder
+from hem.datamodules.masks import MaskDataset, RandomScale
 from hem.datamodules.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
+from hem.datamodules.segmentation import SegmentationDataModule
 from hem.datamodules.svhn import SVHNDataModule
 from hem.datamodules.tiny_imagenet import TinyImageNetDataModule
 from hem.datamodules.unknown import UNKNOWN, OpenSetDataModule
+from hem.datamodules.voc import VOC
 
 DATA: dict[str, type[ImageDataModule]] = {
     "digits": DigitsDataModule,
@@ -32,14 +38,26 @@ DATA: dict[str, type[ImageDataModule]] = {
     "folder": FolderDataModule,
     "open_set": OpenSetDataModule,
 }
+MASKS: dict[str, type[MaskDataset]] = {  # the data sets of SegmentationDataModule
+    "camvid": CamVid,
+    "camvid_original": CamVidOriginal,
+    "cityscapes": Cityscapes,
+    "voc": VOC,
+    "mask_folder": MaskFolder,
+}
 
 __all__ = [
     "DATA",
+    "MASKS",
     "UNKNOWN",
+    "VOC",
     "Batch",
     "Batches",
     "CIFAR10DataModule",
     "CIFAR100DataModule",
+    "CamVid",
+    "CamVidOriginal",
+    "Cityscapes",
     "ComputedCorruptions",
     "ContinualDataModule",
     "CorruptedImages",
@@ -56,12 +74,16 @@ __all__ = [
     "Loader",
     "LongTail",
     "MNISTDataModule",
+    "MaskDataset",
+    "MaskFolder",
     "MemoryImages",
     "OfficialCorruptions",
     "OpenSetDataModule",
     "PowerSampling",
+    "RandomScale",
     "SVHNDataModule",
     "Sampling",
+    "SegmentationDataModule",
     "Subset",
     "TinyImageNetDataModule",
     "conform",

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     """What reaches a task: ``input, target, *_ = batch``."""
 
     input: Tensor  # (N, C, H, W) float32 in [0, 1], not normalised
-    target: Tensor  # (N,) class indices, int64; or (N, K) class probabilities where labels are mixed
+    target: Tensor  # (N,) or (N, H, W) class indices, int64; or (N, K) class probabilities where labels are mixed
     index: Tensor  # type: ignore[assignment]  # (N,) int64: the place in its split; it hides tuple.index
 
 
@@ -26,7 +26,7 @@ class RawBatch(NamedTuple):
     """What a :class:`Loader` yields: images as they are stored, and the randomness that belongs to them."""
 
     input: Tensor  # (M, C, H, W) uint8; M = N, or 2 N where partners to be mixed with follow the samples
-    target: Tensor  # (M,) int64
+    target: Tensor  # (M,) int64; or (M, H, W) uint8 where every pixel has a label
     index: Tensor  # type: ignore[assignment]  # (M,) int64; it hides tuple.index
     key: Tensor | None  # (M,) int64, a function of (seed, epoch, index); ``None``: no augmentation
     size: int  # N
@@ -254,7 +254,7 @@ class _Decoder(Dataset[RawBatch | Exception]):
                 items = [self.images.augmented(i, k) for i, k in zip(index.tolist(), key.tolist(), strict=True)]
         except (OSError, ValueError) as error:
             return error
-        target = torch.tensor([target for _, target in items])
+        target = torch.stack([torch.as_tensor(target) for _, target in items])  # classes, or masks
         return RawBatch(torch.stack([image for image, _ in items]), target, index, key, size)
 
 

@@ -30,6 +30,7 @@ from hem.losses.criteria import (
     OneVsRestLoss,
 )
 from hem.losses.functional import effective_number_weights
+from hem.losses.pixels import MedianFrequencyLoss, SumLoss, median_frequency_weights
 from hem.losses.reduction import Accumulation, accumulate, evaluate, global_mean
 
 LOSSES: dict[str, type[nn.Module]] = {
@@ -60,11 +61,14 @@ __all__ = [
     "LDAMLoss",
     "LogitAdjustedLoss",
     "LogitNormLoss",
+    "MedianFrequencyLoss",
     "MultiMarginLoss",
     "OneVsRestLoss",
+    "SumLoss",
     "accumulate",
     "effective_number_weights",
     "evaluate",
     "functional",
     "global_mean",
+    "median_frequency_weights",
 ]

@@ -8,6 +8,7 @@ from hem.modules.continual import ContinualTask
 from hem.modules.corruption import CorruptionTask
 from hem.modules.longtail import LongTailTask
 from hem.modules.rejection import RejectionTask
+from hem.modules.segmentation import PolyLR, SegmentationTask
 
 __all__ = [
     "TRADES",
@@ -17,6 +18,8 @@ __all__ = [
     "CorruptionTask",
     "LongTailTask",
     "PGDTraining",
+    "PolyLR",
     "RejectionTask",
+    "SegmentationTask",
     "Task",
 ]

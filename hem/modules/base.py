@@ -275,9 +275,13 @@ class Task(LightningModule):
         """Return the number of optimiser steps that the schedule spans: those of the whole training."""
         return int(self.trainer.estimated_stepping_batches)
 
+    def build_optimizer(self) -> Optimizer:
+        """Build the optimiser over the network's parameters."""
+        return self.optimizer(p for p in self.net.parameters() if p.requires_grad)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimiser over the network's parameters, and the schedule over the optimiser."""
-        optimizer = self.optimizer(p for p in self.net.parameters() if p.requires_grad)
+        optimizer = self.build_optimizer()
         if self.lr_scheduler is None:
             return optimizer
         make = self.lr_scheduler

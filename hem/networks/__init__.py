@@ -1,4 +1,4 @@
-"""Networks that take `num_classes` and `in_channels`; further ones come by name from torchvision and timm."""
+"""Networks that take `num_classes` and `in_channels`; further ones come by name from the libraries."""
 
 from hem.networks.base import CosineLinear, Network, linear_head
 from hem.networks.inspect import batch_dependent, random_layers
@@ -6,11 +6,14 @@ from hem.networks.named import Named
 from hem.networks.normalize import Normalize
 from hem.networks.preact import PreActResNet18, WideResNet28_10, WideResNet40_2
 from hem.networks.resnet import ResNet8, ResNet18, ResNet20, ResNet32, ResNet34, ResNeXt29
+from hem.networks.segmentation import EncoderDecoder, TorchvisionSegmentation
+from hem.networks.segnet import SegNet
 from hem.networks.small import MLP, LeNet
 
 __all__ = [
     "MLP",
     "CosineLinear",
+    "EncoderDecoder",
     "LeNet",
     "Named",
     "Network",
@@ -22,6 +25,8 @@ __all__ = [
     "ResNet20",
     "ResNet32",
     "ResNet34",
+    "SegNet",
+    "TorchvisionSegmentation",
     "WideResNet28_10",
     "WideResNet40_2",
     "batch_dependent",

@@ -1,0 +1,206 @@
+"""Images whose every pixel has a label: one data module for all data sets of :class:`MaskDataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2 import RandomHorizontalFlip
+from torchvision.transforms.v2 import functional as TF
+
+from hem.datamodules.base import ImageDataModule, Split
+from hem.datamodules.images import Images
+from hem.datamodules.loader import Batch, RawBatch
+from hem.datamodules.masks import HELD_OUT, VOID, Color, Counts, MaskDataset, Pad, Pairs, Stretch
+
+
+class SegmentationDataModule(ImageDataModule):
+    """Images with masks, in a train, a validation and a test part.
+
+    Pixels without a label have :attr:`ignore_index`, 255, which the task hands on to loss and metrics. The
+    validation part is the data set's own, or a share of its training images.
+
+    Args:
+        dataset: The data set: files, classes, colours.
+        root: Folder of the data sets, each in its official layout; ``None``: the environment's ``HEM_DATA``,
+            else ``data``.
+        batch_size: Images per training step, over all processes.
+        val_fraction: Share of the training images that is held out for validation where the data set has no
+            validation part of its own, in [0, 1).
+        split_seed: Chooses the validation part.
+        seed: Chooses order and augmentation.
+        num_workers: Processes that decode files and augment.
+        augment: What training images and masks go through together, in this order: any of
+            ``torchvision.transforms.v2``. ``None``: half of the images are mirrored.
+        eval_batch_size: Images per step of evaluation, over all processes; ``None``: ``batch_size``.
+        predict_folder: Folder of images for ``predict``, in place of the test part.
+        image_size: Height and width to which images are brought; ``None``: the data set's.
+        fit: Whether other sizes are stretched to it (``"resize"``), or kept and padded with void (``"pad"``).
+        crop_size: Height and width of the random part of a training image that is trained on; ``None``:
+            ``image_size``.
+        max_share: A part is drawn again (ten times at most) where a class covers more than this share of it,
+            or where it has no label at all.
+        in_memory: Keep the decoded images in memory.
+        unknown_classes: Names of classes that are left out of training, and are unknown objects in the test.
+        count: What ``class_counts`` are, for the losses that ask for them: ``"pixels"`` or ``"images"`` of the
+            whole official training part, at the size of its files.
+
+    Raises:
+        ValueError: An argument is out of its range, or an unknown class is none of the data set's.
+    """
+
+    def __init__(
+        self,
+        dataset: MaskDataset,
+        root: str | None = None,
+        batch_size: int = 16,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        seed: int = 0,
+        num_workers: int = 0,
+        augment: list[nn.Module] | None = None,
+        eval_batch_size: int | None = None,
+        predict_folder: str | None = None,
+        image_size: tuple[int, int] | None = None,
+        fit: Literal["resize", "pad"] = "resize",
+        crop_size: tuple[int, int] | None = None,
+        max_share: float = 1.0,
+        in_memory: bool = False,
+        unknown_classes: Sequence[str] = (),
+        count: Literal["pixels", "images"] = "pixels",
+    ) -> None:
+        super().__init__(
+            root=root,
+            batch_size=batch_size,
+            val_fraction=val_fraction,
+            split_seed=split_seed,
+            seed=seed,
+            num_workers=num_workers,
+            augment=[],
+            eval_batch_size=eval_batch_size,
+            predict_folder=predict_folder,
+        )
+        if unfit := set(unknown_classes) - set(dataset.class_names):
+            raise ValueError(
+                f"unknown_classes are some of {dataset.title}'s classes, {', '.join(dataset.class_names)}, "
+                f"but they name {', '.join(sorted(unfit))}."
+            )
+        known = [c for c, name in enumerate(dataset.class_names) if name not in unknown_classes]
+        if len(known) < 2:
+            raise ValueError(f"A network needs two known classes or more, but unknown_classes leaves {len(known)}.")
+        if not 0 < max_share <= 1:
+            raise ValueError(f"max_share is a share of a crop's labelled pixels in (0, 1], but it is {max_share}.")
+        size = image_size or dataset.image_size
+        for argument, value in (("image_size", size), ("crop_size", crop_size or size)):
+            if len(value) != 2 or min(value) < 1:
+                raise ValueError(f"{argument} is a height and a width in pixels, but it is {list(value)}.")
+        self.dataset = dataset
+        self.known = known
+        self.name, self.title, self.source = dataset.name, dataset.title, dataset.source
+        self.class_names = tuple(dataset.class_names[c] for c in known)
+        self.palette: list[Color] = [dataset.palette[c] for c in known]
+        self.in_channels, self.mean, self.std = 3, dataset.mean, dataset.std
+        self.image_size = (size[0], size[1])
+        self.ignore_index = VOID
+        self.unknown_index = HELD_OUT if len(unknown_classes) else VOID
+        self.shape = Stretch(self.image_size) if fit == "resize" else Pad(self.image_size)
+        self.joint = [RandomHorizontalFlip()] if augment is None else augment
+        self.crop_size = self.image_size if crop_size is None else (crop_size[0], crop_size[1])
+        self.max_share = max_share
+        self.in_memory = in_memory
+        self.counted = count
+
+    # What is known of the classes.
+
+    @property
+    def official_val(self) -> bool:
+        """Whether the data set has a validation part."""
+        return self.dataset.official_val
+
+    @cached_property
+    def counts(self) -> Counts:
+        """The counts of the known classes in the official training part; read from the disk at most once."""
+        whole = self.dataset.count(self.root)
+        return Counts(*([column[c] for c in self.known] for column in whole))
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Pixels or images of each class; see ``count``."""
+        try:
+            counts = self.counts.pixels if self.counted == "pixels" else self.counts.images
+        except FileNotFoundError as error:  # no data yet: whoever asks for it is told when it is read
+            raise AttributeError(str(error)) from error
+        return counts
+
+    @property
+    def class_frequencies(self) -> list[float]:
+        """The share of each class in the pixels of the images that have it."""
+        try:
+            return self.counts.frequencies()
+        except FileNotFoundError as error:
+            raise AttributeError(str(error)) from error
+
+    # Parts.
+
+    def load(self, split: Split) -> Images:
+        """The pairs of an official part."""
+        remap = torch.full((256,), VOID, dtype=torch.uint8)
+        remap[: len(self.dataset.class_names)] = HELD_OUT
+        for new, old in enumerate(self.known):
+            remap[old] = new
+        files = self.dataset.files(self.root, split)
+        options = (self.joint, self.crop_size, self.max_share, self.in_memory)
+        return Pairs(self.dataset, files, self.shape, remap, *options)
+
+    def images(self, split: Split) -> Images:
+        """An official part, read once."""
+        if split not in self._images:
+            images = self.load(split)
+            if len(images) == 0:
+                raise ValueError(f"The {split} part of {self.title} in {self.root} holds no image.")
+            self._images[split] = images
+        return self._images[split]
+
+    def part(self, part: Split) -> tuple[Images, Tensor]:
+        """The images among which a part lies, and the positions of its samples."""
+        images, index = super().part(part)
+        if part == "val" and len(index) == 0:
+            raise ValueError(
+                f"val_fraction {self.val_fraction:g} of {len(images)} training images is none: take more, or 0 to "
+                "train without validation."
+            )
+        return images, index
+
+    def eval_transform(self) -> Shaped:  # type: ignore[override]
+        """How an image of any size becomes one of this data set."""
+        return Shaped(self.shape)
+
+    def file_mask(self, index: int, mask: Tensor) -> Tensor:
+        """A predicted mask (H, W) of a sample of ``predict_dataloader``, in the size of the sample's file."""
+        with Image.open(self.name_of(index)) as image:
+            size = (image.height, image.width)
+        return self.shape.back(mask, size)
+
+    def on_after_batch_transfer(self, batch: RawBatch | Batch, dataloader_idx: int) -> Batch:
+        """On the device: pixels from 0..255 to [0, 1], labels as torch's losses take them."""
+        return super().on_after_batch_transfer(batch._replace(target=batch.target.long()), dataloader_idx)
+
+
+class Shaped:
+    """Makes a (C, height, width) uint8 tensor of a PIL image, as :class:`Stretch` or :class:`Pad` do.
+
+    Args:
+        shape: One of them.
+    """
+
+    def __init__(self, shape: Stretch | Pad) -> None:
+        self.shape = shape
+        self.size = shape.size
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The image in the one size."""
+        return self.shape.image(TF.pil_to_tensor(image))

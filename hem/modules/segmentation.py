@@ -1,0 +1,370 @@
+"""Segmentation: a class for every pixel."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import PolynomialLR
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from hem import pictures, scores
+from hem.histogram import ScoreHistogram
+from hem.modules.base import Task, sample_losses
+from hem.modules.examination import folder_of, write_figure
+from hem.modules.rejector import run_folder
+from hem.run import write_atomically
+from hem.views import scaled, sliding_window
+
+UNKNOWNNESS = {"max_logit": scores.max_logit, "msp": scores.msp}
+
+
+def iou(matrix: Tensor) -> Tensor:
+    """Intersection over union of each class, of the pixels of a whole data set.
+
+    With M_ab pixels of class a that are predicted as b, IoU_c = M_cc / (Σ_b M_cb + Σ_a M_ac - M_cc).
+
+    Args:
+        matrix: Confusion matrix (C, C), rows the truth; pixels without a label are not in it.
+
+    Returns:
+        (C,) float64; NaN for a class that is neither there nor predicted.
+
+    Example:
+        >>> iou(torch.tensor([[6, 2, 0], [0, 2, 0], [0, 0, 0]]))
+        tensor([0.7500, 0.5000,    nan], dtype=torch.float64)
+    """
+    matrix = matrix.double()
+    right = matrix.diagonal()
+    return right / (matrix.sum(0) + matrix.sum(1) - right)
+
+
+def class_accuracy(matrix: Tensor) -> Tensor:
+    """The share of each class's pixels that are predicted as it: (C,) float64; NaN for a class that is not there.
+
+    Example:
+        >>> class_accuracy(torch.tensor([[6, 2], [0, 0]]))
+        tensor([0.7500,    nan], dtype=torch.float64)
+    """
+    matrix = matrix.double()
+    return matrix.diagonal() / matrix.sum(1)
+
+
+class PolyLR(PolynomialLR):
+    """The poly schedule, lr (1 - step / total_steps)^power: torch's, told how long the training is.
+
+    Args:
+        optimizer: The optimiser.
+        total_steps: Steps until the rate is 0; a task puts in those of the whole training where it is null (with
+            ``lr_interval: step``).
+        power: 0.9 is usual.
+
+    Raises:
+        ValueError: If the number of steps is not known.
+
+    Source: Chen et al., "DeepLab", TPAMI 2018, section 4.1.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int | None = None, power: float = 0.9) -> None:
+        if total_steps is None:
+            raise ValueError("PolyLR needs total_steps, the number of steps until the learning rate is 0.")
+        super().__init__(optimizer, total_iters=total_steps, power=power)
+
+
+class SegmentationTask(Task):
+    """Train and test a network that labels every pixel.
+
+    A sample is a pixel: the losses' means go over the labelled pixels of the whole global batch, HEM's over those
+    of them that still carry error. A batch without a label has the loss 0.
+
+    Logged for validation (``val/``) and test (``test/``), all over the labelled pixels of the whole set: ``miou``
+    (the mean over the classes that are there or predicted), ``iou/<name>``, ``mean_accuracy`` (over the classes
+    that are there), ``accuracy`` (of pixels), ``loss``, and ``active``, the share of pixels whose loss is not 0.
+    The test adds ``unknown/auroc_max_logit`` and ``unknown/auroc_msp``: how well these scores tell the pixels of
+    held-out classes, or, without such, the void ones, from the labelled ones. It leaves ``confusion.png`` and
+    ``overlays.png`` in the run folder; ``predict`` leaves ``masks/<image>.png``, indexed, in the files' sizes.
+
+    Args:
+        *args: See :class:`~hem.modules.base.Task`.
+        ignore_index: The label of pixels without a label; the loss gets it as well. Linked from the data module.
+        unknown_index: The label of pixels of unknown classes, which count as without a label everywhere else;
+            linked from the data module.
+        palette: RGB of each class; linked from the data module. None: shades of grey.
+        auxiliary: The factor of each auxiliary head's loss, for networks that give (logits, auxiliary, ...) in
+            training.
+        encoder_lr: The encoder's learning rate as a factor of the other layers'; needs a network that has an
+            ``encoder``.
+        window: Height and width of the windows that slide over images in validation and test; None: whole images.
+        stride: Their steps; None: two thirds of the window.
+        scales: Scales over which the logits are averaged in test and prediction.
+        flip: Whether to average over mirror images as well.
+        examples: Number of test images in ``overlays.png``.
+        **kwargs: See :class:`~hem.modules.base.Task`.
+
+    Raises:
+        ValueError: If ``encoder_lr`` meets a network without an encoder, or a schedule that overrides it.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        ignore_index: int = 255,
+        unknown_index: int = 255,
+        palette: Sequence[tuple[int, int, int]] | None = None,
+        auxiliary: Sequence[float] = (0.4,),
+        encoder_lr: float = 1.0,
+        window: tuple[int, int] | None = None,
+        stride: tuple[int, int] | None = None,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        examples: int = 4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if encoder_lr <= 0:
+            raise ValueError(f"encoder_lr is a factor of the learning rate, above 0, but it is {encoder_lr}.")
+        self.ignore_index = ignore_index
+        self.unknown_index = unknown_index
+        shades = [round(255 * c / max(self.num_classes - 1, 1)) for c in range(self.num_classes)]
+        self.palette = [(v, v, v) for v in shades] if palette is None else [(r, g, b) for r, g, b in palette]
+        self.auxiliary = list(auxiliary)
+        self.encoder_lr = encoder_lr
+        self.window = window
+        self.stride = stride or (window and (max(1, 2 * window[0] // 3), max(1, 2 * window[1] // 3)))
+        self.scales = list(scales)
+        self.flip = flip
+        self.examples = examples
+        self.shown: dict[int, pictures.Example] = {}
+        for criterion in self.loss.modules():  # the data alone decides what has no label
+            if hasattr(criterion, "ignore_index"):
+                criterion.ignore_index = ignore_index  # type: ignore[assignment]
+        self.figures = nn.ModuleDict(
+            {
+                stage: nn.ModuleDict(
+                    {
+                        "confusion": MulticlassConfusionMatrix(
+                            self.num_classes, ignore_index=ignore_index, validate_args=False
+                        ),
+                        **{name: MeanMetric() for name in ("loss", "active")},
+                    }
+                )
+                for stage in ("val", "test")
+            }
+        )
+        self.unknown = nn.ModuleDict({name: ScoreHistogram() for name in UNKNOWNNESS})
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the logits (N, num_classes, H, W) of a batch of images in [0, 1]."""
+        return self._heads(input)[0]
+
+    def _heads(self, input: Tensor) -> tuple[Tensor, ...]:
+        found = self.net(input)
+        return found if isinstance(found, tuple) else (found,)
+
+    # -- training ------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of one batch, those of the auxiliary heads included."""
+        input, target, *_ = batch
+        target = self._labels(target)
+        heads = (self._logits_of_active(input, target),) if self.skip_separated else self._heads(input)
+        if len(heads) > 1:
+            self._check_heads(len(heads) - 1)
+        loss = self.training_loss(heads[0], target)
+        for factor, logits in zip(self.auxiliary, heads[1:], strict=False):
+            loss = loss + factor * self.training_loss(logits, target)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log_training(heads[0].detach(), target)
+        return loss
+
+    def _check_heads(self, count: int) -> None:
+        if count != len(self.auxiliary):
+            raise ValueError(
+                f"auxiliary holds a factor for each auxiliary head, but it has {len(self.auxiliary)} and the network "
+                f"{count} such heads."
+            )
+        if self.trainer.accumulate_grad_batches > 1:
+            raise ValueError(
+                "With auxiliary heads a step has several means, whose gradients cannot be accumulated exactly: set "
+                "trainer.accumulate_grad_batches to 1, or take the network without its auxiliary head."
+            )
+
+    def _labels(self, target: Tensor) -> Tensor:
+        """The target with the pixels of unknown classes among those without a label."""
+        return torch.where(target == self.unknown_index, self.ignore_index, target)
+
+    def log_training(self, logits: Tensor, target: Tensor) -> None:
+        """Log pixel accuracy on the batch as it is trained on, and the share of pixels that still carry error."""
+        labelled = target != self.ignore_index
+        count = labelled.sum().clamp(min=1)
+        self.log("train/accuracy", ((logits.argmax(1) == target) & labelled).sum() / count, prog_bar=True)
+        losses = sample_losses(self.loss, logits, target)
+        if losses is not None:
+            self.log("train/active", (losses > 0).sum() / count)
+
+    def build_optimizer(self) -> Optimizer:
+        """Build the optimiser; the encoder's parameters in a group of their own where its rate is another."""
+        if self.encoder_lr == 1:
+            return super().build_optimizer()
+        backbone = self.net.backbone
+        if not isinstance(encoder := getattr(backbone, "encoder", None), nn.Module):
+            raise ValueError(
+                f"encoder_lr needs a network whose encoder is its attribute `encoder`, which "
+                f"{type(backbone).__name__} has not: leave encoder_lr at 1."
+            )
+        inside = {id(parameter) for parameter in encoder.parameters()}
+        trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        optimizer = self.optimizer(
+            [
+                {"params": [parameter for parameter in trained if id(parameter) in inside]},
+                {"params": [parameter for parameter in trained if id(parameter) not in inside]},
+            ]
+        )
+        optimizer.param_groups[0]["lr"] *= self.encoder_lr
+        return optimizer
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build optimiser and schedule, and see that the schedule has left the encoder its own rate."""
+        found: Any = super().configure_optimizers()
+        groups = (found["optimizer"] if isinstance(found, dict) else found).param_groups
+        if self.encoder_lr != 1 and abs(groups[0]["lr"] - self.encoder_lr * groups[1]["lr"]) > 1e-9:
+            raise ValueError(
+                f"The schedule gives the encoder {groups[0]['lr']:g} and the other layers {groups[1]['lr']:g}, not "
+                f"{self.encoder_lr:g} of it: give OneCycleLR a list of two as max_lr, the encoder's first, or take "
+                "a schedule that multiplies the optimiser's rates."
+            )
+        return found  # type: ignore[no-any-return]
+
+    # -- evaluation ----------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Take one batch into the validation figures."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Take one batch into the test figures; keep some images to be shown."""
+        logits = self._evaluate(batch, "test")
+        input, target, *rest = batch
+        unknown, labels = target == self.unknown_index, self._labels(target)
+        maps = {name: score(logits.movedim(1, -1)) for name, score in UNKNOWNNESS.items()}
+        judged = unknown | (labels != self.ignore_index)
+        for name, values in maps.items():
+            histogram: Any = self.unknown[name]
+            histogram.update(values[judged], unknown[judged])
+        if rest:
+            self._keep(rest[0], input, labels, logits.argmax(1), maps)
+
+    def _keep(self, index: Tensor, input: Tensor, labels: Tensor, prediction: Tensor, maps: dict[str, Tensor]) -> None:
+        """Keep those images of a batch that ``overlays.png`` is to show: evenly spread over the set."""
+        data: Any = self.trainer.test_dataloaders
+        count = len(data.images) if hasattr(data, "images") else self.examples
+        wanted = {(2 * k + 1) * count // (2 * self.examples) for k in range(self.examples)}
+        for place, at in enumerate(index.tolist()):
+            if at in wanted:
+                self.shown[at] = pictures.Example(
+                    input[place].float().cpu(),
+                    labels[place].cpu(),
+                    prediction[place].cpu(),
+                    {name: values[place].float().cpu() for name, values in maps.items()},
+                )
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Write an indexed mask for each image; return the columns of ``predictions.csv``: index and mask."""
+        input, _, index = batch
+        prediction = self._logits(input, every_view=True).argmax(1).to(torch.uint8).cpu()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        folder = folder_of(self) / "masks"
+        columns: dict[str, Any] = {"index": index, "mask": []}
+        for at, mask in zip(index.tolist(), prediction, strict=True):
+            path = folder / f"{self.stems[at]}.png"
+            write_atomically(path, pictures.indexed_png(data.file_mask(at, mask), self.palette))
+            columns["mask"].append(str(path))
+        return columns
+
+    def on_predict_start(self) -> None:
+        """Name the masks as their images; where images of several folders have one name, by their place as well."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        stems = [Path(data.name_of(at)).stem for at in range(len(data.predict_images()))]
+        times = Counter(stems)
+        self.stems = [stem if times[stem] == 1 else f"{at:05d}_{stem}" for at, stem in enumerate(stems)]
+
+    def _logits(self, input: Tensor, every_view: bool) -> Tensor:
+        """The logits in float, by windows and, where they are asked for, over scales and mirror images."""
+
+        def net(view: Tensor) -> Tensor:
+            if self.window is None or self.stride is None:
+                logits: Tensor = self(view)
+                return logits.float()
+            return sliding_window(self, view, self.window, self.stride)
+
+        if every_view:
+            return scaled(net, input, self.scales, self.flip)
+        return net(input)
+
+    def _evaluate(self, batch: Any, stage: str) -> Tensor:
+        input, target, *_ = batch
+        target = self._labels(target)
+        logits = self._logits(input, every_view=stage == "test")
+        figures: Any = self.figures[stage]
+        figures["confusion"].update(logits.argmax(1), target)
+        count = int((target != self.ignore_index).sum())
+        losses = sample_losses(self.loss, logits, target)
+        if losses is not None:
+            figures["loss"].update(losses.sum() / max(count, 1), weight=count)
+            figures["active"].update((losses > 0).sum() / max(count, 1), weight=count)
+        else:
+            figures["loss"].update(self.loss(logits, target), weight=count)
+        return logits
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation figures."""
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test figures and draw the pictures."""
+        matrix = self._log_figures("test")
+        for name in UNKNOWNNESS:
+            histogram: Any = self.unknown[name]
+            area = histogram.compute()
+            if not area.isnan():
+                self.log(f"test/unknown/auroc_{name}", area.float(), sync_dist=True)
+            histogram.reset()
+        shown = self.shown
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, shown)
+            shown = {at: example for part in gathered for at, example in part.items()}
+        self.shown = {}
+        if self.trainer.is_global_zero and run_folder(self.trainer) is not None:
+            write_figure(self, "confusion", pictures.confusion(matrix, self.class_names))
+            if shown:
+                examples = [shown[at] for at in sorted(shown)]
+                write_figure(self, "overlays", pictures.overlays(examples, self.palette, self.class_names))
+
+    def _log_figures(self, stage: str) -> Tensor:
+        """Log what the confusion matrix of all processes says, and return it."""
+        figures: Any = self.figures[stage]
+        matrix: Tensor = figures["confusion"].compute()
+        each, recall = iou(matrix), class_accuracy(matrix)
+        found = {
+            "miou": each.nanmean(),
+            "mean_accuracy": recall.nanmean(),
+            "accuracy": matrix.diagonal().sum() / matrix.sum(),
+            **{f"iou/{name}": value for name, value in zip(self.class_names, each, strict=True)},
+            **{name: figures[name].compute() for name in ("loss", "active") if figures[name].update_called},
+        }
+        for name, value in found.items():
+            if not value.isnan():  # a class that is nowhere; a loss without a value for each pixel
+                # all ranks have the same number: sync_dist takes its mean, and Lightning asks for it
+                self.log(f"{stage}/{name}", value.float(), prog_bar=name in ("miou", "accuracy"), sync_dist=True)
+        for metric in figures.values():
+            metric.reset()
+        return matrix.cpu()

@@ -1,0 +1,142 @@
+"""Networks that label every pixel: any of segmentation-models-pytorch or torchvision, by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from hem.names import check_name, near
+
+Logits = Tensor | tuple[Tensor, ...]
+
+
+class EncoderDecoder(nn.Module):
+    """An encoder-decoder of segmentation-models-pytorch; its encoder may be any of the library's or of timm's.
+
+    Images whose sides the encoder cannot halve often enough are continued at the right and below by their
+    last pixels, and the logits cut to the image again.
+
+    Args:
+        name: The decoder: "FPN", "Unet", "DeepLabV3Plus", "PSPNet", "Segformer", ...
+        encoder: The encoder: "resnet34", "mobilenet_v2", or "tu-<name>" for one of timm's.
+        num_classes: C.
+        in_channels: Channels of an image.
+        encoder_weights: Name of published weights, such as "imagenet", which are downloaded; None: from scratch.
+        options: Further arguments of the library's constructor, e.g. `{"decoder_pyramid_channels": 64}`.
+
+    Raises:
+        ValueError: If the library has no such decoder or encoder.
+        TypeError: If the constructor does not know one of the options.
+        OSError: If the published weights cannot be fetched.
+
+    Example:
+        >>> import torch
+        >>> net = EncoderDecoder("FPN", "tu-mobilenetv3_small_050", num_classes=5).eval()
+        >>> net(torch.rand(1, 3, 45, 60)).shape
+        torch.Size([1, 5, 45, 60])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        encoder: str = "resnet34",
+        num_classes: int = 10,
+        in_channels: int = 3,
+        encoder_weights: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_name(name, [each.__name__ for each in smp.MODEL_ARCHITECTURES_MAPPING.values()], "decoder")
+        if encoder.startswith("tu-"):
+            if not timm.is_model(timms := encoder.removeprefix("tu-")):
+                raise ValueError(f"Unknown encoder '{encoder}': timm has no '{timms}'{near(timms, timm.list_models())}")
+        else:
+            check_name(encoder, smp.encoders.get_encoder_names(), "encoder")
+        try:
+            self.model = smp.create_model(
+                name, encoder, encoder_weights, in_channels=in_channels, classes=num_classes, **(options or {})
+            )
+        except TypeError as error:
+            raise TypeError(f"'{name}' does not take the options {options}: {error}") from error
+        except OSError as error:
+            raise OSError(
+                f"the published weights of '{encoder}' could not be fetched ({error}): "
+                "bring torch's or the hub's cache from a machine that has them, or set encoder_weights to null"
+            ) from error
+        self.stride: int = getattr(self.model.encoder, "output_stride", 32)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder, which may be trained at a learning rate of its own."""
+        encoder: nn.Module = self.model.encoder
+        return encoder
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The logits (N, num_classes, H, W) of images (N, in_channels, H, W)."""
+        height, width = input.shape[-2:]
+        padded = F.pad(input, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+        logits: Tensor = self.model(padded)
+        return logits[..., :height, :width]
+
+
+class TorchvisionSegmentation(nn.Module):
+    """A segmentation network of torchvision: DeepLabV3, FCN or LRASPP.
+
+    In training it gives the tuple (logits, logits of the auxiliary head) where it has such a head.
+
+    Args:
+        name: As in `torchvision.models.list_models(module=torchvision.models.segmentation)`.
+        num_classes: C.
+        auxiliary: Whether to have the auxiliary head on the last layer but one (DeepLabV3 and FCN).
+        pretrained: Start from the encoder's published ImageNet weights, which are downloaded.
+
+    Raises:
+        ValueError: If torchvision has no such network, or it has no auxiliary head.
+        OSError: If the published weights cannot be fetched.
+
+    Example:
+        >>> import torch
+        >>> net = TorchvisionSegmentation("lraspp_mobilenet_v3_large", num_classes=5).eval()
+        >>> net(torch.rand(1, 3, 45, 60)).shape
+        torch.Size([1, 5, 45, 60])
+    """
+
+    def __init__(self, name: str, num_classes: int = 10, auxiliary: bool = False, pretrained: bool = False) -> None:
+        super().__init__()
+        known = torchvision.models.list_models(module=torchvision.models.segmentation)
+        check_name(name, known, "segmentation network")
+        if auxiliary and name.startswith("lraspp"):
+            raise ValueError(f"'{name}' has no auxiliary head: take a deeplabv3_* or fcn_*, or set auxiliary to false.")
+        options: dict[str, Any] = {} if name.startswith("lraspp") else {"aux_loss": auxiliary}
+        try:
+            self.model = torchvision.models.get_model(
+                name,
+                weights=None,
+                weights_backbone="DEFAULT" if pretrained else None,
+                num_classes=num_classes,
+                **options,
+            )
+        except OSError as error:
+            raise OSError(
+                f"the published weights for '{name}' could not be fetched ({error}): "
+                "bring torch's cache from a machine that has them, or set pretrained to false"
+            ) from error
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder, which may be trained at a learning rate of its own."""
+        encoder: nn.Module = self.model.backbone
+        return encoder
+
+    def forward(self, input: Tensor) -> Logits:
+        """The logits (N, num_classes, H, W); in training with those of the auxiliary head."""
+        found: dict[str, Tensor] = self.model(input)
+        if self.training and "aux" in found:
+            return found["out"], found["aux"]
+        return found["out"]

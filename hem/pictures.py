@@ -1,0 +1,121 @@
+"""Pictures of masks for papers and TensorBoard: overlays with a legend, the confusion matrix, indexed PNGs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+from torch import Tensor
+
+Color = tuple[int, int, int]
+ERROR: Color = (220, 30, 30)
+RIGHT: Color = (235, 235, 235)
+
+
+class Example(NamedTuple):
+    """One image with what is said of it; all on the CPU."""
+
+    input: Tensor  # (3, H, W) in [0, 1]
+    target: Tensor  # (H, W); values from C on have no label
+    prediction: Tensor  # (H, W) in 0..C-1
+    scores: dict[str, Tensor]  # maps of unknownness, each (H, W)
+
+
+def colored(mask: Tensor, palette: Sequence[Color]) -> np.ndarray:
+    """The colours (H, W, 3) uint8 of a mask (H, W); black where a value is no class.
+
+    Example:
+        >>> colored(torch.tensor([[1, 255]]), [(0, 0, 9), (7, 8, 9)]).tolist()
+        [[[7, 8, 9], [0, 0, 0]]]
+    """
+    table = np.zeros((len(palette) + 1, 3), dtype=np.uint8)
+    table[:-1] = palette
+    return np.asarray(table[mask.clamp(max=len(palette)).numpy()])
+
+
+def indexed_png(mask: Tensor, palette: Sequence[Color]) -> bytes:
+    """A mask (H, W) of classes as a PNG whose pixels are the classes and whose palette has their colours."""
+    image = indexed(mask, palette)
+    file = io.BytesIO()
+    image.save(file, format="png")
+    return file.getvalue()
+
+
+def indexed(mask: Tensor, palette: Sequence[Color]) -> Image.Image:
+    """A mask (H, W) of classes as a palette image."""
+    image = Image.fromarray(mask.to(torch.uint8).cpu().numpy(), mode="L")
+    image.putpalette([value for color in palette for value in color])
+    return image
+
+
+def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names: Sequence[str]) -> Figure:
+    """One row per image: the image, the true and the predicted mask over it, the errors, unknownness; a legend.
+
+    Args:
+        examples: The images.
+        palette: RGB of each class.
+        class_names: Name of each class.
+    """
+    shown = len(palette)
+    maps = list(examples[0].scores)
+    titles = ["image", "truth", "prediction", "error", *(f"unknown ({name.replace('_', ' ')})" for name in maps)]
+    ratio = examples[0].input.shape[1] / examples[0].input.shape[2]
+    width = 2.3
+    rows = -(-(shown + 2) // 6)  # of the legend
+    figure = Figure(figsize=(width * len(titles), (width * ratio + 0.04) * len(examples) + 0.3 + 0.2 * rows))
+    FigureCanvasAgg(figure)
+    height = figure.get_figheight()
+    panels = figure.subplots(len(examples), len(titles), squeeze=False)
+    figure.subplots_adjust(
+        left=0.004, right=0.996, top=1 - 0.25 / height, bottom=(0.2 * rows + 0.05) / height, wspace=0.02, hspace=0.03
+    )
+    for row, example in zip(panels, examples, strict=True):
+        photo = (255 * example.input.permute(1, 2, 0).numpy()).astype(np.uint8)
+        labelled = (example.target < shown).numpy()[..., None]
+        truth = np.where(labelled, 0.4 * photo + 0.6 * colored(example.target, palette), 0)
+        guess = 0.4 * photo + 0.6 * colored(example.prediction, palette)
+        wrong = (example.target != example.prediction).numpy()[..., None]
+        error = np.where(labelled, np.where(wrong, ERROR, RIGHT), 0)
+        pictures: list[np.ndarray] = [photo, truth, guess, error]
+        for panel, picture in zip(row, pictures, strict=False):
+            panel.imshow(picture.astype(np.uint8))
+        for panel, name in zip(row[4:], maps, strict=True):
+            panel.imshow(example.scores[name].numpy(), cmap="magma")
+        for panel in row:
+            panel.set_axis_off()
+    for panel, title in zip(panels[0], titles, strict=True):
+        panel.set_title(title, fontsize=9, pad=3)
+    entries = [*zip(class_names, palette, strict=True), ("void", (0, 0, 0)), ("error", ERROR)]
+    patches = [Patch(color=(r / 255, g / 255, b / 255), label=name) for name, (r, g, b) in entries]
+    figure.legend(handles=patches, loc="lower center", ncol=-(-len(entries) // rows), fontsize=8, frameon=False,
+                  handlelength=1.2, columnspacing=1.2, borderaxespad=0.1)  # fmt: skip
+    return figure
+
+
+def confusion(matrix: Tensor, class_names: Sequence[str]) -> Figure:
+    """The confusion matrix (C, C), rows the truth: each row in percent of the class's labelled pixels."""
+    shares = 100 * matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)
+    count = len(class_names)
+    side = 1.8 + 0.42 * count
+    figure = Figure(figsize=(side + 1.2, side))
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=1.3 / (side + 1.2), right=1 - 0.2 / (side + 1.2), bottom=1.2 / side, top=1 - 0.1 / side)
+    panel = figure.subplots()
+    picture = panel.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
+    figure.colorbar(picture, ax=panel, label="% of the class's pixels", fraction=0.046)
+    panel.set_xticks(range(count), class_names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    panel.set_yticks(range(count), class_names, fontsize=8)
+    panel.set(xlabel="predicted", ylabel="true")
+    for row in range(count):
+        for column in range(count):
+            if shares[row, column] >= 0.5:
+                ink = "white" if shares[row, column] > 55 else "black"
+                panel.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=7, color=ink)
+    return figure
