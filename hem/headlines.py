@@ -58,6 +58,7 @@ METRICS: dict[str, dict[str, str]] = {
         "test/robust_accuracy/linf/*/autoattack": "AutoAttack, L∞ {}",
         "test/robust_accuracy/l2/*/autoattack": "AutoAttack, L2 {}",
         "test/accuracy": "clean accuracy",
+        "test/masking/curve_in_doubt": "curve in doubt (1: a check for masked gradients failed)",
     },
     "longtail": {
         "test/balanced_accuracy": "balanced accuracy",

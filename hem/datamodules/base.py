@@ -133,6 +133,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self._training: Loader | None = None
         self._position: dict[str, int] | None = None
 
+    def __str__(self) -> str:
+        """The class and the data set; Lightning's own description reads the data, and the parser asks for one."""
+        return f"{type(self).__name__}({self.title})"
+
     # What a data set says about itself.
 
     @abstractmethod

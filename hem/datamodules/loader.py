@@ -181,7 +181,7 @@ class Loader:
         sizes = [len(index) for index in parts]
         whole = torch.cat(parts)
         key = key_of(self.seed, self.sampler.epoch, whole)
-        parts = list((whole % count).split(sizes))
+        parts = list((whole % count).split_with_sizes(sizes))
         if self.partners is None:
             yield from zip(parts, key.split_with_sizes(sizes), sizes, strict=True)
             return
