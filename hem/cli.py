@@ -24,6 +24,7 @@ import torch
 import yaml
 from jsonargparse.typing import register_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -38,7 +39,6 @@ from hem.progress import ProgressBar
 from hem.run import (
     BEFORE,
     LAST,
-    Checkpoints,
     SaveConfig,
     SavePredictions,
     SaveResults,
@@ -177,7 +177,7 @@ class HemCLI(LightningCLI):
             default=None,
             help="The run's folder (runs/<task>_<data>/<loss>/seed<k>).",
         )
-        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Watch, "watch")
         for name in ("num_classes", "class_names", "class_counts", "mean", "std"):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")

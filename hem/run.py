@@ -29,7 +29,7 @@ import lightning.pytorch.loggers
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -183,20 +183,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if "state_dict" not in loaded:
             raise ValueError(f"{path} is no checkpoint of a run: it has no state_dict; give one of those under runs/.")
         return loaded
-
-
-class Checkpoints(ModelCheckpoint):
-    """Lightning's checkpoints, with a ``last.ckpt`` that is the last epoch's.
-
-    Lightning 2.6 writes ``last.ckpt`` where the monitored figure has improved and at no other time: it is then
-    the best once more, and a run that goes on from it repeats the epochs since.
-    """
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save ``last.ckpt`` unless the validation of this epoch has done so."""
-        super().on_train_epoch_end(trainer, pl_module)
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class CSVLogger(lightning.pytorch.loggers.CSVLogger):

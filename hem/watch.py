@@ -114,8 +114,8 @@ class Watch(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was validated; Lightning calls those that save checkpoints in turn, so the best one is known."""
-        within = getattr(pl_module, "resumes_within_epochs", True)
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and (within or trainer.is_last_batch):
+        within = getattr(pl_module, "resumes_within_epochs", True)  # else the end of the epoch has work of its own
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and within:
             self.closed = trainer.global_step
             self._save(trainer)
 
