@@ -81,6 +81,7 @@ METRICS: dict[str, dict[str, str]] = {
 
 # any figure by its name, the first that fits: (pattern, more is better, share)
 RULES: tuple[tuple[str, bool | None, bool], ...] = (
+    (r"curve_in_doubt$", False, False),
     (r"masking/|/images/|(^|/)images$", None, False),
     (r"calibration_error|fpr95|forgetting|intransigence", False, True),
     (r"mce", False, False),
