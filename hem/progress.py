@@ -13,7 +13,7 @@ class ProgressBar(RichProgressBar):
     """Lightning's progress bar, which is brought up to date at most a few times a second.
 
     Lightning's redraws up to a hundred times a second and reads every figure after every batch, which makes the
-    host wait for the device. The last batch of an epoch is always shown.
+    host wait for the device. The last batch of an epoch is always shown. Processes but the first have it switched off.
     """
 
     def __init__(self) -> None:
@@ -37,15 +37,15 @@ class ProgressBar(RichProgressBar):
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Show the batch, if it is time."""
-        if self.due(args[2] + 1, self.total_val_batches_current_dataloader):
+        if self.is_enabled and self.due(args[2] + 1, self.total_val_batches_current_dataloader):
             super().on_validation_batch_end(trainer, pl_module, *args, **kwargs)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Show the batch, if it is time."""
-        if self.due(args[2] + 1, self.total_test_batches_current_dataloader):
+        if self.is_enabled and self.due(args[2] + 1, self.total_test_batches_current_dataloader):
             super().on_test_batch_end(trainer, pl_module, *args, **kwargs)
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Show the batch, if it is time."""
-        if self.due(args[2] + 1, self.total_predict_batches_current_dataloader):
+        if self.is_enabled and self.due(args[2] + 1, self.total_predict_batches_current_dataloader):
             super().on_predict_batch_end(trainer, pl_module, *args, **kwargs)

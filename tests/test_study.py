@@ -306,7 +306,7 @@ def test_killed(folder, monkeypatch):
     assert run(folder, path) == 0
     undisturbed = results(folder)
     (folder / "runs").rename(folder / "before")
-    monkeypatch.setenv("HEM_TEST_EPOCH", "0.05")
+    monkeypatch.setenv("HEM_TEST_EPOCH", "0.3")  # long enough that the kill comes before the end
     draw = random.Random(0)
     for kill in (os.kill, os.killpg, os.kill):
         before = len(done(folder))

@@ -100,7 +100,7 @@ class ContinualDataModule(ImageDataModule):
         [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
         >>> images, index = data.part("test")
         >>> data.task_of(index, "test").bincount().tolist()
-        [72, 72, 72, 71, 70]
+        [72, 72, 72, 72, 71]
     """
 
     def __init__(
