@@ -13,7 +13,7 @@ class ProgressBar(RichProgressBar):
     """Lightning's progress bar, which is brought up to date at most a few times a second.
 
     Lightning's redraws up to a hundred times a second and reads every figure after every batch, which makes the
-    host wait for the device. The last batch of an epoch is always shown. Processes but the first have it switched off.
+    host wait for the device. The last batch of an epoch is always shown.
     """
 
     def __init__(self) -> None:
