@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import copy
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -24,8 +20,9 @@ from hem.datamodules.continual import ContinualDataModule
 from hem.datamodules.counter import permutation
 from hem.losses import reduction
 from hem.modules.base import Task
+from hem.modules.classification import labelled
+from hem.modules.examination import write_figure, write_table
 from hem.modules.rejector import passed
-from hem.run import write_atomically
 from hem.strategies import Naive, Strategy
 
 Mask = Literal["none", "unseen", "other_tasks"]
@@ -498,8 +495,7 @@ class ContinualTask(Task):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Return the columns of ``predictions.csv``: index, label and score (the largest probability of all)."""
         input, _, index = batch
-        score, label = self(input).softmax(1).max(1)
-        return {"index": index, "label": [self.class_names[k] for k in label.tolist()], "score": score}
+        return labelled(self(input), index, self.class_names)
 
     # -- what is written -----------------------------------------------------------------------------------
 
@@ -512,22 +508,14 @@ class ContinualTask(Task):
         """Write the matrix as a table and as a picture."""
         if not self.trainer.is_global_zero:
             return
-        folder = Path(self.trainer.default_root_dir)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["after", *(f"task_{task}" for task in range(1, len(self.baseline) + 1))])
-        for after, row in enumerate([self.baseline, *self.matrix]):
-            writer.writerow([after, *(f"{accuracy:.6f}" for accuracy in row)])
-        write_atomically(folder / "accuracy_matrix.csv", text.getvalue())
-        if not self.matrix:
-            return
-        figure = heat_map(self.matrix)
-        for logger in self.trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("accuracy_matrix", figure, self.global_step, close=False)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=120)
-        write_atomically(folder / "accuracy_matrix.png", picture.getvalue())
+        columns = ["after", *(f"task_{task}" for task in range(1, len(self.baseline) + 1))]
+        rows = [
+            dict(zip(columns, [after, *(f"{accuracy:.6f}" for accuracy in row)], strict=True))
+            for after, row in enumerate([self.baseline, *self.matrix])
+        ]
+        write_table(self, "accuracy_matrix", columns, rows)
+        if self.matrix:
+            write_figure(self, "accuracy_matrix", heat_map(self.matrix))
 
 
 def heat_map(matrix: list[Row]) -> Figure:

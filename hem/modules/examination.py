@@ -1,7 +1,8 @@
-"""What the examinations of a trained network share: the files that they leave.
+"""The files that the test of a network leaves in the run folder: tables, records, pictures.
 
-An examination is the test of any checkpoint of a classifier: :class:`~hem.modules.RejectionTask`,
-:class:`~hem.modules.CorruptionTask` and :class:`~hem.modules.AdversarialTask`.
+The examinations of any checkpoint of a classifier use them (:class:`~hem.modules.RejectionTask`,
+:class:`~hem.modules.CorruptionTask`, :class:`~hem.modules.AdversarialTask`), and so do the tasks that leave more than
+figures.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hem.run import write_atomically
 
 
 def folder_of(task: Task) -> Path:
-    """The folder that an examination writes into: the run's."""
+    """The folder that a task writes into: the run's."""
     return Path(task.trainer.default_root_dir)
 
 

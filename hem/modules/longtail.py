@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,9 +16,9 @@ from torchmetrics.classification import MulticlassStatScores
 from hem.losses.functional import effective_number_weights
 from hem.modules.base import Task
 from hem.modules.classification import accuracies, labelled, log_batch
+from hem.modules.examination import write_figure, write_table
 from hem.modules.rejector import run_folder
 from hem.networks import CosineLinear
-from hem.run import write_atomically
 
 SHOTS = ("many", "medium", "few")
 
@@ -329,26 +326,23 @@ class LongTailTask(Task):
     # -- what is written -----------------------------------------------------------------------------------
 
     def _write(self, classes: dict[str, tuple[Tensor, Tensor]]) -> None:
-        folder = run_folder(self.trainer)
-        if folder is None:
+        if run_folder(self.trainer) is None:
             return
         accuracy = {name: (right / seen).tolist() for name, (right, seen) in classes.items()}
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        names = ["accuracy" if name == "plain" else f"{name}_accuracy" for name in self.variants]
-        writer.writerow(["class", "training_samples", "shot", "test_samples", *names])
+        columns = {name: "accuracy" if name == "plain" else f"{name}_accuracy" for name in self.variants}
         seen = classes["plain"][1].tolist()
-        for k, name in enumerate(self.class_names):
-            row = [name, self.class_counts[k], self.groups[k], seen[k]]
-            writer.writerow([*row, *(f"{accuracy[variant][k]:.6f}" if seen[k] else "" for variant in self.variants)])
-        write_atomically(folder / "longtail.csv", text.getvalue())
-        figure = self._figure(accuracy)
-        for logger in self.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("longtail", figure, close=False)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=120)
-        write_atomically(folder / "longtail.png", picture.getvalue())
+        rows = [
+            {
+                "class": name,
+                "training_samples": self.class_counts[k],
+                "shot": self.groups[k],
+                "test_samples": seen[k],
+                **{column: f"{accuracy[variant][k]:.6f}" if seen[k] else "" for variant, column in columns.items()},
+            }
+            for k, name in enumerate(self.class_names)
+        ]
+        write_table(self, "longtail", list(rows[0]), rows)
+        write_figure(self, "longtail", self._figure(accuracy))
 
     def _figure(self, accuracy: dict[str, list[float]]) -> Figure:
         """Accuracy of each class against its training samples, on a logarithmic axis."""

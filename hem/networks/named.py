@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hem.names import near
 from hem.networks.base import Network
+from hem.networks.published import published_weights
 
 Source = Literal["auto", "torchvision", "timm"]
 
@@ -57,14 +58,10 @@ class Named(Network):
     ) -> None:
         build = _from_torchvision if _library(name, source) == "torchvision" else _from_timm
         try:
-            body, path = build(name, num_classes, in_channels, image_size, pretrained, dict(options or {}))
+            with published_weights(name, "set pretrained to false"):
+                body, path = build(name, num_classes, in_channels, image_size, pretrained, dict(options or {}))
         except TypeError as error:
             raise TypeError(f"network '{name}' does not take the options {options}: {error}") from error
-        except OSError as error:
-            raise OSError(
-                f"the published weights of '{name}' could not be fetched ({error}): "
-                "bring torch's or the hub's cache from a machine that has them, or set pretrained to false"
-            ) from error
         head = body.get_submodule(path)
         body.set_submodule(path, nn.Identity())
         super().__init__(body, head, in_channels)

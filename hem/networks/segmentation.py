@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from hem.names import check_name, near
+from hem.networks.published import published_weights
 
 Logits = Tensor | tuple[Tensor, ...]
 
@@ -59,16 +60,12 @@ class EncoderDecoder(nn.Module):
         else:
             check_name(encoder, smp.encoders.get_encoder_names(), "encoder")
         try:
-            self.model = smp.create_model(
-                name, encoder, encoder_weights, in_channels=in_channels, classes=num_classes, **(options or {})
-            )
+            with published_weights(encoder, "set encoder_weights to null"):
+                self.model = smp.create_model(
+                    name, encoder, encoder_weights, in_channels=in_channels, classes=num_classes, **(options or {})
+                )
         except TypeError as error:
             raise TypeError(f"'{name}' does not take the options {options}: {error}") from error
-        except OSError as error:
-            raise OSError(
-                f"the published weights of '{encoder}' could not be fetched ({error}): "
-                "bring torch's or the hub's cache from a machine that has them, or set encoder_weights to null"
-            ) from error
         self.stride: int = getattr(self.model.encoder, "output_stride", 32)
 
     @property
@@ -114,7 +111,7 @@ class TorchvisionSegmentation(nn.Module):
         if auxiliary and name.startswith("lraspp"):
             raise ValueError(f"'{name}' has no auxiliary head: take a deeplabv3_* or fcn_*, or set auxiliary to false.")
         options: dict[str, Any] = {} if name.startswith("lraspp") else {"aux_loss": auxiliary}
-        try:
+        with published_weights(name, "set pretrained to false"):
             self.model = torchvision.models.get_model(
                 name,
                 weights=None,
@@ -122,11 +119,6 @@ class TorchvisionSegmentation(nn.Module):
                 num_classes=num_classes,
                 **options,
             )
-        except OSError as error:
-            raise OSError(
-                f"the published weights for '{name}' could not be fetched ({error}): "
-                "bring torch's cache from a machine that has them, or set pretrained to false"
-            ) from error
 
     @property
     def encoder(self) -> nn.Module:
