@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hem.datamodules import counter
+from hem.datamodules.counter import key, normal, uniform
 from hem.names import check_name
 
 Norm = Literal["linf", "l2"]
@@ -257,16 +259,16 @@ def project(point: Tensor, center: Tensor, eps: float, norm: Norm) -> Tensor:
     return (center + moved.view_as(center)).clamp(0, 1)
 
 
-def random_start(center: Tensor, eps: float, norm: Norm, generator: torch.Generator) -> Tensor:
-    """Return a point drawn uniformly from the ball around each image, brought into [0, 1]."""
-    options: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": center.dtype}
+def random_start(center: Tensor, eps: float, norm: Norm, key: Tensor) -> Tensor:
+    """Return a point of the ball around each image, brought into [0, 1]: drawn uniformly, by the image's key (N,)."""
+    count = center.flatten(1).shape[1]
     if norm == "linf":
-        noise = torch.rand(center.shape, **options) * 2 - 1
+        noise = uniform(key, count) * 2 - 1
     else:
-        noise = torch.randn(center.shape, **options).flatten(1)
-        radius = torch.rand((len(center), 1), **options) ** (1 / noise.shape[1])
-        noise = (noise / length(noise) * radius).view(center.shape)
-    return project(center + eps * noise.to(center.device), center, eps, norm)
+        noise = normal(key, count)
+        radius = uniform(counter.key(key, 1), 1) ** (1 / count)
+        noise = noise / length(noise) * radius
+    return project(center + eps * noise.to(center).view_as(center), center, eps, norm)
 
 
 def ascent(gradient: Tensor, norm: Norm) -> Tensor:
@@ -334,7 +336,7 @@ def pgd(
     momentum: float | None = None,
     start: Tensor | None = None,
     early_stop: bool = True,
-    seed: int = 0,
+    seed: int | Tensor = 0,
 ) -> Tensor:
     """Projected gradient descent: climb an objective within eps of each image.
 
@@ -348,9 +350,9 @@ def pgd(
     the further steps and restarts attack the others. One whose gradient is exactly 0 at its random point (a margin
     loss that is met there) would stay there: it waits for the next restart.
 
-    The random points are a function of ``seed`` and the shape of the batch: those of a sample do not depend
-    on which others are broken, and no global generator is read. The network is put into evaluation mode for
-    the time; no parameter gets a gradient.
+    The random points of an image are a function of its key alone, so with a ``seed`` of one number per image
+    they are the same however images are put into batches and on devices; no global generator is read. The
+    network is put into evaluation mode for the time; no parameter gets a gradient.
 
     Args:
         model: Images (N, C, H, W) in [0, 1] to logits (N, K).
@@ -367,7 +369,7 @@ def pgd(
         start: Where to begin instead of at random, same shape as ``input``.
         early_stop: Leave broken samples alone. Without it all samples take all steps, and only the last
             point counts: for training.
-        seed: Of the random starts.
+        seed: Of the random starts: an integer, or int64 numbers (N,), one for each image.
 
     Returns:
         Images of the same shape: a misclassified one for each broken sample, else the last x of the last
@@ -394,7 +396,9 @@ def pgd(
         momentum = 0.75 if function is mifpe else 1.0
     if step_size is None:
         step_size = 2 * eps if schedule == "linear" else 2.5 * eps / steps
-    generator = torch.Generator().manual_seed(seed)
+    keys = (
+        seed.to(input.device) if isinstance(seed, Tensor) else key(seed, torch.arange(len(input), device=input.device))
+    )
     with attacking(model):
         input, target = input.detach().clone(), target.clone()  # a tensor made in inference mode takes no gradient
         adversarial = input.clone()
@@ -402,11 +406,11 @@ def pgd(
         if early_stop and len(input):
             with torch.no_grad():
                 todo = todo[model(input).argmax(1) == target]
-        for _ in range(restarts):
+        for restart in range(restarts):
             if not len(todo):
                 break
-            x = random_start(input, eps, norm, generator) if start is None else start.clone()
-            at, clean, y, x = todo, input[todo], target[todo], x[todo]
+            at, clean, y = todo, input[todo], target[todo]
+            x = random_start(clean, eps, norm, key(keys[todo], restart)) if start is None else start[todo]
             before, flat = x, todo[:0]
             for step in range(steps):
                 x = x.detach().requires_grad_()

@@ -21,8 +21,8 @@ def uniform(key: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
 
 
 def normal(key: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
-    """Numbers of the standard normal distribution, by its inverse; u is moved off 0, where that is infinite."""
-    return torch.erfinv(2 * uniform(key, stream, shape) - (1 - 2.0**-24)) * math.sqrt(2)
+    """Numbers of the standard normal distribution, of shape (N, *shape); another stream gives other ones."""
+    return counter.normal(counter.key(key, stream), math.prod(shape)).reshape(len(key), *shape)
 
 
 def truncate(images: Tensor) -> Tensor:

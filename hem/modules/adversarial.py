@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from hem.attacks import Norm, check_eps, library, pgd
-from hem.datamodules.counter import key, seed_of
+from hem.datamodules.counter import key
 from hem.losses import reduction
 from hem.modules.adversarial_training import TRADES, AdversarialTraining, divergence
 from hem.modules.base import Task
@@ -165,8 +165,8 @@ class AdversarialTask(Task):
         if self.adversary is None:
             return super().training_step(batch, batch_idx)
         input, target, *_ = batch
-        words = (int(os.environ.get("PL_GLOBAL_SEED", 0)), self.current_epoch, batch_idx, self.global_rank)
-        attacked = self.adversary.perturb(self, input, target, seed_of(self.attack_seed, *words))
+        run = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        attacked = self.adversary.perturb(self, input, target, self._keys(batch, batch_idx, run, self.current_epoch))
         if not isinstance(self.adversary, TRADES):
             return super().training_step((attacked, target), batch_idx)
         logits = self(input)
@@ -190,11 +190,8 @@ class AdversarialTask(Task):
         input, target, *_ = batch
         self._accuracies("val").update(self(input).float(), target)
         if self.adversary is not None:
-            options: dict[str, Any] = {
-                "steps": VALIDATION_STEPS,
-                "seed": seed_of(self.attack_seed, batch_idx, self.global_rank),
-            }
-            attacked = pgd(self.net, input, target, self.adversary.eps, norm=self.adversary.norm, **options)
+            options: dict[str, Any] = {"norm": self.adversary.norm, "seed": self._keys(batch, batch_idx)}
+            attacked = pgd(self.net, input, target, self.adversary.eps, steps=VALIDATION_STEPS, **options)
             self.robust.update((self(attacked).argmax(1) == target).float())
 
     def on_validation_epoch_end(self) -> None:
@@ -203,6 +200,12 @@ class AdversarialTask(Task):
         if self.adversary is not None:
             self.log("val/robust_accuracy", self.robust.compute(), prog_bar=True, sync_dist=True)
             self.robust.reset()
+
+    def _keys(self, batch: Any, batch_idx: int, *words: int) -> Tensor:
+        """Return a number for each image of a batch: of its index, or of its place where data has no indices."""
+        input, _, *rest = batch
+        place = torch.arange(len(input), device=input.device)
+        return key(self.attack_seed, *words, *(rest[:1] or (batch_idx, self.global_rank, place)))
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
@@ -246,7 +249,7 @@ class AdversarialTask(Task):
             last = everywhere[-1 if count is None else min(count, len(everywhere)) - 1]
             return int((places <= last).sum())
 
-        evaluation = Evaluation(self, inputs, targets, first(self.images), first(self.autoattack_images))
+        evaluation = Evaluation(self, inputs, targets, places, first(self.images), first(self.autoattack_images))
         rows = evaluation.curve()
         for row in rows:
             self.log(f"test/robust_accuracy/{row.norm}/{row.eps:g}/{row.attack}", row.robust_accuracy, sync_dist=True)

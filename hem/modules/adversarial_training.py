@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hem.attacks import OBJECTIVES, Norm, attacking, check_eps, pgd, project
+from hem.datamodules.counter import normal
 from hem.modules.base import Task
 from hem.names import check_name
 
@@ -42,8 +43,15 @@ class AdversarialTraining(ABC):
         return pgd(task.net, input, target, self.eps, **shape, early_stop=False, **options)
 
     @abstractmethod
-    def perturb(self, task: Task, input: Tensor, target: Tensor, seed: int) -> Tensor:
-        """Return the attacked batch that a step trains on."""
+    def perturb(self, task: Task, input: Tensor, target: Tensor, keys: Tensor) -> Tensor:
+        """Return the attacked batch that a step trains on.
+
+        Args:
+            task: Whose network is attacked.
+            input: Images in [0, 1], shape (N, C, H, W).
+            target: As the task's data gives it.
+            keys: A number of each image, from which its random start is drawn, shape (N,).
+        """
 
 
 class PGDTraining(AdversarialTraining):
@@ -78,10 +86,10 @@ class PGDTraining(AdversarialTraining):
         check_name(objective, ("loss", *OBJECTIVES), "objective of adversarial training")
         self.objective = objective
 
-    def perturb(self, task: Task, input: Tensor, target: Tensor, seed: int) -> Tensor:
+    def perturb(self, task: Task, input: Tensor, target: Tensor, keys: Tensor) -> Tensor:
         """Return the batch after all steps of the attack."""
         objective = task.loss if self.objective == "loss" else self.objective
-        return self.climb(task, input, target, objective=objective, seed=seed)
+        return self.climb(task, input, target, objective=objective, seed=keys)
 
 
 class TRADES(AdversarialTraining):
@@ -115,10 +123,9 @@ class TRADES(AdversarialTraining):
             raise ValueError(f"Expected TRADES' beta to be at least 0, got {beta}: the paper takes 1 to 6.")
         self.beta = beta
 
-    def perturb(self, task: Task, input: Tensor, target: Tensor, seed: int) -> Tensor:
+    def perturb(self, task: Task, input: Tensor, target: Tensor, keys: Tensor) -> Tensor:
         """Return the batch that the attack moves furthest in KL, from x + 0.001 n, n normal (at x it is flat)."""
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(input.shape, generator=generator, dtype=input.dtype).to(input.device)
+        noise = normal(keys, input[0].numel()).to(input).view_as(input)
         with attacking(task.net), torch.no_grad():
             clean = task(input)
         start = project(input + 0.001 * noise, input, self.eps, self.norm)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hem.attacks import Norm, library, pgd, square, zero_gradients
+from hem.datamodules.counter import seed_of
 from hem.modules.base import Task, check_state
 from hem.modules.robustness import Evaluation
 from hem.run import AtomicCheckpointIO
@@ -59,7 +60,7 @@ def check_masking(evaluation: Evaluation) -> Masking:
     plain = evaluation.pgd(norm, eps, images, clean)
     more = evaluation.pgd(norm, eps, images, clean, steps=4 * task.steps, restarts=task.restarts + 3)
     one = evaluation.after(
-        lambda x, y, seed: pgd(task.net, x, y, eps, norm=norm, steps=1, step_size=eps, start=x), images, clean
+        lambda x, y, keys: pgd(task.net, x, y, eps, norm=norm, steps=1, step_size=eps, start=x), images, clean
     )
     everything = 1.0 if norm == "linf" else float(evaluation.input.shape[1:].numel()) ** 0.5
     unbounded = clean
@@ -174,7 +175,8 @@ def _black_box(evaluation: Evaluation, norm: Norm, eps: float, white: Tensor, no
         notes.append(f"the check against Square was left out. {error}")
         return None
 
-    def attack(x: Tensor, y: Tensor, seed: int) -> Tensor:
+    def attack(x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+        seed = seed_of(int(keys[0]))  # Square draws for a batch at once
         return square(task.net, x, y, eps, norm=norm, queries=task.square_queries, seed=seed)
 
     return white & ~evaluation.after(attack, len(white), white)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hem import scores as metrics
 from hem.datamodules.base import ImageDataModule
-from hem.datamodules.counter import key, permutation, uniform
+from hem.datamodules.counter import key, permutation
 from hem.datamodules.loader import Batch
 from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
 from hem.modules.base import Task
@@ -215,10 +215,7 @@ class RejectionTask(Task):
 
         for input, target, index in self._known():
             words = key(self.noise_seed, 7, index)  # from where each begins is its own, however batches are cut
-            noise = uniform(words, input[0].numel()).to(input).view_as(input)
-            start = (input + eps * (2 * noise - 1)).clamp(0, 1)
-            with torch.inference_mode(False), torch.enable_grad():
-                images = pgd(self.net, input.clone(), target.clone(), eps, start=start.clone())
+            images = pgd(self.net, input, target, eps, seed=words)
             yield Batch(images, target, index)
 
     def _known(self) -> Iterator[Batch]:

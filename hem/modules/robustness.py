@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from hem.attacks import OBJECTIVES, Norm, attacking, autoattack, pgd
-from hem.datamodules.counter import seed_of
 
 if TYPE_CHECKING:
     from hem.modules.adversarial import AdversarialTask
@@ -40,19 +39,23 @@ class Evaluation:
         task: Whose network is attacked, by whose arguments.
         input: Clean images on the CPU, in the order of the draw, shape (N, C, H, W).
         target: Class indices, shape (N,).
+        keys: A number of each image, from which its random starts are drawn, shape (N,).
         pgd_images: How many of them PGD gets.
         few_images: How many of them AutoAttack and the checks get.
     """
 
-    def __init__(self, task: AdversarialTask, input: Tensor, target: Tensor, pgd_images: int, few_images: int) -> None:
+    def __init__(
+        self, task: AdversarialTask, input: Tensor, target: Tensor, keys: Tensor, pgd_images: int, few_images: int
+    ) -> None:
         self.task = task
         self.input = input
         self.target = target
+        self.keys = keys
         self.pgd_images = pgd_images
         self.few_images = few_images
         sizes = {few_images if attack == "autoattack" else pgd_images for attack in task.attacks}
         self.common_images = min(sizes, default=pgd_images)  # those that every attack is given
-        self.clean = self.after(lambda x, y, seed: x, len(input))
+        self.clean = self.after(lambda x, y, keys: x, len(input))
         # whether each image holds: by norm, eps and attack
         self.held: dict[tuple[Norm, float], dict[str, Tensor]] = {}
         self.black_box: dict[tuple[Norm, float], Tensor] = {}  # what AutoAttack's Square alone broke
@@ -65,23 +68,23 @@ class Evaluation:
 
     def after(
         self,
-        attack: Callable[[Tensor, Tensor, int], Tensor],
+        attack: Callable[[Tensor, Tensor, Tensor], Tensor],
         images: int,
         among: Tensor | None = None,
     ) -> Tensor:
         """Return which of the first images are classified correctly after an attack, shape (images,).
 
         Args:
-            attack: Takes images, targets and a seed; returns images.
+            attack: Takes images, targets and their keys; returns images.
             images: How many of this device's.
             among: Those worth attacking, shape (images,); the others count as broken.
         """
         task = self.task
         held = torch.zeros(images, dtype=torch.bool)
         todo = torch.arange(images) if among is None else among[:images].nonzero()[:, 0]
-        for number, at in enumerate(self.batches(todo)):
+        for at in self.batches(todo):
             x, y = self.input[at].to(task.device), self.target[at].to(task.device)
-            attacked = attack(x, y, seed_of(task.attack_seed, number, task.global_rank))
+            attacked = attack(x, y, self.keys[at])
             with attacking(task.net), torch.no_grad():
                 held[at] = (task(attacked).argmax(1) == y).cpu()
         return held
@@ -102,8 +105,8 @@ class Evaluation:
         settings: dict[str, Any] = {**SCHEDULE, "steps": self.task.steps, "restarts": self.task.restarts, **options}
         model = model or self.task.net
 
-        def attack(x: Tensor, y: Tensor, seed: int) -> Tensor:
-            return pgd(model, x, y, eps, norm=norm, seed=seed, **settings)
+        def attack(x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
+            return pgd(model, x, y, eps, norm=norm, seed=keys, **settings)
 
         return self.after(attack, images, among)
 
