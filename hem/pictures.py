@@ -104,9 +104,8 @@ def confusion(matrix: Tensor, class_names: Sequence[str]) -> Figure:
     shares = 100 * matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)
     count = len(class_names)
     side = 1.8 + 0.42 * count
-    figure = Figure(figsize=(side + 1.2, side))
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.subplots_adjust(left=1.3 / (side + 1.2), right=1 - 0.2 / (side + 1.2), bottom=1.2 / side, top=1 - 0.1 / side)
     panel = figure.subplots()
     picture = panel.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
     figure.colorbar(picture, ax=panel, label="% of the class's pixels", fraction=0.046)
