@@ -1,7 +1,8 @@
 """One page of many runs: ``python -m hem.report runs/<study>`` writes ``runs/<study>/report/index.html``.
 
 Beside the page, which needs no network and no other file, lie its tables as Markdown and CSV (``raw.csv`` holds every
-figure of every run) and its figures as SVG and PNG. What a study asks for and has not got is shown as missing.
+figure of every run, ``<task>_runs.csv`` those of the tables) and its figures as SVG and PNG. What a study asks for and
+has not got is shown as missing.
 """
 
 from __future__ import annotations
@@ -301,6 +302,17 @@ def coverage(runs: Runs) -> Table:
     return Table("coverage", "Runs with results", ["task", *runs.losses], rows)
 
 
+def runs_table(runs: Runs, cell: str, metrics: Sequence[Metric]) -> Table:
+    """The same figures of every run, a row for each: small enough to be kept beside a table that quotes them."""
+    rows = []
+    for r in runs.of(cell):
+        figures_of = (f"{r.metrics[metric.key]:.6g}" if metric.key in r.metrics else "" for metric in metrics)
+        facts = (str(r.facts.get("date", ""))[:10], str(r.facts.get("hardware", "")))
+        rows.append([cell, r.loss, str(r.seed), *figures_of, *facts])
+    names = [metric.key.removeprefix("test/") for metric in metrics]
+    return Table(f"{cell}_runs", f"{cell}: every run", ["task", "loss", "seed", *names, "date", "hardware"], rows)
+
+
 def raw(runs: Runs, study: str) -> str:
     """Every figure of every run, one a row."""
     rows: list[Sequence[Any]] = [
@@ -466,12 +478,13 @@ def summary_rows(compared: Mapping[str, Sequence[Compared]], runs: Runs, baselin
     return rows
 
 
-def write(folder: str | Path, baseline: str = "ce") -> Path:
+def write(folder: str | Path, baseline: str = "ce", further: Sequence[str] = ()) -> Path:
     """Write the report of a folder of runs.
 
     Args:
         folder: ``runs/<study>``.
         baseline: The loss that all others are compared with.
+        further: Regular expressions: figures whose names they fit stand in the tables beside the headline ones.
 
     Returns:
         The page.
@@ -502,11 +515,13 @@ def write(folder: str | Path, baseline: str = "ce") -> Path:
             continue
         keys = runs.keys(cell)
         metrics = headlines(results[0].task, keys)
+        more = [key for key in keys if any(re.search(pattern, key) for pattern in further)]
+        metrics += [describe(key) for key in more if key not in {metric.key for metric in metrics}]
         compared[cell] = comparisons(runs, cell, metrics, baseline)
         main = metric_table(runs, cell, metrics, cell, cell)
         against = comparison_table(cell, compared[cell], baseline)
         everything = metric_table(runs, cell, [describe(key) for key in keys], f"{cell}_all", f"{cell}: every figure")
-        tables += [main, against, everything]
+        tables += [main, against, everything, runs_table(runs, cell, metrics)]
         sections.append(
             {
                 "cell": cell,
@@ -527,7 +542,7 @@ def write(folder: str | Path, baseline: str = "ce") -> Path:
     head = picture("summary", "Relative change", figures.relative_change(summary, hues)) if summary else None
     for table in tables:
         files[f"{table.name}.csv"] = table.csv()
-    files["tables.md"] = "\n".join(table.markdown() for table in tables if not table.name.endswith("_all"))
+    files["tables.md"] = "\n".join(table.markdown() for table in tables if not table.name.endswith(("_all", "_runs")))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hem"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -589,9 +604,14 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hem.report", description="Make one page of many runs.")
     parser.add_argument("folder", help="the folder of a study, such as runs/quick")
     parser.add_argument("--baseline", default="ce", help="the loss that all others are compared with")
+    parser.add_argument("--figures", nargs="*", default=[], metavar="PATTERN",
+                        help="further figures for the tables: regular expressions of their names")  # fmt: skip
     chosen = parser.parse_args(args)
     try:
-        page = write(chosen.folder, chosen.baseline)
+        page = write(chosen.folder, chosen.baseline, chosen.figures)
+    except re.error as error:
+        print(f"error: expected regular expressions after --figures, got '{error.pattern!s}': {error}", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -173,6 +173,22 @@ def test_raw(folder):
     assert one["config"] == "classification_digits/hem/seed3/config_test.yaml"
 
 
+def test_further_figures(folder, capsys):
+    """They stand in the tables and in the small file of runs behind the headline ones, once each."""
+    assert report.main([str(folder), "--figures", "class_accuracy/[01]", "test/accuracy"]) == 0
+    with open(folder / "report" / "classification_digits_runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    figures = ["accuracy", "calibration_error", "class_accuracy/0", "class_accuracy/1"]
+    assert list(rows[0]) == ["task", "loss", "seed", *figures, "date", "hardware"]
+    assert len(rows) == 15
+    row = next(row for row in rows if row["loss"] == "hem" and row["seed"] == "2")
+    assert float(row["accuracy"]) == pytest.approx(accuracy("hem", 2), rel=1e-5)
+    with open(folder / "report" / "classification_digits.csv", newline="") as file:
+        assert [line[0] for line in csv.reader(file)][3:] == ["class_accuracy/0 in % ↑", "class_accuracy/1 in % ↑"]
+    assert report.main([str(folder), "--figures", "class_(accuracy"]) == 1
+    assert "expected regular expressions after --figures, got 'class_(accuracy'" in capsys.readouterr().err
+
+
 def test_only_seeds_of_both_are_paired(folder):
     """A seed that one loss lacks is left out of the comparison, not of the mean."""
     (folder / "classification_digits" / "ce" / "seed4" / "results.json").unlink()
