@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS := -n 2 --dist loadfile
+STUDY ?= quick
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,13 +36,8 @@ lint: setup  ## ruff
 types: setup  ## mypy, strict
 	$(BIN)/mypy
 
-mnist: setup  ## the README's table: four losses, five seeds on MNIST (HEM_DATA says where), 20 minutes
-	$(BIN)/python -m hem.study configs/study/mnist_examined.yaml --only classification_mnist
-	$(BIN)/python -m hem.report runs/mnist_examined
-
-study: setup  ## every task that needs no download: two losses, three seeds, and one page of it (runs/quick/report)
-	$(BIN)/python -m hem.study configs/study/quick.yaml
-	$(BIN)/python -m hem.report runs/quick
+study: setup  ## a study and the page of it: STUDY=quick (no download) or another of configs/study
+	$(BIN)/python -m hem.study configs/study/$(STUDY).yaml; code=$$?; $(BIN)/python -m hem.report runs/$(STUDY) && exit $$code
 
 study-killed: setup  ## a study killed with -9 at 20 random moments, against an undisturbed one
 	$(BIN)/python benchmarks/killed_study.py
@@ -59,4 +55,4 @@ cluster-check: setup  ## runs over network namespaces and a SLURM of this machin
 clean:  ## remove what the tools leave behind, the environment included; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache *.egg-info
 
-.PHONY: help setup train tensorboard test quick lint types mnist study study-killed bench bench-train cluster-check clean
+.PHONY: help setup train tensorboard test quick lint types study study-killed bench bench-train cluster-check clean
