@@ -185,6 +185,11 @@ def test_further_figures(folder, capsys):
     assert float(row["accuracy"]) == pytest.approx(accuracy("hem", 2), rel=1e-5)
     with open(folder / "report" / "classification_digits.csv", newline="") as file:
         assert [line[0] for line in csv.reader(file)][3:] == ["class_accuracy/0 in % ↑", "class_accuracy/1 in % ↑"]
+    with open(folder / "report" / "classification_digits_comparisons.csv", newline="") as file:
+        corrected = [row["p (Holm)"] for row in csv.DictReader(file)][:4]
+    assert report.main([str(folder)]) == 0
+    with open(folder / "report" / "classification_digits_comparisons.csv", newline="") as file:
+        assert [row["p (Holm)"] for row in csv.DictReader(file)] == corrected, "corrected among themselves"
     assert report.main([str(folder), "--figures", "class_(accuracy"]) == 1
     assert "expected regular expressions after --figures, got 'class_(accuracy'" in capsys.readouterr().err
 
