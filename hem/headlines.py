@@ -87,7 +87,7 @@ RULES: tuple[tuple[str, bool | None, bool], ...] = (
     (r"mce", False, False),
     (r"(^|[/_])loss($|/)", None, False),  # each loss has a scale of its own
     (r"(^|/)active$", None, True),
-    (r"accuracy|auroc|aupr|oscr|(^|/)dar|iou|dice|transfer", True, True),
+    (r"accuracy|auroc|aupr|oscr|(^|/)dar|iou|dice|transfer|(^|/)corruption/", True, True),
     (r"", None, False),
 )
 

@@ -294,6 +294,7 @@ def test_headlines():
         ("test/backward_transfer", True, True),
         ("test/miou", True, True),
         ("test/iou/sky", True, True),
+        ("test/corruption/fog/mean", True, True),
         ("test/max_logit", None, False),
         ("test/masking/black_box", None, False),
         ("test/images/worst", None, False),
