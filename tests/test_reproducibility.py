@@ -93,3 +93,16 @@ def test_killed_and_resumed(epoch, undisturbed, tmp_path):
     for name, expected in weights(undisturbed).items():
         assert torch.equal(resumed[name], expected), name
     assert steps(folder) == steps(undisturbed)
+
+
+def test_resumed_in_double_precision(tmp_path):
+    """No weight passes through float32 on its way back."""
+    double = ("--trainer.precision", "64-true", "--trainer.max_epochs", "2")
+    finish(start(tmp_path / "whole", *double))
+    before = tmp_path / "whole" / "checkpoints" / "last-1.ckpt"
+    assert torch.load(before, weights_only=True)["global_step"] < steps(tmp_path / "whole")[-1] + 1
+    finish(start(tmp_path / "parts", *double, "--ckpt_path", str(before)))
+    expected = weights(tmp_path / "whole")
+    assert expected["net.backbone.head.weight"].dtype == torch.float64
+    for name, resumed in weights(tmp_path / "parts").items():
+        assert torch.equal(resumed, expected[name]), name

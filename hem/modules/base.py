@@ -257,8 +257,11 @@ class Task(LightningModule):
             torch.manual_seed((number * 1009 + self.global_rank) % 2**63)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another network before torch does, in a sentence."""
+        """Refuse a checkpoint of another network before torch does, in a sentence; keep double precision."""
         check_state(self, checkpoint["state_dict"])
+        # Lightning converts the network only after it has taken the weights in
+        if self._trainer is not None and self._trainer.precision == "64-true":
+            self.double()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Give gradients that were accumulated over micro-batches their common denominator."""
