@@ -22,7 +22,7 @@ node() {  # start the daemon of a node
 fail() {  # a node dies with a job: its daemon, the steps of the job, and what they had started
     kill -9 "$(cat "$HERE/$1.pid")"
     for process in /proc/[0-9]*; do
-        if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qF "slurmstepd: [$2." ||
+        if tr '\0' ' ' 2>/dev/null <"$process/cmdline" | grep -qF "slurmstepd: [$2." ||
             { tr '\0' '\n' <"$process/environ" | grep -qx "SLURM_CONF=$SLURM_CONF" &&
                 tr '\0' '\n' <"$process/environ" | grep -qx "SLURM_JOB_ID=$2"; } 2>/dev/null; then
             kill -9 "${process#/proc/}" 2>/dev/null || true
@@ -33,6 +33,7 @@ cleanup() {
     scancel --user="$(id -un)" 2>/dev/null || true
     sleep 2
     for name in node0 node1 slurmctld munged; do kill "$(cat "$HERE/$name.pid")" 2>/dev/null || true; done
+    sleep 2  # the controller writes its state once more
     if [ -n "${KEEP:-}" ]; then echo "kept: $HERE"; else rm -rf "$HERE"; fi
 }
 trap cleanup EXIT
