@@ -451,6 +451,10 @@ def test_worker_killed(hem_command, tmp_path):
 # -- archives ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(
+    not hasattr(tarfile, "data_filter"),
+    reason="Python before 3.11.4 has no filter for archives; those that are downloaded have checksums",
+)
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped-from-an-archive"])
 def test_archives_stay_in_their_folder(name, tmp_path):
     """torchvision unpacks what the data modules download: a path out of the folder is refused, or kept within."""
