@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hem.datamodules import counter
 from hem.datamodules.counter import key, normal, uniform
 from hem.names import check_name
 
@@ -259,14 +258,14 @@ def project(point: Tensor, center: Tensor, eps: float, norm: Norm) -> Tensor:
     return (center + moved.view_as(center)).clamp(0, 1)
 
 
-def random_start(center: Tensor, eps: float, norm: Norm, key: Tensor) -> Tensor:
+def random_start(center: Tensor, eps: float, norm: Norm, keys: Tensor) -> Tensor:
     """Return a point of the ball around each image, brought into [0, 1]: drawn uniformly, by the image's key (N,)."""
     count = center.flatten(1).shape[1]
     if norm == "linf":
-        noise = uniform(key, count) * 2 - 1
+        noise = uniform(keys, count) * 2 - 1
     else:
-        noise = normal(key, count)
-        radius = uniform(counter.key(key, 1), 1) ** (1 / count)
+        noise = normal(keys, count)
+        radius = uniform(key(keys, 1), 1) ** (1 / count)
         noise = noise / length(noise) * radius
     return project(center + eps * noise.to(center).view_as(center), center, eps, norm)
 
@@ -396,9 +395,8 @@ def pgd(
         momentum = 0.75 if function is mifpe else 1.0
     if step_size is None:
         step_size = 2 * eps if schedule == "linear" else 2.5 * eps / steps
-    keys = (
-        seed.to(input.device) if isinstance(seed, Tensor) else key(seed, torch.arange(len(input), device=input.device))
-    )
+    keys = seed if isinstance(seed, Tensor) else key(seed, torch.arange(len(input)))
+    keys = keys.to(input.device)
     with attacking(model):
         input, target = input.detach().clone(), target.clone()  # a tensor made in inference mode takes no gradient
         adversarial = input.clone()

@@ -190,8 +190,8 @@ class AdversarialTask(Task):
         input, target, *_ = batch
         self._accuracies("val").update(self(input).float(), target)
         if self.adversary is not None:
-            options: dict[str, Any] = {"norm": self.adversary.norm, "seed": self._keys(batch, batch_idx)}
-            attacked = pgd(self.net, input, target, self.adversary.eps, steps=VALIDATION_STEPS, **options)
+            eps, norm, keys = self.adversary.eps, self.adversary.norm, self._keys(batch, batch_idx)
+            attacked = pgd(self.net, input, target, eps, norm=norm, steps=VALIDATION_STEPS, seed=keys)
             self.robust.update((self(attacked).argmax(1) == target).float())
 
     def on_validation_epoch_end(self) -> None:
@@ -204,8 +204,9 @@ class AdversarialTask(Task):
     def _keys(self, batch: Any, batch_idx: int, *words: int) -> Tensor:
         """Return a number for each image of a batch: of its index, or of its place where data has no indices."""
         input, _, *rest = batch
-        place = torch.arange(len(input), device=input.device)
-        return key(self.attack_seed, *words, *(rest[:1] or (batch_idx, self.global_rank, place)))
+        if rest:
+            return key(self.attack_seed, *words, rest[0])
+        return key(self.attack_seed, *words, batch_idx, self.global_rank, torch.arange(len(input)))
 
     # -- evaluation ----------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ all test --run_dir "$RUNS/three" --ckpt_path last
 # in float64: over several epochs a sample may come to lie on HEM's margin to within float32's rounding, which differs
 long="--trainer.max_epochs 4 --trainer.precision 64-true"
 one fit --run_dir "$RUNS/long" $long
-one test --run_dir "$RUNS/long" --ckpt_path last --trainer.precision 64-true
+one test --run_dir "$RUNS/long" --ckpt_path last $long
 (
     until [ -e "$RUNS/killed/checkpoints/last.ckpt" ]; do sleep 0.02; done
     # the training process, not torchrun, of the second host
@@ -75,6 +75,6 @@ one test --run_dir "$RUNS/long" --ckpt_path last --trainer.precision 64-true
 again="--run_dir $RUNS/killed $long --watch.save_steps 2 --ckpt_path auto"
 if all fit $again >/dev/null; then echo "nobody noticed that a process was killed"; exit 1; fi
 all fit $again
-one test --run_dir "$RUNS/killed" --ckpt_path last --trainer.precision 64-true
+one test --run_dir "$RUNS/killed" --ckpt_path last $long
 "$PYTHON" tests/cluster/compare.py "$RUNS/long" "$RUNS/killed"
 echo "namespaces: passed"
