@@ -8,18 +8,20 @@ same machine. Start-up, validation and the first block are left out. Ratios are 
 * `hem`: `cli.py fit` with the data set's config: augmentation, schedule, logging, progress bar and all; the second
   time with `configs/trainer/fast.yaml` (bfloat16);
 * `bare`: a torch loop over normalised float tensors in memory, with the same optimiser and schedule, and nothing else
-  (no augmentation);
+  (no augmentation); the second time on one batch over and over, channels last and with freed memory kept, as `hem` has
+  them: what the network itself costs, and what no way of loading can beat;
 * `recipe`: the same loop over torchvision's data set and transforms and a DataLoader, without and with workers;
 * `uncertainty`: torch-uncertainty's routine and data module under Lightning's Trainer with its defaults; `--peer` is an
   interpreter that has both (in an environment of its own, lest it changes versions here).
 
-The table goes to the terminal as Markdown, every block to benchmarks/results/train_cpu.csv (train_cpu_busy.csv).
+The table goes to the terminal as Markdown, every block to benchmarks/results/train_<data>_cpu.csv (.._cpu_busy.csv).
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import os
 import statistics
 import subprocess
@@ -43,7 +45,7 @@ sys.path.insert(0, str(ROOT))  # torch-uncertainty's interpreter has no hem
 RESULTS = Path(__file__).with_name("results")
 BATCH = 128
 NETS = {"mnist": "LeNet", "cifar10": "ResNet8"}
-WAYS = ("hem", "hem with fast.yaml", "bare", "recipe", "recipe with 2 workers", "uncertainty")
+WAYS = ("hem", "hem with fast.yaml", "bare", "network alone", "recipe", "recipe with 2 workers", "uncertainty")
 
 
 class Blocks(Callback):
@@ -90,8 +92,13 @@ def optimisation(net: nn.Module) -> tuple[Any, Any]:
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=10**6)
 
 
-def loop(data: str, batches: Callable[[], Iterator[tuple[Tensor, Tensor]]], blocks: Blocks) -> None:
-    net = network(data)
+def loop(
+    data: str,
+    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]],
+    blocks: Blocks,
+    layout: Any = torch.contiguous_format,
+) -> None:
+    net = network(data).to(memory_format=layout)
     optimizer, scheduler = optimisation(net)
     blocks.wait()
     while True:
@@ -103,7 +110,7 @@ def loop(data: str, batches: Callable[[], Iterator[tuple[Tensor, Tensor]]], bloc
             blocks.step()
 
 
-def bare(data: str, blocks: Blocks) -> None:
+def bare(data: str, blocks: Blocks, alone: bool) -> None:
     module = facts(data)(augment=[])
     images, index = module.part("train")
     mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (module.mean, module.std))
@@ -113,6 +120,12 @@ def bare(data: str, blocks: Blocks) -> None:
         for chosen in torch.randperm(len(input)).split(BATCH)[:-1]:
             yield input[chosen], target[chosen]
 
+    if alone:
+        from hem.memory import keep_freed
+
+        keep_freed()
+        batch = input[:BATCH].to(memory_format=torch.channels_last), target[:BATCH]
+        loop(data, lambda: itertools.repeat(batch), blocks, torch.channels_last)
     loop(data, batches, blocks)
 
 
@@ -175,8 +188,8 @@ def work(way: str, data: str, steps: int, threads: int) -> None:
     match way:
         case "hem" | "hem with fast.yaml":
             hem_fit(data, blocks, fast=way != "hem")
-        case "bare":
-            bare(data, blocks)
+        case "bare" | "network alone":
+            bare(data, blocks, alone=way != "bare")
         case "uncertainty":
             uncertainty(data, blocks, workers=0 if threads == 1 else 1)
         case _:
@@ -245,10 +258,9 @@ def main() -> None:
         torch.set_num_threads(1)
     else:
         torch.set_num_threads(args.threads)
-    rows = []
     print("| data, network | way | images/s (quartiles) | hem / way (quartiles) |\n|---|---|---|---|")
     for data in args.data:
-        found = measure(data, args)
+        found, rows = measure(data, args), []
         for way, speeds in found.items():
             ratios = [ours / theirs for ours, theirs in zip(found["hem"], speeds, strict=True)]
             (low, speed, high), (worst, ratio, best) = (statistics.quantiles(values) for values in (speeds, ratios))
@@ -263,12 +275,12 @@ def main() -> None:
                  "load": f"{os.getloadavg()[0]:.1f}", "torch": torch.__version__}
                 for block, each in enumerate(speeds)
             ]  # fmt: skip
-    path = RESULTS / f"train_cpu{'_busy' if args.busy else ''}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"written to {path}", file=sys.stderr)
+        path = RESULTS / f"train_{data}_cpu{'_busy' if args.busy else ''}.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        print(f"written to {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ def describe(key: str, title: str | None = None) -> Metric:
         Metric(key='test/calibration_error', title='calibration_error', higher=False, percent=True)
     """
     higher, percent = next((higher, percent) for pattern, higher, percent in RULES if re.search(pattern, key))
-    return Metric(key, title or key.removeprefix("test/"), higher, percent)
+    words = f"{key.removeprefix('val/')} of validation, best epoch" if key.startswith("val/") else None
+    return Metric(key, title or words or key.removeprefix("test/"), higher, percent)
 
 
 def headlines(task: str, keys: Iterable[str]) -> list[Metric]:
@@ -134,3 +135,18 @@ def with_means(metrics: dict[str, float]) -> dict[str, float]:
         if attack != "autoattack"  # it runs at some of the radii only
     }
     return {**metrics, **means}
+
+
+def best_of_validation(curves: dict[str, dict[float, float]]) -> dict[str, float]:
+    """The best epoch of each validation curve that has a better end: what hyper-parameters are chosen by.
+
+    Example:
+        >>> best_of_validation({"val/miou": {1: 0.25, 2: 0.5, 3: 0.375}, "val/loss": {1: 2.0}})
+        {'val/miou': 0.5}
+    """
+    best = {True: max, False: min}
+    return {
+        key: best[higher](values.values())
+        for key, values in curves.items()
+        if key.startswith("val/") and (higher := describe(key).higher) is not None
+    }

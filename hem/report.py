@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 
 from hem import figures
 from hem.grid import RECORD
-from hem.headlines import Metric, describe, headlines, with_means
+from hem.headlines import Metric, best_of_validation, describe, headlines, with_means
 from hem.jobs import tail
 from hem.run import write_atomically
 from hem.statistics import LEVEL, Comparison, compare, holm, verdict
@@ -46,6 +46,7 @@ class Result:
     folder: Path
     facts: dict[str, Any] = field(hash=False)
     metrics: dict[str, float] = field(hash=False)
+    curves: dict[str, dict[float, float]] = field(hash=False)  #: ``metrics.csv``: value by epoch, from 1
 
     @property
     def name(self) -> str:
@@ -98,6 +99,19 @@ def as_csv(rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def read_curves(path: Path) -> dict[str, dict[float, float]]:
+    """The curves of a run's ``metrics.csv``: of each figure the mean by epoch; empty where there is no such file."""
+    points: dict[str, dict[float, list[float]]] = {}
+    if path.is_file():
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                epoch = row.pop("epoch", None)
+                for key, value in row.items():
+                    if epoch and value and key != "step":
+                        points.setdefault(key, {}).setdefault(float(epoch) + 1, []).append(float(value))
+    return {key: {epoch: mean(values) for epoch, values in by_epoch.items()} for key, by_epoch in points.items()}
 
 
 # -- what lies there -----------------------------------------------------------------------------------------------
@@ -155,12 +169,13 @@ class Runs:
             facts = json.loads(path.read_text())
             metrics = {key: float(value) for key, value in facts.pop("metrics").items()}
             number = int(seed.removeprefix("seed"))
+            curves = read_curves(path.with_name("metrics.csv"))
         except (ValueError, KeyError, AttributeError, TypeError):
             self.notes.append(f"{path} cannot be read as the results of a run, and is left out.")
             return None
         if facts.get("seed") not in (number, None):
             self.notes.append(f"{path} is of seed {facts['seed']}, but lies under {seed}.")
-        return Result(cell, loss, number, path.parent, facts, with_means(metrics))
+        return Result(cell, loss, number, path.parent, facts, with_means(metrics) | best_of_validation(curves), curves)
 
     def _missing(self, name: str) -> Missing:
         folder = self.folder / name
@@ -329,7 +344,7 @@ def raw(runs: Runs, study: str) -> str:
 
 
 def training(runs: Runs, cell: str) -> Sequence[figures.Panel]:
-    """The curves of training: of every loss and seed, from ``metrics.csv``."""
+    """The curves of training, of every loss and seed."""
     wanted = {
         "val/accuracy": "validation accuracy in %",
         "val/miou": "validation mIoU in %",
@@ -340,20 +355,10 @@ def training(runs: Runs, cell: str) -> Sequence[figures.Panel]:
     }
     found: dict[str, dict[str, list[tuple[list[float], list[float]]]]] = {}
     for r in runs.of(cell):
-        path = r.folder / "metrics.csv"
-        if not path.is_file():
-            continue
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        for key in wanted:
-            points: dict[float, list[float]] = {}
-            for row in rows:
-                if row.get(key) and row.get("epoch"):
-                    points.setdefault(float(row["epoch"]) + 1, []).append(float(row[key]))
-            if points:
-                scale = 1.0 if key == "train/loss" else 100.0
-                y = [scale * mean(values) for values in points.values()]
-                found.setdefault(key, {}).setdefault(r.loss, []).append((list(points), y))
+        for key in wanted.keys() & r.curves.keys():
+            scale = 1.0 if key == "train/loss" else 100.0
+            y = [scale * value for value in r.curves[key].values()]
+            found.setdefault(key, {}).setdefault(r.loss, []).append((list(r.curves[key]), y))
     shown = [(wanted[key], "epoch", found[key]) for key in wanted if key in found]
     return [each for each in shown if any(len(x) > 1 for runs_ in each[2].values() for x, _ in runs_)][:3]
 

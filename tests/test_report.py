@@ -194,6 +194,14 @@ def test_further_figures(folder, capsys):
     assert "expected regular expressions after --figures, got 'class_(accuracy'" in capsys.readouterr().err
 
 
+def test_figures_of_validation(folder):
+    """What hyper-parameters are chosen by: the best epoch of each run."""
+    assert report.main([str(folder), "--figures", "val/accuracy"]) == 0
+    with open(folder / "report" / "classification_digits.csv", newline="") as file:
+        last = list(csv.reader(file))[-1]
+    assert last == ["accuracy of validation, best epoch in % ↑", *["75.00 ± 0.00 (5)"] * 3]
+
+
 def test_only_seeds_of_both_are_paired(folder):
     """A seed that one loss lacks is left out of the comparison, not of the mean."""
     (folder / "classification_digits" / "ce" / "seed4" / "results.json").unlink()
