@@ -12,21 +12,19 @@ that physics sets, a copy of the logits. Extra memory is the peak of what is all
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from rows import save
 from torch import Tensor
 
 from hem.losses import LOSSES, kernels
 
 SHAPES = [(128, 10), (256, 1000), (4096, 32000), (4, 12, 360, 480), (2, 19, 512, 1024)]
-RESULTS = Path(__file__).with_name("results")
 PEER = "F.cross_entropy"
 
 
@@ -158,15 +156,9 @@ def main() -> None:
         for row in new:
             print(("{:>16} {:>20}" + "{:>14}" * 6).format(*row.values()), flush=True)
         rows += new
-    RESULTS.mkdir(exist_ok=True)
     words = [args.device, args.dtype]
     words += [word for word in ("channels_last", "busy", "quick") if getattr(args, word)]
-    path = RESULTS / f"losses_{'_'.join(words)}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"written to {path}")
+    save(f"losses_{'_'.join(words)}", rows)
 
 
 if __name__ == "__main__":

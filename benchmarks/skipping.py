@@ -9,26 +9,22 @@ the level that all of them reach. The table goes to the terminal, the runs to be
 """
 
 import argparse
-import csv
-import platform
 import statistics
 import time
 import warnings
 from functools import partial
-from pathlib import Path
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from rows import save
 
 from hem.cli import quiet
 from hem.datamodules import DigitsDataModule
 from hem.losses import HEMLoss
 from hem.modules import ClassificationTask
 from hem.networks import ResNet8
-from hem.run import hardware
 
-OUT = Path(__file__).parent / "results" / "skipping.csv"
 VARIANTS = {"ce": {}, "hem": {}, "hem, skipping": {"skip_separated": True}}
 
 
@@ -97,13 +93,7 @@ def main() -> None:
     for each in runs:
         each["seconds_to_level"] = next(seconds for seconds, accuracy in each["curve"] if accuracy >= level)
         each["level"] = level
-    facts = {"hardware": hardware(), "torch": torch.__version__, "python": platform.python_version(),
-             "date": time.strftime("%Y-%m-%d")}  # fmt: skip
-    with open(OUT, "w", newline="") as file:
-        names = [name for name in runs[0] if name != "curve"]
-        writer = csv.DictWriter(file, [*names, *facts], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**{name: each[name] for name in names}, **facts} for each in runs)
+    save("skipping", [{name: value for name, value in each.items() if name != "curve"} for each in runs])
     base = {each["seed"]: each for each in runs if each["variant"] == "ce"}
     print(f"\n| | time / CE | time to {100 * level:.1f} % validation / CE | test accuracy % | batch still active % |")
     print("|---|---|---|---|---|")

@@ -20,7 +20,6 @@ The table goes to the terminal as Markdown, every block to benchmarks/results/tr
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import os
 import statistics
@@ -29,20 +28,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
+from rows import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # torch-uncertainty's interpreter has no hem
-RESULTS = Path(__file__).with_name("results")
 BATCH = 128
 NETS = {"mnist": "LeNet", "cifar10": "ResNet8"}
 WAYS = ("hem", "hem with fast.yaml", "bare", "network alone", "recipe", "recipe with 2 workers", "uncertainty")
@@ -252,8 +250,6 @@ def main() -> None:
         parser.error(
             "HEM_DATA should say where the data sets lie, but it is not set: run HEM_DATA=<folder> make bench-train"
         )
-    from hem.run import hardware
-
     if args.busy:
         torch.set_num_threads(1)
     else:
@@ -271,16 +267,10 @@ def main() -> None:
             rows += [
                 {"data": data, "network": NETS[data], "batch": BATCH, "way": way, "block": block,
                  "images/s": f"{each:.1f}",
-                 "clock": "process" if args.busy else "wall", "date": date.today(), "hardware": hardware(),
-                 "load": f"{os.getloadavg()[0]:.1f}", "torch": torch.__version__}
+                 "clock": "process" if args.busy else "wall", "load": f"{os.getloadavg()[0]:.1f}"}
                 for block, each in enumerate(speeds)
             ]  # fmt: skip
-        path = RESULTS / f"train_{data}_cpu{'_busy' if args.busy else ''}.csv"
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"written to {path}", file=sys.stderr)
+        save(f"train_{data}_cpu{'_busy' if args.busy else ''}", rows)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,19 @@ forward and backward on logits of that network, over the time of the whole step 
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+from rows import save
 from torch import Tensor, nn
 
 from hem.losses import HEMLoss
 from hem.networks import ResNet18
 
-RESULTS = Path(__file__).with_name("results")
 LOSSES: dict[str, nn.Module] = {"ce": nn.CrossEntropyLoss(), "hem": HEMLoss(margin=0.5)}
 
 
@@ -93,13 +91,7 @@ def main() -> None:
     rows += measure("MobileNetV2 FPN, 4 x 360x480", FPN(), scenes, maps, args)
     for row in (dict(zip(rows[0], rows[0], strict=True)), *rows):
         print("{:30} {:>5} {:>10} {:>10} {:>10} {:>22}".format(*row.values()))
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"training_step_cpu{'_busy' if args.busy else ''}{'_quick' if args.quick else ''}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"written to {path}")
+    save(f"training_step_cpu{'_busy' if args.busy else ''}{'_quick' if args.quick else ''}", rows)
 
 
 if __name__ == "__main__":
