@@ -254,7 +254,11 @@ class Task(LightningModule):
         seed = os.environ.get("PL_GLOBAL_SEED")
         if seed is not None:
             number = (int(seed) * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx
-            torch.manual_seed((number * 1009 + self.global_rank) % 2**63)
+            number = (number * 1009 + self.global_rank) % 2**63
+            # torch.manual_seed seeds every kind of device, and formats a stack trace for each that has not begun
+            torch.default_generator.manual_seed(number)
+            if self.device.type != "cpu":
+                torch.get_device_module(self.device).manual_seed(number)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network before torch does, in a sentence; keep double precision."""
