@@ -83,7 +83,8 @@ def relative_change(rows: Sequence[tuple[str, str, float, float, float, bool]], 
             panel.set(title=task, yticks=range(len(losses)), ylim=(len(losses) - 0.4, -0.6))
             panel.set_yticklabels(losses)
             panel.grid(axis="y", visible=False)
-        figure.supxlabel("relative change against the baseline in %, right is better", fontsize=9)
+        label = "relative change against the baseline in %, right is better"
+        figure.supxlabel(wrapped(label, 34 * columns), fontsize=9)
     return figure
 
 
@@ -107,7 +108,7 @@ def seeds(metrics: Sequence[tuple[str, Values]], hues: Mapping[str, str]) -> Fig
                 panel.plot([float(np.mean(numbers))] * 2, [y - 0.3, y + 0.3], color=hues[loss], linewidth=2)
             panel.set(yticks=range(len(values)), ylim=(len(values) - 0.5, -0.5))
             panel.set_yticklabels(values)
-            panel.set_title(wrapped(title, 30), fontsize=8)
+            panel.set_title(wrapped(title, 24), fontsize=8)
             panel.tick_params(labelsize=8)
             panel.locator_params(axis="x", nbins=4)
     return figure

@@ -35,6 +35,7 @@ from hem.names import near
 STUDY_KEYS = ("name", "cost", "losses", "seeds", "overrides", "tasks", "slurm")
 CELL_KEYS = ("train", "name", "overrides", "losses", "seeds", "checkpoint", "test", "examine")
 CONFIG_KEYS = ("config", "name", "overrides")
+OF_THE_STUDY = ("--seed_everything", "--run_dir", "--ckpt_path")
 RECORD = "study.json"  # in a run folder: what was done there
 
 
@@ -78,6 +79,8 @@ class Run:
     @property
     def changed(self) -> bool:
         """Whether the run was begun, or made, by other commands than the study has now."""
+        if not self.done and not any(self.folder.glob("checkpoints/*.ckpt")):
+            return False  # it failed before it made anything: begun anew
         return any(list(self.steps.get(step, ())) != found["arguments"] for step, found in self.record.items())
 
     def left(self) -> dict[str, tuple[str, ...]]:
@@ -216,6 +219,8 @@ def _options(value: Any, where: str) -> tuple[str, ...]:
     words = [word for option in _list(value, where) for word in shlex.split(str(option))]
     if words and not words[0].startswith("--"):
         raise ValueError(f"{where} is a list of options such as '--trainer.max_epochs 2', got {value!r}.")
+    if own := [word for word in words if word.partition("=")[0] in OF_THE_STUDY]:
+        raise ValueError(f"{where} has {own[0]}, which a study gives to each run itself: leave it out.")
     for before, after in pairwise(words):
         if before == "--config":
             _exists(after, where)
@@ -243,9 +248,13 @@ def _losses(value: Any, where: str) -> dict[str, tuple[str, ...]]:
     for entry in _list(value, f"losses of {where}"):
         named = entry if isinstance(entry, dict) else {str(entry): [f"--config configs/loss/{entry}.yaml"]}
         for name, options in named.items():
+            if options is None:  # a colon too many: `- hem:`
+                options = [f"--config configs/loss/{name}.yaml"]
             words = _options(options, f"loss {name} of {where}")
             if name in found or Path(str(name)).name != str(name):
                 raise ValueError(f"losses of {where} need different names that are names of folders, got {name!r}.")
+            if same := next((other for other, others in found.items() if others == words), None):
+                raise ValueError(f"losses of {where} are to differ, but {same} and {name} have the same options.")
             found[str(name)] = words
     return found
 

@@ -85,7 +85,7 @@ RULES: tuple[tuple[str, bool | None, bool], ...] = (
     (r"masking/|/images/|(^|/)images$", None, False),
     (r"calibration_error|fpr95|forgetting|intransigence", False, True),
     (r"mce", False, False),
-    (r"(^|[/_])loss($|/)", None, False),  # each loss has a scale of its own
+    (r"^(test|val|train)/loss($|/)", None, False),  # each loss has a scale of its own
     (r"(^|/)active$", None, True),
     (r"accuracy|auroc|aupr|oscr|(^|/)dar|iou|dice|transfer|(^|/)corruption/", True, True),
     (r"", None, False),

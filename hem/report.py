@@ -226,10 +226,12 @@ def number(value: float, metric: Metric) -> str:
 
 
 def spread(values: Iterable[float], metric: Metric) -> str:
-    """Mean ± standard deviation (number of seeds)."""
+    """Mean ± standard deviation (number of seeds); where a value is none, how many are."""
     values = list(values)
     if not values:
         return "missing"
+    if lacking := len(values) - sum(map(math.isfinite, values)):
+        return f"not a number in {lacking} of {len(values)}"
     deviation = number(stdev(values), metric) if len(values) > 1 else "-"
     return f"{number(mean(values), metric)} ± {deviation} ({len(values)})"
 
@@ -273,8 +275,9 @@ def comparison_table(cell: str, rows: Sequence[Compared], baseline: str) -> Tabl
     out = []
     for row in rows:
         scale, pair = row.metric.scale, row.comparison
-        signed = f"{scale * pair.difference:+.2f}" if row.metric.percent else f"{pair.difference:+.4g}"
-        interval = "-" if math.isnan(pair.low) else f"{scale * pair.low:+.2f} to {scale * pair.high:+.2f}"
+        digits = "+.2f" if row.metric.percent else "+.4g"
+        signed = "-" if math.isnan(pair.difference) else f"{scale * pair.difference:{digits}}"
+        interval = "-" if math.isnan(pair.low) else f"{scale * pair.low:{digits}} to {scale * pair.high:{digits}}"
         names = [
             row.metric.label,
             row.loss,
@@ -298,10 +301,12 @@ def comparison_table(cell: str, rows: Sequence[Compared], baseline: str) -> Tabl
 def metric_table(runs: Runs, cell: str, metrics: Sequence[Metric], name: str, title: str) -> Table:
     """Mean ± standard deviation (number of seeds) of figures, a column for each loss."""
     rows = []
+    asked = {name.split("/")[1] for name in runs.plan.get("runs", ()) if name.split("/")[0] == cell}
+    losses = [loss for loss in runs.losses if loss in asked or runs.of(cell, loss)]
     for metric in metrics:
         values = runs.values(cell, metric.key)
-        rows.append([metric.label, *(spread(values.get(loss, {}).values(), metric) for loss in runs.losses)])
-    return Table(name, title, ["figure", *runs.losses], rows)
+        rows.append([metric.label, *(spread(values.get(loss, {}).values(), metric) for loss in losses)])
+    return Table(name, title, ["figure", *losses], rows)
 
 
 def coverage(runs: Runs) -> Table:

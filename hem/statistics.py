@@ -61,15 +61,17 @@ def compare(x: Sequence[float], y: Sequence[float]) -> Comparison:
         raise ValueError(
             f"A paired comparison needs as many values of one loss as of the other, got {len(x)} and {len(y)}."
         )
-    d = np.asarray(x, dtype=float) - np.asarray(y, dtype=float)
+    values = np.asarray([x, y], dtype=float)
+    d = values[0] - values[1]
     n = len(d)
     mean = float(d.mean()) if n else math.nan
     if n < FEWEST or not np.isfinite(d).all():
         return Comparison(n, mean, math.nan, math.nan, math.nan, math.nan)
     error = float(d.std(ddof=1)) / math.sqrt(n)
-    # rounding leaves a trace of a spread between equal differences
-    if error <= 1e-12 * max(1.0, float(np.abs(d).max())):
-        p = 1.0 if abs(mean) <= 1e-12 else math.nan
+    # figures were rounded to float32 on their way: that leaves a trace of a spread between equal differences
+    rounding = 2 * float(np.finfo(np.float32).eps) * float(np.abs(values).max())
+    if error <= rounding:
+        p = 1.0 if abs(mean) <= rounding else math.nan
         return Comparison(n, mean, mean, mean, p, sign_flips(d))
     half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
@@ -131,6 +133,8 @@ def verdict(comparison: Comparison, p: float, higher: bool | None) -> str:
     """
     if comparison.seeds < FEWEST:
         return "too few seeds"
+    if not math.isfinite(comparison.difference):
+        return "not a number in some seed"
     if math.isnan(p):
         return "no spread to test by"
     if p >= LEVEL:

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from hem.grid import Run, Study, load
 from hem.jobs import command, fitting, gpus, run_here, submit
+from hem.names import near
 from hem.run import write_atomically
 
 PLAN = "plan.json"  # in a study's folder: every run that it asks for
@@ -161,6 +162,14 @@ def options(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(args)
 
 
+def refuse_misspelt(rest: Sequence[str]) -> None:
+    """Refuse options of every run that look like an option of the study: `--job 2` would end every run."""
+    for word in rest:
+        name = word.partition("=")[0].removeprefix("--")
+        if word.startswith("--") and (meant := near(name, ("dry-run", "jobs", "only", "root", "slurm"))):
+            raise ValueError(f"There is no option --{name}{meant}")
+
+
 def slurm_parameters(words: Sequence[str]) -> dict[str, Any]:
     """Read ``KEY=VALUE``.
 
@@ -215,6 +224,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if overrides and not overrides[0].startswith("--"):
             raise ValueError(f"Expected options of runs, such as --trainer.max_epochs 2, got '{overrides[0]}'.")
+        refuse_misspelt(overrides)
         if chosen.jobs is not None and chosen.jobs < 1:
             raise ValueError(f"--jobs is a number of runs, 1 or more, got {chosen.jobs}.")
         study = load(chosen.study, overrides, chosen.root)

@@ -3,6 +3,7 @@
 import csv
 import html.parser
 import json
+import math
 import re
 import statistics
 
@@ -270,6 +271,18 @@ def test_mixed_folder(folder):
     assert "cannot be read as the results" in " ".join(page_of(folder).text)
 
 
+def test_a_run_that_came_to_nothing(folder):
+    """NaN and infinity are named where they stand, and stop nothing."""
+    path = folder / "classification_digits" / "hem" / "seed1" / "results.json"
+    content = json.loads(path.read_text())
+    content["metrics"] |= {"test/accuracy": math.nan, "test/logit_margin": math.inf}
+    path.write_text(json.dumps(content))
+    report.write(folder)
+    assert rows(folder / "report" / "classification_digits.csv")[0]["hem"] == "not a number in 1 of 5"
+    found = rows(folder / "report" / "classification_digits_comparisons.csv")
+    assert next(row["verdict"] for row in found if row["loss"] == "hem") == "not a number in some seed"
+
+
 def test_runs_made_by_hand(folder, tmp_path):
     """A folder of runs without a plan is reported on as well."""
     (folder / "plan.json").unlink()
@@ -296,6 +309,7 @@ def test_headlines():
         ("test/fpr95_known_positive/msp/novel", False, True),
         ("test/auroc/msp/novel", True, True),
         ("test/loss", None, False),
+        ("test/robust_accuracy/linf/0.1/pgd_loss", True, True),
         ("test/active", None, True),
         ("test/mce", False, False),
         ("test/forgetting", False, True),

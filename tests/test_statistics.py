@@ -65,7 +65,13 @@ def test_no_spread():
     moved = compare([x + 0.1 for x in CE], CE)
     assert math.isnan(moved.p)
     assert verdict(moved, moved.p, True) == "no spread to test by"
-    assert math.isnan(compare([1.0, 2.0, math.nan], [1.0, 2.0, 3.0]).p)
+    none = compare([1.0, 2.0, math.nan], [1.0, 2.0, 3.0])
+    assert math.isnan(none.p)
+    assert verdict(none, none.p, True) == "not a number in some seed"
+    # three samples of 360 more in each seed, as float32 has it
+    x, y = (np.float32(np.array(right) / 360).astype(float) for right in ([347, 345, 351], [344, 342, 348]))
+    assert math.isnan(compare(x, y).p)
+    assert compare(x, np.nextafter(np.float32(x), np.float32(2)).astype(float)).p == 1
 
 
 def test_different_numbers_of_seeds():

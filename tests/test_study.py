@@ -138,6 +138,8 @@ def test_only(folder):
         ({"losses": ["hem2"]}, r"loss hem2 of .* names configs/loss/hem2.yaml, which is not there; did you mean"),
         ({"losses": ["ce", "ce"]}, "different names"),
         ({"losses": [{"a/b": []}]}, "names of folders"),
+        ({"losses": ["hem", {"own": ["--config configs/loss/hem.yaml"]}]}, "hem and own have the same options"),
+        ({"overrides": ["--seed_everything 5"]}, "--seed_everything, which a study gives to each run itself"),
         ({"tasks": [{"train": "configs/classification/digit.yaml"}]}, r"did you mean 'configs/classification/digits"),
         ({"seeds": [0, 0]}, "different whole numbers"),
         ({"seeds": [True]}, "different whole numbers"),
@@ -168,6 +170,8 @@ def test_mistakes_of_the_command_line(folder, capsys):
         ([str(folder / "bad.yaml")], "is not valid YAML"),
         ([path, "--only", "nothing"], "no run's name holds 'nothing'; the tasks are classification_digits"),
         ([path, "--jobs", "0"], "1 or more, got 0"),
+        ([path, "--job", "2"], "no option --job; did you mean 'jobs'?"),
+        ([path, "--dry_run"], "no option --dry_run; did you mean 'dry-run'?"),
         ([path, "more"], "Expected options of runs, such as --trainer.max_epochs 2, got 'more'"),
         ([path, "--root", str(folder), "--slurm", "timeout"], "KEY=VALUE"),
         ([path, "--root", str(folder), "--slurm", "cluster=debug", "timeout=3"], "submitit refuses"),
@@ -224,13 +228,22 @@ def test_other_options_are_noticed(folder, capsys):
     path = written(folder)
     assert run(folder, path, "--only", "classification_digits/ce/seed0") == 0
     begun = folder / "runs/small/classification_digits/ce/seed1"
-    begun.mkdir(parents=True)
+    (begun / "checkpoints").mkdir(parents=True)
+    (begun / "checkpoints" / "last.ckpt").touch()
     (begun / "study.json").write_text(json.dumps({"fit": {"arguments": ["fit", "--other"]}}))
     capsys.readouterr()
     assert run(folder, path, "--only", "classification_digits/ce", "--trainer.max_epochs", "2") == 1
     out = capsys.readouterr().out
     assert "note: classification_digits/ce/seed0 was made by another command" in out
     assert "seed1 was begun by another command" in out
+    (begun / "checkpoints" / "last.ckpt").unlink()
+    assert run(folder, path, "--only", "classification_digits/ce") == 0, "nothing was made yet: begun anew"
+
+
+def test_a_colon_too_many(folder):
+    """`- hem:` is the shipped loss, not the config's own under another name."""
+    study_ = grid.load(written(folder, losses=["ce", {"hem": None}]))
+    assert study_.losses["hem"] == ("--config", "configs/loss/hem.yaml")
 
 
 def test_a_failed_run_stops_no_other(folder, monkeypatch, capsys):
