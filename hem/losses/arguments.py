@@ -179,6 +179,11 @@ def check_shapes(input: Tensor, target: Tensor, weight: Tensor | None = None) ->
             f"target must hold class indices of shape {index_shape} or class probabilities of shape {shape} "
             f"for input of shape {shape}; got shape {tuple(target.shape)}."
         )
+    if target.device != input.device:
+        raise ValueError(
+            f"target must be on the device of input, {input.device}, but it is on {target.device}: "
+            "use target.to(input.device)."
+        )
     if target.shape == input.shape and not target.is_floating_point():
         raise TypeError(
             f"target has the shape of class probabilities, {shape}, and must be floating point; got "

@@ -75,7 +75,7 @@ def _margin_loss(
 ) -> Tensor:
     """HEM and HEM+ (``high``) or multi-margin (not ``high``): by a kernel if one fits, or by the formula."""
     fits = input.dim() > 1 and not competitor and p == 1
-    fused = fits and kernels.backend(input, margin, weight) != "plain"
+    fused = fits and kernels.backend(input, margin, weight, target.detach()) != "plain"
     kernel = partial(kernels.margin_loss, margin=margin, high=high)
     if fused and target.shape != input.shape:
         check_shapes(input, target, weight)  # the kernel itself looks at the labels
@@ -113,7 +113,9 @@ def _margin_errors(
     y = y.unsqueeze(dim)
     error = (z - z.gather(dim, y) + margin).relu().scatter(dim, y, 0.0)
     if high:
-        threshold = error.detach().sum(dim, keepdim=True) / samples.num_classes
+        fixed = error.detach()
+        # a mean is at most the largest; a sum near the dtype's end overflows, and would leave out all of them
+        threshold = torch.minimum(fixed.sum(dim, keepdim=True) / samples.num_classes, fixed.amax(dim, keepdim=True))
         error = torch.where(error < threshold, 0.0, error)  # written so that a NaN is kept
         loss = error.sum(dim) / (error != 0).sum(dim).clamp(min=1)
     else:
@@ -561,7 +563,10 @@ def one_vs_rest_loss(
     samples = check_samples(input, target, weight, ignore_index)
     z, share = samples.masked_logits(), samples.shares()
     mass = share.sum(samples.class_dim, keepdim=True)
-    loss = (share * F.softplus(-z) + (mass - share) * F.softplus(z)).sum(samples.class_dim)
+    rest = mass - share
+    right = torch.where(share != 0, share * F.softplus(-z), 0.0)  # a class masked by -inf costs nothing
+    wrong = torch.where(rest != 0, rest * F.softplus(z), 0.0)
+    loss = (right + wrong).sum(samples.class_dim)
     return _reduce(loss, mass.squeeze(samples.class_dim), reduction, input)
 
 

@@ -198,6 +198,32 @@ def test_infinite_logits(kernel):
     assert logits.grad.tolist() == [[-1, 1, 0], [-1, 1, 0], [0, 0, 0]]
 
 
+def test_errors_that_overflow_when_summed_are_not_left_out(kernel, monkeypatch):
+    """A label masked by the dtype's least number, as language models mask: wholly wrong, not learnt."""
+    logits = torch.tensor([[torch.finfo(torch.float32).min, 1.0, 2.0, 0.0]], device=DEVICE, requires_grad=True)
+    target = torch.tensor([0], device=DEVICE)
+    for way in (kernel, "plain"):
+        if way == "plain":
+            plain(monkeypatch)
+        (gradient,) = torch.autograd.grad(hem_loss(logits, target), logits)
+        assert gradient[0].tolist() == pytest.approx([-1, 1 / 3, 1 / 3, 1 / 3]), way
+
+
+def test_kernels_read_no_tensor_that_has_no_memory_of_its_own(kernel):
+    """Subclasses and lazily negated views go through the formula, a target elsewhere is refused before it is read."""
+
+    class Own(Tensor):
+        pass
+
+    logits, target = logits_and_target(4, 3)
+    value = hem_loss(logits.to(DEVICE), target.to(DEVICE))
+    assert kernels.backend(logits.to(DEVICE), target.to(DEVICE).as_subclass(Own)) == "plain"
+    assert kernels.backend(logits.to(DEVICE), logits[0].to(DEVICE).as_subclass(Own)) == "plain"
+    assert torch.allclose(hem_loss(torch._neg_view(-logits.to(DEVICE)), target.to(DEVICE)), value)
+    with pytest.raises(ValueError, match=r"on the device of input, .*, but it is on meta: use target.to"):
+        hem_loss(logits.to(DEVICE), target.to("meta"))
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (0, 5, 3), (2, 5, 0), (4, 1), (2, 1, 3)], ids=str)
 def test_nothing_to_push_gives_zero(kernel, shape):
     logits, target = logits_and_target(*shape)

@@ -95,6 +95,15 @@ def test_infinite_logits_of_masked_classes():
     assert hem_loss(logits, torch.tensor([2])) == torch.inf
 
 
+def test_one_vs_rest_of_a_class_masked_by_minus_infinity():
+    """log(1 + e^-inf) is 0, and so is what a share of 0 makes of an infinite cost."""
+    logits, target = torch.tensor([[1.0, 2.0, -torch.inf, 0.0]]), torch.tensor([0])
+    loss = LOSSES["one_vs_rest"]()
+    assert loss(logits, target) == loss(logits[:, [0, 1, 3]], target)
+    assert gradient(loss, logits, target)[0, 2] == 0
+    assert gradient(loss, logits, target).isfinite().all()
+
+
 def test_probabilities_cost_as_many_evaluations_as_a_sample_has_classes(monkeypatch):
     """Mixed samples have two, and a thousand classes must not make it a thousand."""
     calls = 0

@@ -59,14 +59,17 @@ def backend(input: Tensor, *arguments: float | Tensor | None) -> Literal["c", "t
         >>> backend(torch.zeros(2, 3, device="meta"))
         'plain'
     """
+    tensors = [value for value in arguments if isinstance(value, Tensor)]
     if (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._get_tracing_state() is not None
         or forward_ad._current_level >= 0
-        or type(input) not in (Tensor, nn.Parameter)
-        or any(isinstance(value, Tensor) and value.requires_grad for value in arguments)
+        or input.is_neg()
+        # the kernels read memory: what is a tensor's own, and nothing that a subclass has in its place
+        or any(type(value) not in (Tensor, nn.Parameter) for value in (input, *tensors))
+        or any(value.requires_grad for value in tensors)
     ):
         return "plain"
     kernels = _kernels(input.device.type, input.dtype)

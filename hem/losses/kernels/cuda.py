@@ -62,10 +62,14 @@ def _forward(
         ignore_index, SAMPLES, REAL,
     )  # fmt: skip
     total = tl.zeros((SAMPLES, CLASSES), REAL)
+    largest = tl.zeros((SAMPLES, CLASSES), REAL)
     for first in range(0, classes, CLASSES):
         e, _, _ = _errors(input, logits, zy, m, label, known, first, class_stride, classes, CLASSES, REAL)
         total += e
+        largest = tl.maximum(largest, e)
     limit = tl.sum(total, 1) / classes
+    most = tl.max(largest, 1)
+    limit = tl.where(limit > most, most, limit)  # the sum of errors near the end of REAL overflows
     if not HIGH:
         limit = tl.where(limit == limit, 0.0, limit)
     total = tl.zeros((SAMPLES, CLASSES), REAL)
