@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hem.losses import functional
-from hem.losses.arguments import Counts, check_arguments, check_counts
+from hem.losses.arguments import Counts, check_arguments, check_counts, readable
 from hem.losses.reduction import Reduction
 
 Weight = Tensor | list[float] | None
@@ -47,6 +47,8 @@ class Criterion(nn.Module):
         self.own = tuple(own)
         if "class_counts" in own:
             counts = check_counts(own.pop("class_counts"))
+            if readable(counts) and torch.equal(counts, counts.round()):
+                counts = counts.long()  # which survives `module.half()`: 100,000 is no half
             self.register_buffer("class_counts", counts, persistent=False)
         check_arguments(reduction, **own)
         for name, value in own.items():

@@ -95,6 +95,14 @@ def test_infinite_logits_of_masked_classes():
     assert hem_loss(logits, torch.tensor([2])) == torch.inf
 
 
+def test_counts_survive_half_precision():
+    """As floats, which a sum of one-hot labels gives, they would overflow: their margins would become 0."""
+    logits, target = batch(4, C)
+    counts = torch.tensor([1e5, 2e5, 50.0, 10.0])
+    loss = LOSSES["hem_plus"](class_counts=counts)
+    assert loss.half()(logits, target) == LOSSES["hem_plus"](class_counts=counts.long())(logits, target)
+
+
 def test_one_vs_rest_of_a_class_masked_by_minus_infinity():
     """log(1 + e^-inf) is 0, and so is what a share of 0 makes of an infinite cost."""
     logits, target = torch.tensor([[1.0, 2.0, -torch.inf, 0.0]]), torch.tensor([0])
