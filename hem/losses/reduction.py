@@ -38,7 +38,8 @@ class Accumulation:
         Σ_i ∇numerator_i / Σ_i denominator_i  =  factor · Σ_i ∇(numerator_i / reference),
         factor = reference / Σ_i denominator_i.
 
-    This needs one mean per micro-batch. Losses that are no ratio of sums over samples (Dice,
+    This needs one mean per micro-batch, and where the loss itself is under activation checkpointing, the
+    backward pass inside the ``with``. Losses that are no ratio of sums over samples (Dice,
     ``reduction="sum"``) cannot be put together from micro-batches in this way: they get the mean of the
     micro-batches' gradients.
 
@@ -71,7 +72,9 @@ class Accumulation:
         if self.reference is None or self.denominator is None:
             self.reference = torch.where(denominator != 0, denominator, 1)
             self.denominator = torch.zeros_like(denominator)
-        self.denominator = self.denominator + denominator
+        # activation checkpointing evaluates a loss again, in the backward pass: that is the same micro-batch
+        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
+            self.denominator = self.denominator + denominator
         return self.reference
 
     def factor(self, divided_by: float = 1.0) -> Tensor | float:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hem.losses import LOSSES, Accumulation, HEMLoss, accumulate, evaluate, global_mean
 from hem.losses.reduction import all_sum, ratio, reduce
@@ -172,6 +173,20 @@ def test_losses_that_are_no_ratio_get_the_mean_of_their_micro_batches(name, redu
     means = torch.stack([evaluate(loss, logits[part], target[part]) for part in (slice(0, 5), slice(5, 8))])
     expected = torch.autograd.grad(means.mean(), logits)[0]
     torch.testing.assert_close(slope * step.factor(), expected)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_loss_that_is_evaluated_again_in_backward_counts_once(reentrant):
+    """Activation checkpointing of head and loss, as large vocabularies have it."""
+    features, target = torch.randn(8, C, dtype=torch.float64, requires_grad=True), torch.arange(8) % C
+    head, loss, step = nn.Linear(C, C).double(), HEMLoss(), Accumulation()
+    loss(head(features), target).backward()
+    whole = head.weight.grad.clone()
+    head.weight.grad = None
+    for part in (slice(0, 2), slice(2, 8)):
+        with accumulate(step):
+            checkpoint(lambda x, y: loss(head(x), y), features[part], target[part], use_reentrant=reentrant).backward()
+    torch.testing.assert_close(head.weight.grad * step.factor(), whole)
 
 
 def test_scopes_close_after_an_error():
