@@ -71,10 +71,20 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether the run has its results; a training that is not tested, whether it has ended."""
-        if "test" in self.steps:
-            return (self.folder / "results.json").is_file()
-        return "seconds" in self.record.get("fit", {})
+        """Whether the run has its results; a training that is not tested, whether it has ended.
+
+        Those of an examination must not be older than the checkpoint that it examines: a training that was made
+        anew is examined anew.
+        """
+        if "test" not in self.steps:
+            return "seconds" in self.record.get("fit", {})
+        results, checkpoint = self.folder / "results.json", Path(self.steps["test"][-1])
+        if not results.is_file():
+            return False
+        if self.after is None:
+            return True
+        fresh = not checkpoint.is_file() or results.stat().st_mtime >= checkpoint.stat().st_mtime
+        return fresh and self.after.done
 
     @property
     def changed(self) -> bool:
@@ -88,7 +98,10 @@ class Run:
         if self.done:
             return {}
         record = self.record
-        left = {step: words for step, words in self.steps.items() if "seconds" not in record.get(step, {})}
+        # a test of old is done again where its results are gone, or are of another network
+        left = {
+            step: words for step, words in self.steps.items() if step == "test" or "seconds" not in record.get(step, {})
+        }
         if "fit" in left and (self.folder / "checkpoints" / "last.ckpt").is_file():
             left["fit"] += ("--ckpt_path", "last")
         return left

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,6 +222,25 @@ def test_finished_runs_are_skipped(folder, capsys):
     plan = json.loads((folder / "runs" / "small" / "plan.json").read_text())
     assert len(plan["runs"]) == 8
     assert plan["runs"]["rejection_digits/ce/seed0"]["after"] == "classification_digits/ce/seed0"
+
+
+def test_a_training_made_anew_is_examined_anew(folder):
+    """And a test whose results are gone is done again, the training not."""
+    path = written(folder)
+    assert run(folder, path, "--only", "ce/seed0") == 0
+    runs = folder / "runs/small"
+    shutil.rmtree(runs / "classification_digits/ce/seed0")
+    before = len(done(folder))
+    assert run(folder, path, "--only", "ce/seed0") == 0
+    steps = [
+        "fit classification_digits/ce/seed0",
+        "test classification_digits/ce/seed0",
+        "test rejection_digits/ce/seed0",
+    ]
+    assert done(folder)[before:] == steps
+    (runs / "classification_digits/ce/seed0/results.json").unlink()
+    assert run(folder, path, "--only", "ce/seed0") == 0
+    assert done(folder)[before + 3 :] == ["test classification_digits/ce/seed0"]
 
 
 def test_other_options_are_noticed(folder, capsys):
