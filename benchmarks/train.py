@@ -124,7 +124,8 @@ def bare(data: str, blocks: Blocks, alone: bool) -> None:
         keep_freed()
         batch = input[:BATCH].to(memory_format=torch.channels_last), target[:BATCH]
         loop(data, lambda: itertools.repeat(batch), blocks, torch.channels_last)
-    loop(data, batches, blocks)
+    else:
+        loop(data, batches, blocks)
 
 
 def recipe(data: str, blocks: Blocks, workers: int) -> None:

@@ -259,9 +259,9 @@ def _losses(value: Any, where: str) -> dict[str, tuple[str, ...]]:
     """Losses by name, each with the options that choose it."""
     found: dict[str, tuple[str, ...]] = {}
     for entry in _list(value, f"losses of {where}"):
-        named = entry if isinstance(entry, dict) else {str(entry): [f"--config configs/loss/{entry}.yaml"]}
+        named = entry if isinstance(entry, dict) else {str(entry): None}
         for name, options in named.items():
-            if options is None:  # a colon too many: `- hem:`
+            if options is None:  # the shipped loss of that name, also with a colon too many: `- hem:`
                 options = [f"--config configs/loss/{name}.yaml"]
             words = _options(options, f"loss {name} of {where}")
             if name in found or Path(str(name)).name != str(name):

@@ -146,6 +146,7 @@ class Runs:
             )
         there = {result.name for result in self.results}
         asked = list(self.plan.get("runs", ()))
+        self.asked = Counter(tuple(name.split("/")[:2]) for name in asked)  #: runs of the plan, by task and loss
         self.missing = [self._missing(name) for name in asked if name not in there]
         self.missing += [
             self._missing(name)
@@ -301,8 +302,7 @@ def comparison_table(cell: str, rows: Sequence[Compared], baseline: str) -> Tabl
 def metric_table(runs: Runs, cell: str, metrics: Sequence[Metric], name: str, title: str) -> Table:
     """Mean ± standard deviation (number of seeds) of figures, a column for each loss."""
     rows = []
-    asked = {name.split("/")[1] for name in runs.plan.get("runs", ()) if name.split("/")[0] == cell}
-    losses = [loss for loss in runs.losses if loss in asked or runs.of(cell, loss)]
+    losses = [loss for loss in runs.losses if runs.asked[cell, loss] or runs.of(cell, loss)]
     for metric in metrics:
         values = runs.values(cell, metric.key)
         rows.append([metric.label, *(spread(values.get(loss, {}).values(), metric) for loss in losses)])
@@ -311,12 +311,11 @@ def metric_table(runs: Runs, cell: str, metrics: Sequence[Metric], name: str, ti
 
 def coverage(runs: Runs) -> Table:
     """How many runs of each task and loss are there, of how many."""
-    asked = Counter(tuple(name.split("/")[:2]) for name in runs.plan.get("runs", ()))
     rows = []
     for cell in runs.cells:
         row = [cell]
         for loss in runs.losses:
-            have, want = len(runs.of(cell, loss)), asked[cell, loss]
+            have, want = len(runs.of(cell, loss)), runs.asked[cell, loss]
             row.append(f"{have} of {want}" if want else str(have) if have else "-")
         rows.append(row)
     return Table("coverage", "Runs with results", ["task", *runs.losses], rows)
@@ -488,11 +487,11 @@ def summary_rows(compared: Mapping[str, Sequence[Compared]], runs: Runs, baselin
     return rows
 
 
-def write(folder: str | Path, baseline: str = "ce", further: Sequence[str] = ()) -> Path:
+def write(folder: str | Path | Runs, baseline: str = "ce", further: Sequence[str] = ()) -> Path:
     """Write the report of a folder of runs.
 
     Args:
-        folder: ``runs/<study>``.
+        folder: ``runs/<study>``, or what was read of it.
         baseline: The loss that all others are compared with.
         further: Regular expressions: figures whose names they fit stand in the tables beside the headline ones. Their
             p-values are corrected over these figures alone, the headline figures' over those.
@@ -504,7 +503,7 @@ def write(folder: str | Path, baseline: str = "ce", further: Sequence[str] = ())
         FileNotFoundError: If there is nothing to report on.
         ValueError: If no run is of the baseline.
     """
-    runs = Runs(Path(folder))
+    runs = folder if isinstance(folder, Runs) else Runs(Path(folder))
     if runs.losses and baseline not in runs.losses:
         raise ValueError(f"no run has the baseline '{baseline}': --baseline is one of {', '.join(runs.losses)}.")
     out = runs.folder / "report"
@@ -621,15 +620,15 @@ def main(args: Sequence[str] | None = None) -> int:
                         help="further figures for the tables: regular expressions of their names")  # fmt: skip
     chosen = parser.parse_args(args)
     try:
-        page = write(chosen.folder, chosen.baseline, chosen.figures)
+        runs = Runs(Path(chosen.folder))
+        page = write(runs, chosen.baseline, chosen.figures)
     except re.error as error:
         print(f"error: expected regular expressions after --figures, got '{error.pattern!s}': {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    missing = Runs(Path(chosen.folder)).missing
-    print(f"{page}{f'; {len(missing)} runs are missing, the page says which' if missing else ''}")
+    print(f"{page}{f'; {len(runs.missing)} runs are missing, the page says which' if runs.missing else ''}")
     return 0
 
 
