@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hem.losses.reduction import Reduction
 
@@ -61,14 +61,24 @@ def check_counts(class_counts: Counts | None, num_classes: int | None = None) ->
     return counts
 
 
-def transformed() -> bool:
-    """Whether torch.compile, torch.export or torch.func is at work, so that values cannot be looked at."""
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+def transformed(*tensors: Tensor) -> bool:
+    """Whether what holds such tensors may have no values to look at, or no memory that is its own.
+
+    So it is while torch traces (``compile``, ``export``, ``make_fx``, ``FakeTensorMode``, ``jit.trace``), while
+    ``torch.func`` transforms, and in subclasses of tensors.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors)
+    )
 
 
 def readable(values: Tensor) -> bool:
     """Whether looking at values is possible and needs no synchronisation."""
-    return values.device.type == "cpu" and not transformed()
+    return values.device.type == "cpu" and not transformed(values)
 
 
 def class_dim(input: Tensor) -> int:
@@ -143,22 +153,27 @@ class Samples:
         y, mass = (x.unsqueeze(self.class_dim) for x in (self.labels(), self.mass()))
         return torch.zeros_like(self.logits).scatter(self.class_dim, y, mass)
 
-    def expectation(self, cost: Callable[[Samples], Tensor]) -> Tensor:
+    def breadth(self) -> int:
+        """Among how many classes a sample's probabilities are spread at most: C where values cannot be looked at."""
+        if not self.soft:
+            return 1
+        if transformed(self.target) or not self.target.numel():
+            return self.num_classes
+        return max(int((self.target != 0).sum(self.class_dim).max()), 1)
+
+    def expectation(self, cost: Callable[[Samples], Tensor], breadth: int | None = None) -> Tensor:
         """Σ_c q_c w_c cost_c for each sample, of a cost that is only known for one label at a time.
 
-        Labels need one call; probabilities need k, one for each of the k largest, where k is the greatest
-        number of non-zeros in a row (C where values cannot be looked at).
+        Labels need one call; probabilities need one for each of the ``breadth`` largest.
 
         Args:
             cost: Takes samples with labels and without class weights to their losses, 0 for ignored ones.
+            breadth: The samples' :meth:`breadth`, where it is known already.
         """
         if not self.soft:
             loss = cost(Samples(self.logits, self.target, ignore_index=self.ignore_index))
             return loss if self.weight is None else self.mass() * loss
-        k = self.num_classes
-        if not transformed() and self.target.numel():
-            k = max(int((self.target != 0).sum(self.class_dim).max()), 1)
-        probabilities, labels = self.target.topk(k, self.class_dim)
+        probabilities, labels = self.target.topk(breadth or self.breadth(), self.class_dim)
         loss = torch.zeros_like(self.logits.select(self.class_dim, 0))
         for q, c in zip(probabilities.unbind(self.class_dim), labels.unbind(self.class_dim), strict=True):
             share = q if self.weight is None else q * self.of_label(self.weight, c)

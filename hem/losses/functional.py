@@ -90,7 +90,11 @@ def _margin_loss(
         return _margin_errors(labelled, margin, competitor=competitor, high=high, p=p)
 
     samples = check_samples(input, target, weight, ignore_index)
-    loss = samples.expectation(cost)
+    breadth = samples.breadth()
+    if p == 1 and breadth > max(4, samples.num_classes // 16):  # here one sort begins to be cheaper
+        loss = _expected_margin_errors(samples, margin, competitor=competitor, high=high)
+    else:
+        loss = samples.expectation(cost, breadth)
     mass = samples.mass() * (loss != 0) if high else samples.labelled().to(loss.dtype)
     return _reduce(loss, mass, reduction, input)
 
@@ -121,6 +125,43 @@ def _margin_errors(
     else:
         loss = error.pow(p).sum(dim) / samples.num_classes
     return torch.where(samples.labelled(), loss, 0.0)
+
+
+def _expected_margin_errors(
+    samples: Samples, margin: float | Tensor, *, competitor: bool = False, high: bool = True
+) -> Tensor:
+    """Σ_c q_c w_c l_c for each sample, of probabilities for many classes: all l_c by one sort of the logits.
+
+    With u_j = z_j and a_c = z_c - μ_c (``competitor``: u_j = z_j + μ_j and a_c = z_c) the errors of target c are
+    e_j = u_j - a_c. In ascending order those above a bound stand from some place k on, and are summed by
+
+        Σ_{i ≥ k} (u_(i) - a_c) = T_k - (C - k) a_c,   T_k = Σ_{i ≥ k} u_(i),
+
+    less the target's own, u_c - a_c = μ_c, which is no error. Arguments as in :func:`_margin_errors`.
+    """
+    num_classes, dim = samples.num_classes, samples.class_dim
+    z, share = (x.movedim(dim, -1).contiguous() for x in (samples.masked_logits(), samples.shares()))
+    mu = margin.to(z) if isinstance(margin, Tensor) else margin
+    u, a = (z + mu, z) if competitor else (z, z - mu)
+    order = u.sort(dim=-1).values
+    tail = F.pad(order.masked_fill(order == -math.inf, 0.0).flip(-1).cumsum(-1).flip(-1), (0, 1))
+
+    def others(k: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Number and sum of the u_j from place k on, without the target's own, which stands there or not."""
+        return num_classes - k - own.to(k.dtype), tail.gather(-1, k) - torch.where(own, u, 0.0)
+
+    fixed, places = a.detach(), order.detach()
+    k, own = torch.searchsorted(places, fixed, right=True), u > fixed
+    count, total = others(k, own)
+    loss = torch.where(count > 0, (total - count * a) / num_classes, 0.0)
+    if high:
+        threshold = torch.minimum(loss.detach(), places[..., -1:] - fixed)
+        # beyond the dtype's range all errors count, as they do where each is compared
+        bound = torch.where(threshold < math.inf, fixed + threshold, fixed)
+        count, total = others(torch.maximum(k, torch.searchsorted(places, bound)), own & (u >= bound))
+        loss = torch.where(count > 0, total / count.clamp(min=1) - a, 0.0)
+    loss = torch.where(order[..., -1:].isnan(), math.nan, loss)
+    return torch.where(share != 0, share * loss, 0.0).sum(-1)
 
 
 def auto_margin(class_counts: Counts | None, m: float = 2000.0) -> float:

@@ -55,6 +55,56 @@ def test_agrees_with_the_reference(name, own):
         torch.testing.assert_close(gradient, torch.tensor(expected[1], dtype=torch.float64), rtol=1e-7, atol=1e-9)
 
 
+DENSE = [
+    ("hem", {}),
+    ("hem", {"margin": 0.0}),
+    ("hem_plus", {}),
+    ("hem_plus", {"competitor": True}),
+    ("multi_margin", {}),
+]
+
+
+@pytest.mark.parametrize("num_classes", [6, 40])
+@pytest.mark.parametrize(("name", "own"), DENSE, ids=lambda v: v if isinstance(v, str) else str(v))
+def test_margin_losses_of_probabilities_for_all_classes_agree_with_the_reference(name, own, num_classes):
+    """Smoothed labels, whose losses come from one sort: value and gradient, with ties and equal logits among them."""
+    generator = torch.Generator().manual_seed(num_classes)
+    own = own_arguments(name, num_classes) | own
+    logits = torch.randn(9, num_classes, generator=generator, dtype=torch.float64)
+    logits[:4] = (logits[:4] * 4).round() / 4  # errors of exactly 0, the margin being 0.5
+    logits[4] = 1.5
+    smoothed = torch.rand(9, num_classes, generator=generator, dtype=torch.float64) + 0.01
+    smoothed[2] = 0
+    weight = torch.rand(num_classes, generator=generator, dtype=torch.float64)
+    for w, reduction in itertools.product((None, weight), ("none", "mean", "sum")):
+        value, gradient = value_and_gradient(name, logits, smoothed, weight=w, reduction=reduction, **own)
+        w_list = None if w is None else w.tolist()
+        expected = loss_and_gradient(name, logits.tolist(), smoothed.tolist(), w_list, -100, reduction, **own)
+        torch.testing.assert_close(value, torch.tensor(expected[0], dtype=torch.float64), rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(gradient, torch.tensor(expected[1], dtype=torch.float64), rtol=1e-7, atol=1e-9)
+
+
+def test_hem_of_probabilities_for_all_classes_at_the_edges():
+    """NaN shows, -inf masks a class without a probability, and errors that overflow when summed are kept."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.rand(4, 8, generator=generator) + 0.01
+    logits = torch.randn(4, 8, generator=generator)
+    logits[0, 3] = torch.nan
+    logits[1, 2], q[1, 2] = -torch.inf, 0.0
+    logits[2, 5] = torch.finfo(torch.float32).min
+    logits.requires_grad_()
+    loss = functional.hem_loss(logits, q, reduction="none")
+    assert loss[0].isnan()
+    kept = [0, 1, 3, 4, 5, 6, 7]
+    alone = sum(q[1, c] * functional.hem_loss(logits[1:2], torch.tensor([c]), reduction="sum") for c in kept)
+    torch.testing.assert_close(loss[1], alone)
+    assert loss[1:].isfinite().all()
+    loss[1:].sum().backward()
+    assert logits.grad[1:].isfinite().all()
+    assert logits.grad[1, 2] == 0
+    assert logits.grad[2, 5] < 0, "the class masked by the least number is wholly wrong, not learnt"
+
+
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("kind", ["random", "ties", "large", "large ties", "far"])
 def test_hem_in_float32_is_the_reference_to_1e_6(kind, seed):

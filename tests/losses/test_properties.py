@@ -1,15 +1,19 @@
 """Properties that single losses have by their formulas, and torch's transformations of all of them."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from hem.losses import LOSSES, HEMLoss, functional
 from hem.losses.functional import hem_loss, hem_plus_loss
 from tests.losses.reference import own_arguments
 
-C = 4
+C = 6  # more than 4: class probabilities then take the margin losses' way of one sort
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
@@ -80,7 +84,7 @@ def test_hem_plus_is_hem_where_classes_are_equally_large():
     logits, target = batch(30, C, 2)
     for competitor in (False, True):
         plus = hem_plus_loss(logits, target, class_counts=[500] * C, competitor=competitor)
-        torch.testing.assert_close(plus, hem_loss(logits, target, margin=1.0))
+        torch.testing.assert_close(plus, hem_loss(logits, target, margin=math.sqrt(2000 / (C * 500))))
 
 
 def test_one_class_has_no_competitor():
@@ -98,7 +102,7 @@ def test_infinite_logits_of_masked_classes():
 def test_counts_survive_half_precision():
     """As floats, which a sum of one-hot labels gives, they would overflow: their margins would become 0."""
     logits, target = batch(4, C)
-    counts = torch.tensor([1e5, 2e5, 50.0, 10.0])
+    counts = torch.tensor([1e5, 2e5, 50.0, 10.0, 20.0, 30.0])
     loss = LOSSES["hem_plus"](class_counts=counts)
     assert loss.half()(logits, target) == LOSSES["hem_plus"](class_counts=counts.long())(logits, target)
 
@@ -194,10 +198,75 @@ def test_compiles_without_a_graph_break(name, soft):
     torch.testing.assert_close(gradient(compiled, logits, target), gradient(loss, logits, target))
 
 
+@pytest.mark.parametrize("name", ["hem", "hem_plus", "multi_margin"])
+def test_the_graph_of_probabilities_does_not_grow_with_the_classes(name):
+    """One sort, not a pass for each class: for a thousand of them the compiler would never end."""
+    nodes = {}
+    for num_classes in (8, 800):
+        loss = LOSSES[name](**own_arguments(name, num_classes))
+        graph = make_fx(loss)(torch.randn(2, num_classes), torch.ones(2, num_classes) / num_classes)
+        nodes[num_classes] = len(graph.graph.nodes)
+    assert nodes[8] == nodes[800]
+
+
+@every_loss
+@pytest.mark.parametrize("soft", [False, True])
+def test_traces_with_make_fx_and_with_fake_tensors(name, soft):
+    """What sharding planners and compilers do: no value may be looked at."""
+    loss = build(name)
+    logits, target = batch(6, C, soft=soft)
+    traced = make_fx(lambda z: gradient(loss, z, target))(logits)
+    torch.testing.assert_close(traced(logits), gradient(loss, logits, target))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = mode.from_tensor(logits).requires_grad_()
+        result = loss(fake, mode.from_tensor(target))
+        result.sum().backward()
+    assert (result.shape, fake.grad.shape) == (loss(logits, target).shape, logits.shape)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own forward derivatives use it
+@every_loss
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")  # torch does so for its own losses, too
+def test_linearizes(name):
+    loss = build(name)
+    logits, target = batch(6, C)
+    direction = torch.randn(6, C, generator=torch.Generator().manual_seed(1))
+    value, slope = torch.func.linearize(lambda z: loss(z, target), logits)
+    torch.testing.assert_close(value, loss(logits, target))
+    torch.testing.assert_close(slope(direction), (gradient(loss, logits, target) * direction).sum())
+
+
+@every_loss
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_gradients_of_many_upstream_ones_at_once(name, reduction):
+    """As jacobians and hessians are computed with ``vectorize=True``."""
+    loss = LOSSES[name](reduction=reduction, **own_arguments(name, C))
+    logits, target = batch(6, C)
+    logits.requires_grad_()
+    value = loss(logits, target)
+    upstream = torch.randn(3, *value.shape, generator=torch.Generator().manual_seed(1))
+    (together,) = torch.autograd.grad(value, logits, upstream, is_grads_batched=True, retain_graph=True)
+    apart = [torch.autograd.grad(value, logits, u, retain_graph=True)[0] for u in upstream]
+    torch.testing.assert_close(together, torch.stack(apart))
+
+
+@every_loss
+def test_a_gradient_can_be_penalised(name):
+    """Its graph is there also where the logits are the leaves and the loss is piecewise linear."""
+    loss = build(name)
+    logits, target = batch(6, C)
+    for z in (logits, logits.expand(2, 6, C)[0].T.contiguous().T):  # and in no layout that a kernel reads
+        z = z.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(loss(z, target), z, create_graph=True)
+        slope.pow(2).sum().backward()
+        assert z.grad is not None
+        assert z.grad.isfinite().all()
+
+
 @pytest.mark.slow  # inductor calls a C++ compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own imports
 def test_hem_compiles_with_the_default_backend():
-    loss = HEMLoss(weight=[1.0, 2.0, 0.5, 3.0])
+    loss = HEMLoss(weight=[1.0, 2.0, 0.5, 3.0, 1.5, 2.5])
     logits, target = batch(6, C, 3)
     compiled = torch.compile(loss, fullgraph=True)
     torch.testing.assert_close(compiled(logits, target), loss(logits, target))

@@ -19,10 +19,11 @@ from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
-from hem.losses.arguments import label_error
+from hem.losses.arguments import label_error, transformed
 from hem.losses.kernels import native
 from hem.losses.kernels.problem import Problem, layout, real
 from hem.losses.reduction import Reduction
@@ -61,14 +62,9 @@ def backend(input: Tensor, *arguments: float | Tensor | None) -> Literal["c", "t
     """
     tensors = [value for value in arguments if isinstance(value, Tensor)]
     if (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
+        transformed(input, *tensors)  # the kernels read memory
         or forward_ad._current_level >= 0
         or input.is_neg()
-        # the kernels read memory: what is a tensor's own, and nothing that a subclass has in its place
-        or any(type(value) not in (Tensor, nn.Parameter) for value in (input, *tensors))
         or any(value.requires_grad for value in tensors)
     ):
         return "plain"
@@ -120,6 +116,8 @@ def margin_loss(
         margins, margin = margin.to(input.device, real(input)).contiguous(), 0.0
     if weight is not None:
         weight = weight.to(input.device, real(input)).contiguous()
+    if layout(input) is None:
+        input = input.contiguous()
     loss: tuple[Tensor, Tensor] = _Margin.apply(
         input, target, ignore_index, high, float(margin), margins, weight, reduction, kernels
     )
@@ -147,9 +145,7 @@ class _Margin(torch.autograd.Function):
         kernels: ModuleType,
     ) -> tuple[Tensor, Tensor]:
         shape = layout(input)
-        if shape is None:
-            input = input.contiguous()
-            shape = input.shape[0], input.shape[1], input[0, 0].numel()
+        assert shape is not None
         numbers = (*shape, ignore_index, high, reduction == "mean", margin)
         problem = Problem(*numbers, margins, weight, input, target.contiguous())
         saved = input.new_empty((2, target.numel()), dtype=real(input))
@@ -168,10 +164,16 @@ class _Margin(torch.autograd.Function):
         rest = (None,) * 8
         if upstream is None:
             return None, *rest
-        if not (upstream.requires_grad and torch.is_grad_enabled()):
+        batched = is_batchedtensor(upstream) or is_legacy_batchedtensor(upstream)
+        if not (batched or torch.is_grad_enabled()):
             return _gradient(ctx, upstream), *rest
-        # To be differentiated once more: the gradient is linear in the upstream one and flat in the logits.
-        direction = _gradient(ctx, torch.ones_like(upstream))
+        # For many upstream gradients at once, or to be differentiated once more: the gradient is linear in the
+        # upstream one, and flat in the logits, which stay in the graph for that.
+        *_, input, target, _, _ = ctx.saved_tensors
+        ones = input.new_ones(target.shape if upstream.dim() else (), dtype=upstream.dtype)
+        direction = _gradient(ctx, ones)
+        if torch.is_grad_enabled():
+            direction = torch.where(input.new_ones((), dtype=torch.bool), direction, input)
         return direction * (upstream.unsqueeze(1) if upstream.dim() else upstream).to(direction.dtype), *rest
 
 

@@ -133,7 +133,8 @@ def forward(problem: Problem, saved: Tensor, losses: Tensor | None) -> tuple[Ten
     programs, arguments, sizes = _launch(problem, saved)
     totals = saved.new_zeros((2, programs))  # summed in a fixed order: the same bits every time
     if programs:
-        _forward[(programs,)](*arguments[:6], losses, totals, *arguments[6:], **sizes)
+        with torch.cuda.device_of(problem.input):  # which need not be the current one
+            _forward[(programs,)](*arguments[:6], losses, totals, *arguments[6:], **sizes)
     loss, mass = totals.sum(1).unbind()
     return loss / _divisor(mass) if problem.mean else loss, mass, -1
 
@@ -144,7 +145,8 @@ def backward(problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor, gr
     if programs:
         sizes["EACH"] = upstream.dim() > 0
         upstream = upstream / _divisor(mass) if problem.mean else upstream
-        _backward[(programs,)](*arguments[:6], upstream, grad, *arguments[6:], **sizes)
+        with torch.cuda.device_of(problem.input):
+            _backward[(programs,)](*arguments[:6], upstream, grad, *arguments[6:], **sizes)
 
 
 def _divisor(mass: Tensor) -> Tensor:
