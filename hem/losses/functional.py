@@ -91,7 +91,9 @@ def _margin_loss(
 
     samples = check_samples(input, target, weight, ignore_index)
     breadth = samples.breadth()
-    if p == 1 and breadth > max(4, samples.num_classes // 16):  # here one sort begins to be cheaper
+    # how many passes, one for each class, cost as much as one sort
+    passes = 50 if fused and input.numel() > 10_000 else 4
+    if p == 1 and breadth > passes:
         loss = _expected_margin_errors(samples, margin, competitor=competitor, high=high)
     else:
         loss = samples.expectation(cost, breadth)
@@ -573,12 +575,21 @@ def ldam_loss(
     samples = check_samples(input, target, weight, ignore_index)
     n = check_counts(class_counts, samples.num_classes).to(samples.logits)
     margin = max_m * (n.min() / n) ** 0.25
-
-    def cost(labelled: Samples) -> Tensor:
-        lowered = labelled.masked_logits() - replace(labelled, weight=margin).shares()
-        return F.cross_entropy(s * lowered, labelled.target, ignore_index=labelled.ignore_index, reduction="none")
-
-    return _reduce(samples.expectation(cost), samples.mass(), reduction, input)
+    if not samples.soft:
+        lowered = samples.masked_logits() - replace(samples, weight=margin).shares()
+        return _softmax_loss(samples, s * lowered, reduction, input)
+    # Of all labels at once: l_c = log(1 + e^{r_c - (v_c - s m_c)}) with v = s z and r_c = log Σ_{j ≠ c} e^{v_j}, which
+    # is the sum of all less a share, but for the largest logit, whose rest would be lost in rounding.
+    v, dim = s * samples.masked_logits(), samples.class_dim
+    largest = torch.zeros_like(v, dtype=torch.bool).scatter(dim, v.argmax(dim, keepdim=True), True)
+    total = v.logsumexp(dim, keepdim=True)
+    part = torch.where(largest, 0.0, (v - total).exp())
+    rest_of_largest = v.masked_fill(largest, torch.finfo(v.dtype).min).logsumexp(dim, keepdim=True)
+    rest = torch.where(largest, rest_of_largest, total + torch.log1p(-part))
+    cost = F.softplus(rest - v + s * samples.per_class(margin), threshold=40.0)
+    share = samples.shares()
+    loss = torch.where(share != 0, share * cost, 0.0).sum(dim)
+    return _reduce(loss, samples.mass(), reduction, input)
 
 
 # Losses of other forms
