@@ -41,6 +41,13 @@ def check_arguments(reduction: str = "mean", **arguments: float) -> None:
             raise ValueError(f"{name} must be {words}; got {value!r}.")
 
 
+def as_tensor(values: Sequence[float] | Tensor) -> Tensor:
+    """``torch.as_tensor``, with values also where ``torch.device("meta")`` would make a tensor without."""
+    if isinstance(values, Tensor):
+        return values
+    return torch.as_tensor(values, device="cpu" if torch.get_default_device().type == "meta" else None)
+
+
 def check_counts(class_counts: Counts | None, num_classes: int | None = None) -> Tensor:
     """Samples per class as a tensor ``(C)``; a sentence unless they are positive, and one for each class."""
     if class_counts is None:
@@ -48,7 +55,7 @@ def check_counts(class_counts: Counts | None, num_classes: int | None = None) ->
             "class_counts is missing: give the number of training samples of each class, "
             "such as data_module.class_counts."
         )
-    counts = torch.as_tensor(class_counts)
+    counts = as_tensor(class_counts)
     if counts.dim() != 1 or counts.numel() == 0:
         raise ValueError(f"class_counts must hold one number per class; got shape {tuple(counts.shape)}.")
     if num_classes is not None and len(counts) != num_classes:
@@ -65,14 +72,14 @@ def transformed(*tensors: Tensor) -> bool:
     """Whether what holds such tensors may have no values to look at, or no memory that is its own.
 
     So it is while torch traces (``compile``, ``export``, ``make_fx``, ``FakeTensorMode``, ``jit.trace``), while
-    ``torch.func`` transforms, and in subclasses of tensors.
+    ``torch.func`` transforms, in subclasses of tensors, and on the meta device.
     """
     return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._get_tracing_state() is not None
-        or any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors)
+        or any(type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta for tensor in tensors)
     )
 
 

@@ -10,13 +10,13 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from hem.losses import functional
-from hem.losses.arguments import Counts, check_arguments, check_counts, readable
+from hem.losses.arguments import Counts, as_tensor, check_arguments, check_counts, readable
 from hem.losses.reduction import Reduction
 
 Weight = Tensor | list[float] | None
@@ -54,6 +54,15 @@ class Criterion(nn.Module):
         for name, value in own.items():
             setattr(self, name, value)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What moves modules, such as ``to_empty`` of those made on the meta device, keeps weights and counts."""
+        constants = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, values in constants.items():
+            if not values.is_meta and not (moved := self.get_buffer(name)).is_meta:
+                moved.copy_(values)
+        return self
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)`` for indices or probabilities."""
         own = {name: getattr(self, name) for name in self.own}
@@ -71,7 +80,7 @@ class Criterion(nn.Module):
 def _class_weight(weight: Weight) -> Tensor | None:
     if weight is None:
         return None
-    weight = torch.as_tensor(weight)
+    weight = as_tensor(weight)
     if weight.dim() != 1 or weight.numel() == 0:
         raise ValueError(f"weight must hold one factor per class, shape (C,); got shape {tuple(weight.shape)}.")
     return weight if weight.is_floating_point() else weight.float()

@@ -54,7 +54,7 @@ def _reduce(loss: Tensor, mass: Tensor, reduction: Reduction, input: Tensor) -> 
 
 def _result_dtype(input: Tensor) -> torch.dtype:
     """The dtype that ``F.cross_entropy`` gives for this input."""
-    half = input.dtype.itemsize < 4
+    half = input.dtype.itemsize < 4 and not input.is_meta  # of which autocast knows nothing
     return torch.float32 if half and torch.is_autocast_enabled(input.device.type) else input.dtype
 
 

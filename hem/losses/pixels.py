@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hem.losses import functional
+from hem.losses.arguments import as_tensor
 from hem.losses.criteria import Criterion, Weight
 from hem.losses.reduction import Reduction, evaluate
 
@@ -72,7 +73,7 @@ class MedianFrequencyLoss(Criterion):
                 "data_module.class_frequencies."
             )
         balance = median_frequency_weights(class_frequencies)
-        super().__init__(balance if weight is None else balance * torch.as_tensor(weight), ignore_index, reduction)
+        super().__init__(balance if weight is None else balance * as_tensor(weight), ignore_index, reduction)
 
 
 class SumLoss(nn.Module):

@@ -332,6 +332,33 @@ def test_copies_pickles_moves_and_stays_out_of_checkpoints(name):
         torch.testing.assert_close(half(logits, target), loss(logits, target))
 
 
+@every_loss
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_without_memory(name, dtype, soft):
+    """Shapes and dtypes on the meta device, where models too large for one machine are laid out."""
+    logits, target = batch(SHAPES["NC"])
+    target = torch.rand(logits.shape).to(dtype) if soft else target
+    loss = build(name)
+    value = loss.to("meta")(logits.to("meta", dtype).requires_grad_(), target.to("meta"))
+    value.backward()
+    assert value.is_meta
+    assert (value.shape, value.dtype) == ((), dtype)
+
+
+@every_loss
+def test_a_loss_made_on_the_meta_device_keeps_its_constants(name):
+    """As FSDP makes a model: laid out without memory, which ``to_empty`` then gives without values."""
+    if name == "ce":
+        pytest.skip("torch's own is made of tensors, and loses them")
+    logits, target = batch(SHAPES["NC"])
+    values = weights().tolist()
+    expected = build(name, weight=values)(logits, target)
+    with torch.device("meta"):
+        loss = build(name, weight=values)
+    assert loss.to_empty(device="cpu")(logits, target) == expected
+
+
 def test_repr_tells_the_arguments():
     text = repr(LOSSES["hem_plus"](weight=[1.0, 2.0], class_counts=[40, 10]))
     assert text == (
