@@ -20,7 +20,6 @@ A study is a file such as ``configs/study/quick.yaml``:
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from typing import Any
 import yaml
 
 from hem.names import near
+from hem.run import read_json
 
 STUDY_KEYS = ("name", "cost", "losses", "seeds", "overrides", "tasks", "slurm")
 CELL_KEYS = ("train", "name", "overrides", "losses", "seeds", "checkpoint", "test", "examine")
@@ -61,8 +61,7 @@ class Run:
     def record(self) -> dict[str, dict[str, Any]]:
         """What ``study.json`` in the run folder holds: ``arguments`` and, once it is done, ``seconds`` of each step."""
         path = self.folder / RECORD
-        found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
-        return found
+        return read_json(path) if path.is_file() else {}
 
     @property
     def seconds(self) -> float:
@@ -198,8 +197,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), root: str | Path = "ru
     name = str(content.get("name") or path.stem)
     if Path(name).name != name:
         raise ValueError(f"name of {path} is the name of a folder in {root}/, got {name!r}.")
-    own = _options(content.get("overrides"), f"overrides of {path}")
-    return Study(name, tasks, losses, seeds, (*own, *overrides), str(content.get("cost") or ""), slurm, Path(root))
+    own = _options(content.get("overrides"), f"overrides of {path}") + _not_own(overrides, "the command line")
+    return Study(name, tasks, losses, seeds, own, str(content.get("cost") or ""), slurm, Path(root))
 
 
 # -- what the file may say ---------------------------------------------------------------------------------------
@@ -232,11 +231,17 @@ def _options(value: Any, where: str) -> tuple[str, ...]:
     words = [word for option in _list(value, where) for word in shlex.split(str(option))]
     if words and not words[0].startswith("--"):
         raise ValueError(f"{where} is a list of options such as '--trainer.max_epochs 2', got {value!r}.")
-    if own := [word for word in words if word.partition("=")[0] in OF_THE_STUDY]:
-        raise ValueError(f"{where} has {own[0]}, which a study gives to each run itself: leave it out.")
+    _not_own(words, where)
     for before, after in pairwise(words):
         if before == "--config":
             _exists(after, where)
+    return tuple(words)
+
+
+def _not_own(words: Sequence[str], where: str) -> tuple[str, ...]:
+    """Options of every run, none of which is one that the study gives."""
+    if own := [word for word in words if word.partition("=")[0] in OF_THE_STUDY]:
+        raise ValueError(f"{where} has {own[0]}, which a study gives to each run itself: leave it out.")
     return tuple(words)
 
 

@@ -101,8 +101,14 @@ class Jobs:
 
         Returns:
             ``"done"``; ``"elsewhere"`` where another process works on it; ``"stopped"``; or, where it failed,
-            a sentence with the last lines of its log.
+            a sentence with the last lines of its log, or about the folder or file that stopped it.
         """
+        try:
+            return self._do(run, extra or {})
+        except (OSError, ValueError) as error:
+            return f"{run.folder}: {error}"
+
+    def _do(self, run: Run, extra: Mapping[str, str]) -> str:
         with lock(run.folder) as held:
             if held is None:
                 return "elsewhere"
@@ -122,7 +128,7 @@ class Jobs:
                 record[step] = {"arguments": list(run.steps[step])}
                 write_atomically(run.folder / RECORD, json.dumps(record, indent=1) + "\n")
                 log, begun = run.folder / f"{step}.log", time.time()
-                code = self._process(command(arguments), log, held, extra or {})
+                code = self._process(command(arguments), log, held, extra)
                 if self.stopped.is_set() and code:
                     return "stopped"
                 if code:
@@ -202,8 +208,8 @@ def run_here(runs: Sequence[Run], jobs: int, devices: Sequence[str], watcher: Wa
 
     Args:
         runs: What to do, in this order where trainings allow it.
-        jobs: How many at once; each gets its share of the cores and, of several, its GPU.
-        devices: The GPUs.
+        jobs: How many at once; each gets its share of the cores.
+        devices: The GPUs, of which each run gets one; empty: a run gets what is there.
         watcher: Is told of every change.
 
     Returns:
@@ -215,7 +221,7 @@ def run_here(runs: Sequence[Run], jobs: int, devices: Sequence[str], watcher: Wa
     worker = Jobs({"OMP_NUM_THREADS": str(max(1, cores() // jobs)), **os.environ})
     slots: SimpleQueue[str | None] = SimpleQueue()
     for i in range(jobs):
-        slots.put(devices[i % len(devices)] if devices and jobs > 1 else None)
+        slots.put(devices[i % len(devices)] if devices else None)
 
     def do(run: Run) -> str:
         device = slots.get()
@@ -327,7 +333,9 @@ def submit(runs: Sequence[Run], folder: Path, parameters: Mapping[str, Any]) -> 
         raise ImportError("--slurm needs submitit: pip install 'hem[cluster]'") from error
     given = dict(parameters)
     try:
-        executor = submitit.AutoExecutor(folder=str(folder), cluster=given.pop("cluster", "slurm"))
+        cluster = given.pop("cluster", "slurm")
+        built = {key: given.pop(key) for key in list(given) if key.endswith("_max_num_timeout")}
+        executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster, **built)
         executor.update_parameters(**given)
     except (NameError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())

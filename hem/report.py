@@ -11,7 +11,6 @@ import argparse
 import base64
 import csv
 import io
-import json
 import math
 import re
 import sys
@@ -29,7 +28,7 @@ from hem import figures
 from hem.grid import RECORD
 from hem.headlines import Metric, best_of_validation, describe, headlines, with_means
 from hem.jobs import tail
-from hem.run import write_atomically
+from hem.run import read_json, write_atomically
 from hem.statistics import LEVEL, Comparison, compare, holm, verdict
 from hem.study import PLAN, duration
 
@@ -114,6 +113,14 @@ def read_curves(path: Path) -> dict[str, dict[float, float]]:
     return {key: {epoch: mean(values) for epoch, values in by_epoch.items()} for key, by_epoch in points.items()}
 
 
+def settings(result: Result) -> set[str]:
+    """The lines of a run's config that do not tell its seed or its folder."""
+    path = next((p for p in (result.folder / "config.yaml", result.folder / "config_test.yaml") if p.is_file()), None)
+    lines = [] if path is None else [line.strip() for line in path.read_text().splitlines()]
+    own = ("#", "seed_everything:", "ckpt_path:")
+    return {line for line in lines if not line.startswith(own) and result.name not in line}
+
+
 # -- what lies there -----------------------------------------------------------------------------------------------
 
 
@@ -134,7 +141,7 @@ class Runs:
         self.notes: list[str] = []
         self.plan: dict[str, Any] = {}
         if (folder / PLAN).is_file():
-            self.plan = json.loads((folder / PLAN).read_text())
+            self.plan = read_json(folder / PLAN)
         self.results = [
             result for path in sorted(folder.glob("*/*/seed*/results.json")) if (result := self._read(path))
         ]
@@ -158,6 +165,7 @@ class Runs:
                 f"{len(extra)} runs lie here that the study does not ask for: {', '.join(sorted(extra)[:4])}."
             )
         self._mixtures()
+        self._changed()
         order = list(dict.fromkeys(name.split("/")[0] for name in asked))
         self.cells = order + sorted({r.cell for r in self.results} - set(order))
         losses = list(dict.fromkeys(name.split("/")[1] for name in asked))
@@ -167,7 +175,7 @@ class Runs:
     def _read(self, path: Path) -> Result | None:
         cell, loss, seed = path.parent.relative_to(self.folder).parts
         try:
-            facts = json.loads(path.read_text())
+            facts = read_json(path)
             metrics = {key: float(value) for key, value in facts.pop("metrics").items()}
             number = int(seed.removeprefix("seed"))
             curves = read_curves(path.with_name("metrics.csv"))
@@ -177,6 +185,27 @@ class Runs:
         if facts.get("seed") not in (number, None):
             self.notes.append(f"{path} is of seed {facts['seed']}, but lies under {seed}.")
         return Result(cell, loss, number, path.parent, facts, with_means(metrics) | best_of_validation(curves), curves)
+
+    def _changed(self) -> None:
+        """Say which runs were made by other commands than the study has now, and which losses by several configs."""
+        steps = {name: run.get("steps", {}) for name, run in self.plan.get("runs", {}).items()}
+        records = {r.name: read_json(r.folder / RECORD) for r in self.results if (r.folder / RECORD).is_file()}
+        changed = [
+            name
+            for name, record in records.items()
+            if name in steps and any(steps[name].get(step) != found["arguments"] for step, found in record.items())
+        ]
+        if changed:
+            self.notes.append(
+                f"{len(changed)} runs were made with other options than the study has now, and are made anew if their "
+                f"folders are deleted: {', '.join(sorted(changed)[:4])}."
+            )
+        for cell, loss in dict.fromkeys((r.cell, r.loss) for r in self.results):
+            configs = [settings(r) for r in self.of(cell, loss)]
+            if differing := sorted(set[str]().union(*configs) - configs[0].intersection(*configs)):
+                self.notes.append(
+                    f"The runs of {cell}/{loss} differ in more than their seed: {'; '.join(differing[:4])}."
+                )
 
     def _missing(self, name: str) -> Missing:
         folder = self.folder / name
@@ -579,7 +608,7 @@ def write(folder: str | Path | Runs, baseline: str = "ce", further: Sequence[str
 
 def described(result: Result, folder: Path) -> dict[str, Any]:
     """A run as the page lists it: when and where it was made, and links to its files."""
-    record = json.loads(path.read_text()) if (path := result.folder / RECORD).is_file() else {}
+    record = read_json(path) if (path := result.folder / RECORD).is_file() else {}
     seconds = sum(step.get("seconds", 0) for step in record.values())
     present = [p.name for p in sorted(result.folder.iterdir()) if p.suffix in (".yaml", ".json", ".csv", ".log")]
     return {

@@ -72,6 +72,21 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping that a JSON file of ours holds.
+
+    Raises:
+        ValueError: It holds none: a full disk or a copy that was stopped left it empty or cut off.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is empty or damaged ({error}): delete it, and it will be made anew.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no mapping, but {found!r}: delete it, and it will be made anew.")
+    return found
+
+
 LAST, BEFORE = "last.ckpt", "last-1.ckpt"  # the newest checkpoint of a run, and the one before it
 
 

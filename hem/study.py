@@ -233,7 +233,11 @@ def main(args: Sequence[str] | None = None) -> int:
             names = ", ".join(dict.fromkeys(run.cell for run in study.runs()))
             raise ValueError(f"no run's name holds '{chosen.only}'; the tasks are {names}.")
         devices = gpus()
-        jobs = min(chosen.jobs or fitting(devices), len(runs))
+        jobs = chosen.jobs or fitting(devices)
+        devices = (
+            devices if jobs > 1 else []
+        )  # a run gets one of several, or with --jobs 1 all; not as many as are free
+        jobs = min(jobs, len(runs))
         if chosen.dry_run:
             dry_run(study, runs, jobs)
             return 0

@@ -271,6 +271,36 @@ def test_mixed_folder(folder):
     assert "cannot be read as the results" in " ".join(page_of(folder).text)
 
 
+def test_runs_made_in_other_ways_are_named(folder):
+    """By other options than the study has now, and by a config that was edited in between."""
+    name = "classification_digits/ce/seed1"
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["runs"][name]["steps"] = {"fit": ["fit", "--trainer.max_epochs", "2"]}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    for seed in range(5):
+        run = folder / f"classification_digits/ce/seed{seed}"
+        text = f"# lightning\nseed_everything: {seed}\nrun_dir: runs/classification_digits/ce/seed{seed}\nlr: 0.1\n"
+        (run / "config.yaml").write_text(text)
+    (folder / name / "study.json").write_text(json.dumps({"fit": {"arguments": plan["runs"][name]["steps"]["fit"]}}))
+    assert report.Runs(folder).notes == []
+    (folder / name / "study.json").write_text('{"fit": {"arguments": ["fit"]}}')
+    (folder / name / "config.yaml").write_text("lr: 0.2\n")
+    notes = "\n".join(report.Runs(folder).notes)
+    assert "1 runs were made with other options than the study has now, and are made anew if their folders" in notes
+    assert notes.count(name) == 1
+    assert "The runs of classification_digits/ce differ in more than their seed: lr: 0.1; lr: 0.2." in notes
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+@pytest.mark.parametrize("path", ["plan.json", "classification_digits/ce/seed0/study.json"])
+def test_a_damaged_record_is_named(folder, path, content, capsys):
+    (folder / path).write_text(content)
+    assert report.main([str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert str(folder / path) in said
+    assert "delete it, and it will be made anew" in said
+
+
 def test_a_run_that_came_to_nothing(folder):
     """NaN and infinity are named where they stand, and stop nothing."""
     path = folder / "classification_digits" / "hem" / "seed1" / "results.json"

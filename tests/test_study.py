@@ -173,6 +173,8 @@ def test_mistakes_of_the_command_line(folder, capsys):
         ([path, "--jobs", "0"], "1 or more, got 0"),
         ([path, "--job", "2"], "no option --job; did you mean 'jobs'?"),
         ([path, "--dry_run"], "no option --dry_run; did you mean 'dry-run'?"),
+        ([path, "--seed_everything", "3"], "the command line has --seed_everything, which a study gives to each run"),
+        ([path, "--run_dir=x"], "the command line has --run_dir=x, which a study gives to each run itself"),
         ([path, "more"], "Expected options of runs, such as --trainer.max_epochs 2, got 'more'"),
         ([path, "--root", str(folder), "--slurm", "timeout"], "KEY=VALUE"),
         ([path, "--root", str(folder), "--slurm", "cluster=debug", "timeout=3"], "submitit refuses"),
@@ -280,6 +282,21 @@ def test_a_failed_run_stops_no_other(folder, monkeypatch, capsys):
     monkeypatch.setenv("HEM_TEST_FAIL", "nothing")
     assert run(folder, path) == 0
     assert len(results(folder)) == 8
+
+
+def test_a_folder_or_file_that_stops_a_run_stops_no_other(folder, capsys):
+    """A file where the folder would be, a record that was cut off: each named, the other runs are done."""
+    runs = folder / "runs" / "small" / "classification_digits"
+    (runs / "ce").mkdir(parents=True)
+    (runs / "ce" / "seed0").write_text("no folder")
+    (runs / "hem_0.2" / "seed0").mkdir(parents=True)
+    (runs / "hem_0.2" / "seed0" / "study.json").write_text("")
+    assert run(folder, written(folder), "--only", "classification_digits") == 1
+    out = capsys.readouterr().out
+    assert f"{runs / 'ce' / 'seed0'}: [Errno 17] File exists" in out
+    assert f"{runs / 'hem' / 'seed0' / 'study.json'} is empty or damaged" in out
+    assert (runs / "hem_0.2" / "seed1" / "results.json").is_file()
+    assert "2 of 4 runs are done" in out
 
 
 def test_resume(folder):
@@ -405,7 +422,7 @@ def test_slurm_without_submitit(folder, monkeypatch, capsys):
 
 
 def test_a_gpu_for_each_run(folder, monkeypatch):
-    """Runs that are done at once get different GPUs; a single one gets them all."""
+    """Runs that are done at once get different GPUs, the last of a study one as well; with --jobs 1 a run gets all."""
     seen = []
     monkeypatch.setattr(Jobs, "do", lambda self, run, extra=None: (seen.append(extra), time.sleep(0.05), "done")[2])
     runs = grid.load(written(folder), root=folder / "runs").runs()
@@ -413,8 +430,12 @@ def test_a_gpu_for_each_run(folder, monkeypatch):
     hem.jobs.run_here(runs, 2, ["3", "5"], progress)
     assert {each["CUDA_VISIBLE_DEVICES"] for each in seen} == {"3", "5"}
     seen.clear()
-    hem.jobs.run_here(runs, 1, ["3", "5"], progress)
-    assert seen == [{}] * 8
+    monkeypatch.setattr(study, "gpus", lambda: ["3", "5"])
+    one = ("--only", "classification_digits/ce/seed0")
+    for words, expected in (((), {"CUDA_VISIBLE_DEVICES": "3"}), (("--jobs", "1"), {})):
+        seen.clear()
+        run(folder, written(folder), *one, *words)
+        assert seen == [expected]
 
 
 def test_table(folder):
