@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -251,6 +252,8 @@ def main() -> None:
         parser.error(
             "HEM_DATA should say where the data sets lie, but it is not set: run HEM_DATA=<folder> make bench-train"
         )
+    if shutil.which(args.peer) is None:
+        parser.error(f"--peer is a Python interpreter that has torch-uncertainty, but there is no program {args.peer}")
     if args.busy:
         torch.set_num_threads(1)
     else:

@@ -294,7 +294,7 @@ def test_a_folder_or_file_that_stops_a_run_stops_no_other(folder, capsys):
     assert run(folder, written(folder), "--only", "classification_digits") == 1
     out = capsys.readouterr().out
     assert f"{runs / 'ce' / 'seed0'}: [Errno 17] File exists" in out
-    assert f"{runs / 'hem' / 'seed0' / 'study.json'} is empty or damaged" in out
+    assert f"{runs / 'hem_0.2' / 'seed0' / 'study.json'} is empty or damaged" in out
     assert (runs / "hem_0.2" / "seed1" / "results.json").is_file()
     assert "2 of 4 runs are done" in out
 
