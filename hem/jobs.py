@@ -317,7 +317,8 @@ def submit(runs: Sequence[Run], folder: Path, parameters: Mapping[str, Any]) -> 
     Args:
         runs: What to do.
         folder: Where submitit keeps its files and logs.
-        parameters: submitit's, such as ``timeout_min`` and ``slurm_partition``; ``cluster`` may be ``local`` or
+        parameters: submitit's, such as ``timeout_min``, ``slurm_partition`` and ``slurm_max_num_timeout`` (how often
+            a job whose time is over is sent again); ``cluster`` may be ``local`` or
             ``debug`` for a trial without SLURM.
 
     Returns:
@@ -334,14 +335,13 @@ def submit(runs: Sequence[Run], folder: Path, parameters: Mapping[str, Any]) -> 
     given = dict(parameters)
     try:
         cluster = given.pop("cluster", "slurm")
-        built = {key: given.pop(key) for key in list(given) if key.endswith("_max_num_timeout")}
+        built = {key: given.pop(key) for key in ("slurm_max_num_timeout",) if key in given}
         executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster, **built)
         executor.update_parameters(**given)
     except (NameError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())
         raise ValueError(f"submitit refuses the parameters of `slurm`: {said}") from error
-    jobs: list[Any] = []
+    if not (left := chains(runs)):
+        return []
     with executor.batch():  # one array; what is submitted is the chain itself, since submitit asks it for `checkpoint`
-        for chain in chains(runs):
-            jobs.append(executor.submit(chain))
-    return jobs
+        return [executor.submit(chain) for chain in left]

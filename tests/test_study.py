@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import submitit
 import yaml
 
 import hem.jobs
@@ -413,6 +414,22 @@ def test_chains(folder, monkeypatch, capsys):
         Chain(runs[4:6])()
     assert len(hem.jobs.chains(runs)) == 3
     assert Chain(runs[4:6]).checkpoint().function.runs == runs[4:6]
+
+
+def test_how_often_a_job_is_sent_again_is_for_slurm_to_know(folder, monkeypatch):
+    """It belongs to submitit's executor, not to the parameters of the jobs."""
+    built = {}
+    executor = submitit.AutoExecutor
+
+    def kept(**arguments):
+        built.update(arguments)
+        return executor(**arguments)
+
+    monkeypatch.setattr(submitit, "AutoExecutor", kept)
+    parameters = {"cluster": "debug", "timeout_min": 5, "slurm_max_num_timeout": 30}
+    assert hem.jobs.submit([], folder / "slurm", parameters) == []
+    assert built["slurm_max_num_timeout"] == 30
+    assert parameters["cluster"] == "debug"
 
 
 def test_slurm_without_submitit(folder, monkeypatch, capsys):
