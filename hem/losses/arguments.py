@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -159,6 +159,13 @@ class Samples:
             return self.target if self.weight is None else self.target * self.per_class(self.weight)
         y, mass = (x.unsqueeze(self.class_dim) for x in (self.labels(), self.mass()))
         return torch.zeros_like(self.logits).scatter(self.class_dim, y, mass)
+
+    def smoothed(self, label_smoothing: float) -> Tensor:
+        """The targets as probabilities, of which a share is spread over all classes; zeros for ignored samples."""
+        probabilities = torch.lerp(
+            replace(self, weight=None).shares(), torch.full_like(self.logits, 1 / self.num_classes), label_smoothing
+        )
+        return torch.where(self.labelled().unsqueeze(self.class_dim), probabilities, 0.0)
 
     def breadth(self) -> int:
         """Among how many classes a sample's probabilities are spread at most: C where values cannot be looked at."""

@@ -1,7 +1,11 @@
 """The losses as modules: each holds the arguments of one function of :mod:`hem.losses.functional`.
 
 All are drop-ins for :class:`torch.nn.CrossEntropyLoss`: ``weight``, ``ignore_index`` and ``reduction`` come
-first, a loss's own arguments after. The mathematics, the shapes and the dtypes stand with the functions.
+first, a loss's own arguments and ``label_smoothing`` after. The mathematics, the shapes and the dtypes stand with
+the functions.
+
+``label_smoothing`` ε replaces the target by class probabilities, (1 - ε) [c = y] + ε / C, so that the loss is the
+expected cost under those. Margin losses then have an error in every sample, and let go of none.
 
 Class weights and counts are buffers that follow ``.to()`` but are not saved: a checkpoint holds the network
 alone.
@@ -16,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hem.losses import functional
-from hem.losses.arguments import Counts, as_tensor, check_arguments, check_counts, readable
+from hem.losses.arguments import Counts, as_tensor, check_arguments, check_counts, check_samples, readable
 from hem.losses.reduction import Reduction
 
 Weight = Tensor | list[float] | None
@@ -29,6 +33,7 @@ class Criterion(nn.Module):
         weight: Factor per class, ``(C)``.
         ignore_index: Index of samples that count for nothing.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
         **own: The function's own arguments, by name.
 
     Raises:
@@ -39,10 +44,13 @@ class Criterion(nn.Module):
     function: ClassVar[Callable[..., Tensor]]
     weight: Tensor | None
 
-    def __init__(self, weight: Weight, ignore_index: int, reduction: Reduction, **own: Any) -> None:
+    def __init__(
+        self, weight: Weight, ignore_index: int, reduction: Reduction, label_smoothing: float = 0.0, **own: Any
+    ) -> None:
         super().__init__()
         self.ignore_index = ignore_index
         self.reduction = reduction
+        self.label_smoothing = label_smoothing
         self.register_buffer("weight", _class_weight(weight), persistent=False)
         self.own = tuple(own)
         if "class_counts" in own:
@@ -50,7 +58,7 @@ class Criterion(nn.Module):
             if readable(counts) and torch.equal(counts, counts.round()):
                 counts = counts.long()  # which survives `module.half()`: 100,000 is no half
             self.register_buffer("class_counts", counts, persistent=False)
-        check_arguments(reduction, **own)
+        check_arguments(reduction, label_smoothing=label_smoothing, **own)
         for name, value in own.items():
             setattr(self, name, value)
 
@@ -66,12 +74,16 @@ class Criterion(nn.Module):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)`` for indices or probabilities."""
         own = {name: getattr(self, name) for name in self.own}
+        if self.label_smoothing:
+            target = check_samples(input, target, None, self.ignore_index).smoothed(self.label_smoothing)
         return type(self).function(input, target, self.weight, self.ignore_index, self.reduction, **own)
 
     def extra_repr(self) -> str:
         """The arguments, as they would be written to build the module again."""
-        shown = {"weight": self.weight, "ignore_index": self.ignore_index, "reduction": self.reduction}
+        shown: dict[str, Any] = {"weight": self.weight, "ignore_index": self.ignore_index, "reduction": self.reduction}
         shown |= {name: getattr(self, name) for name in self.own}
+        if self.label_smoothing:
+            shown["label_smoothing"] = self.label_smoothing
         return ", ".join(
             f"{name}={value.tolist() if isinstance(value, Tensor) else repr(value)}" for name, value in shown.items()
         )
@@ -95,6 +107,7 @@ class HEMLoss(Criterion):
         reduction: ``"none"``, ``"mean"`` (over the samples that still carry error) or ``"sum"``.
         margin: μ ≥ 0 in units of the logits; ``"auto"``: √(2000 / N) for N training samples.
         class_counts: Training samples per class, for ``"auto"`` only.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
         >>> HEMLoss(margin=0.2)(torch.tensor([[2.0, 2.5]]), torch.tensor([0]))
@@ -113,9 +126,10 @@ class HEMLoss(Criterion):
         reduction: Reduction = "mean",
         margin: float | Literal["auto"] = 0.5,
         class_counts: Counts | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         margin = functional.auto_margin(class_counts) if margin == "auto" else margin
-        super().__init__(weight, ignore_index, reduction, margin=margin)
+        super().__init__(weight, ignore_index, reduction, label_smoothing, margin=margin)
 
 
 class HEMPlusLoss(Criterion):
@@ -128,6 +142,7 @@ class HEMPlusLoss(Criterion):
         class_counts: Training samples per class s_i > 0, ``(C)``; required.
         m: The number of samples at which a balanced set has margin 1.
         competitor: Use the margin of the class compared with, instead of the target's.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
         >>> loss = HEMPlusLoss(class_counts=[4000, 250])
@@ -148,8 +163,11 @@ class HEMPlusLoss(Criterion):
         class_counts: Counts | None = None,
         m: float = 2000.0,
         competitor: bool = False,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(weight, ignore_index, reduction, class_counts=class_counts, m=m, competitor=competitor)
+        super().__init__(
+            weight, ignore_index, reduction, label_smoothing, class_counts=class_counts, m=m, competitor=competitor
+        )
 
 
 class MultiMarginLoss(Criterion):
@@ -161,6 +179,7 @@ class MultiMarginLoss(Criterion):
         reduction: ``"none"``, ``"mean"`` (over the labelled samples) or ``"sum"``.
         margin: In units of the logits, ≥ 0.
         p: Exponent of the errors, 1 or 2.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
         >>> MultiMarginLoss()(torch.tensor([[2.0, 2.0, 3.0, 0.0]]), torch.tensor([0]))
@@ -178,8 +197,9 @@ class MultiMarginLoss(Criterion):
         reduction: Reduction = "mean",
         margin: float = 1.0,
         p: int = 1,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(weight, ignore_index, reduction, margin=margin, p=p)
+        super().__init__(weight, ignore_index, reduction, label_smoothing, margin=margin, p=p)
 
 
 class LogitNormLoss(Criterion):
@@ -190,6 +210,7 @@ class LogitNormLoss(Criterion):
         ignore_index: Index of samples that count for nothing.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         tau: Temperature τ > 0.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
         >>> LogitNormLoss(tau=0.1)(torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
@@ -205,8 +226,9 @@ class LogitNormLoss(Criterion):
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         tau: float = 0.04,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(weight, ignore_index, reduction, tau=tau)
+        super().__init__(weight, ignore_index, reduction, label_smoothing, tau=tau)
 
 
 class LogitAdjustedLoss(Criterion):
@@ -218,6 +240,7 @@ class LogitAdjustedLoss(Criterion):
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         class_counts: Training samples per class s_j > 0, ``(C)``; required.
         tau: Strength τ > 0 of the adjustment.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
         >>> LogitAdjustedLoss(class_counts=[3, 1])(torch.zeros(1, 2), torch.tensor([1]))
@@ -235,8 +258,9 @@ class LogitAdjustedLoss(Criterion):
         reduction: Reduction = "mean",
         class_counts: Counts | None = None,
         tau: float = 1.0,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(weight, ignore_index, reduction, class_counts=class_counts, tau=tau)
+        super().__init__(weight, ignore_index, reduction, label_smoothing, class_counts=class_counts, tau=tau)
 
 
 class BalancedSoftmaxLoss(Criterion):
@@ -247,6 +271,7 @@ class BalancedSoftmaxLoss(Criterion):
         ignore_index: Index of samples that count for nothing.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         class_counts: Training samples per class s_j > 0, ``(C)``; required.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
         >>> BalancedSoftmaxLoss(class_counts=[3, 1])(torch.zeros(1, 2), torch.tensor([1]))
@@ -262,8 +287,9 @@ class BalancedSoftmaxLoss(Criterion):
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         class_counts: Counts | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(weight, ignore_index, reduction, class_counts=class_counts)
+        super().__init__(weight, ignore_index, reduction, label_smoothing, class_counts=class_counts)
 
 
 class ClassBalancedLoss(Criterion):
@@ -275,6 +301,7 @@ class ClassBalancedLoss(Criterion):
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         class_counts: Training samples per class s_j > 0, ``(C)``; required.
         beta: β in [0, 1).
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
         >>> loss = ClassBalancedLoss(class_counts=[1, 2], beta=0.5, reduction="sum")
@@ -293,8 +320,9 @@ class ClassBalancedLoss(Criterion):
         reduction: Reduction = "mean",
         class_counts: Counts | None = None,
         beta: float = 0.9999,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(weight, ignore_index, reduction, class_counts=class_counts, beta=beta)
+        super().__init__(weight, ignore_index, reduction, label_smoothing, class_counts=class_counts, beta=beta)
 
 
 class FocalLoss(Criterion):
@@ -305,6 +333,7 @@ class FocalLoss(Criterion):
         ignore_index: Index of samples that count for nothing.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
         gamma: γ ≥ 0; 0 is cross-entropy.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
         >>> FocalLoss()(torch.zeros(1, 2), torch.tensor([0]))
@@ -320,8 +349,9 @@ class FocalLoss(Criterion):
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         gamma: float = 2.0,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(weight, ignore_index, reduction, gamma=gamma)
+        super().__init__(weight, ignore_index, reduction, label_smoothing, gamma=gamma)
 
 
 class LDAMLoss(Criterion):
@@ -334,6 +364,7 @@ class LDAMLoss(Criterion):
         class_counts: Training samples per class s_j > 0, ``(C)``; required.
         max_m: The margin of the rarest class, ≥ 0.
         s: Scale > 0 of the logits.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
         >>> LDAMLoss(class_counts=[1, 16])(torch.tensor([[0.5, 0.0]]), torch.tensor([0]))
@@ -353,8 +384,9 @@ class LDAMLoss(Criterion):
         class_counts: Counts | None = None,
         max_m: float = 0.5,
         s: float = 30.0,
+        label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(weight, ignore_index, reduction, class_counts=class_counts, max_m=max_m, s=s)
+        super().__init__(weight, ignore_index, reduction, label_smoothing, class_counts=class_counts, max_m=max_m, s=s)
 
 
 class OneVsRestLoss(Criterion):
@@ -364,6 +396,7 @@ class OneVsRestLoss(Criterion):
         weight: Factor per class, ``(C)``.
         ignore_index: Index of samples that count for nothing.
         reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
         >>> OneVsRestLoss()(torch.zeros(1, 3), torch.tensor([0]))
@@ -372,8 +405,14 @@ class OneVsRestLoss(Criterion):
 
     function = staticmethod(functional.one_vs_rest_loss)
 
-    def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__(weight, ignore_index, reduction)
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(weight, ignore_index, reduction, label_smoothing)
 
 
 class DiceLoss(Criterion):
@@ -383,6 +422,7 @@ class DiceLoss(Criterion):
         weight: Factor per class, ``(C)``.
         ignore_index: Index of samples that count for nothing.
         reduction: ``"none"`` (per class, ``(C)``), ``"mean"`` (over the classes) or ``"sum"``.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
         >>> DiceLoss(reduction="none")(torch.zeros(4, 2), torch.tensor([0, 0, 0, 1]))
@@ -391,5 +431,11 @@ class DiceLoss(Criterion):
 
     function = staticmethod(functional.dice_loss)
 
-    def __init__(self, weight: Weight = None, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
-        super().__init__(weight, ignore_index, reduction)
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(weight, ignore_index, reduction, label_smoothing)

@@ -9,7 +9,8 @@ Every function is a drop-in for :func:`torch.nn.functional.cross_entropy`:
   half precisions under autocast.
 * ``target``: class indices y, the input's shape without C; or class probabilities q, the input's shape. For
   probabilities the loss is the expected cost Σ_c q_c w_c cost_c over the classes with q_c ≠ 0, so that
-  one-hot probabilities give what indices give. A row of zeros counts as ignored.
+  one-hot probabilities give what indices give. A row of zeros counts as ignored. Smoothed labels are such
+  probabilities; the modules make them of ``label_smoothing``.
 * ``weight``: w, ``(C)``, a factor per class.
 * ``ignore_index``: samples with this index give 0 with a gradient of exactly 0, whatever their logits hold.
 * ``reduction``: ``"none"``, ``"sum"``, or ``"mean"``: Σ loss / Σ mass, where a sample's mass is w_y (Σ_c q_c

@@ -290,19 +290,47 @@ def test_which_losses_let_go_of_what_is_learnt(name):
 
 @every_loss
 def test_module_is_function(name):
-    """Same arguments, same order, same defaults; the three of cross-entropy first."""
+    """Same arguments, same order, same defaults; three of cross-entropy first, the fourth, of modules alone, last."""
     function = getattr(functional, f"{name}_loss")
     ours, theirs = inspect.signature(function), inspect.signature(LOSSES[name])
     assert list(ours.parameters)[:5] == ["input", "target", "weight", "ignore_index", "reduction"]
     if name != "ce":
-        assert list(theirs.parameters) == list(ours.parameters)[2:]
-        for key, parameter in theirs.parameters.items():
+        assert list(theirs.parameters) == [*list(ours.parameters)[2:], "label_smoothing"]
+        for key, parameter in list(theirs.parameters.items())[:-1]:
             default = ours.parameters[key].default
             assert parameter.default == (None if key == "class_counts" else default)
         get_type_hints(LOSSES[name].__init__)  # what a command line parser reads
     logits, target = batch(SHAPES["NCd"], ignored=-7)
     expected = function(logits, target, weights(), -7, "sum", **own_arguments(name, C))
     assert build(name, weight=weights(), ignore_index=-7, reduction="sum")(logits, target) == expected
+
+
+@every_loss
+@every_shape
+@pytest.mark.parametrize("weighted", [False, True])
+def test_label_smoothing_spreads_the_target(name, shape, weighted):
+    """(1 - ε) of the label and ε / C of every class, ignored samples apart; of probabilities likewise."""
+    if name == "ce":
+        pytest.skip("torch's own, compared with torch elsewhere")
+    weight = {"weight": weights()} if weighted else {}
+    smoothing, plain = build(name, label_smoothing=0.2, **weight), build(name, **weight)
+    logits, labels = batch(shape, ignored=-100)
+    one_hot = F.one_hot(labels.clamp(min=0), C).movedim(-1, 1).double()
+    spread = torch.where((labels != -100).unsqueeze(1), 0.8 * one_hot + 0.2 / C, 0.0)
+    torch.testing.assert_close(smoothing(logits, labels), plain(logits, spread))
+    torch.testing.assert_close(gradient(smoothing, logits, labels), gradient(plain, logits, spread))
+    mixed = one_hot.roll(1, 1) * 0.3 + one_hot * 0.7
+    torch.testing.assert_close(smoothing(logits, mixed), plain(logits, 0.8 * mixed + 0.2 / C))
+    assert "label_smoothing=0.2" in repr(smoothing)
+    with pytest.raises(ValueError, match=r"label_smoothing must be a number in \[0, 1\]; got 1.5"):
+        build(name, label_smoothing=1.5)
+
+
+def test_smoothed_cross_entropy_relatives_are_torchs():
+    """Without weights: focal with γ = 0 is torch's own with the same argument."""
+    logits, labels = batch(SHAPES["NC"], ignored=-100)
+    expected = nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels)
+    torch.testing.assert_close(LOSSES["focal"](gamma=0.0, label_smoothing=0.1)(logits, labels), expected)
 
 
 @every_loss
