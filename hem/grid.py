@@ -39,6 +39,19 @@ OF_THE_STUDY = ("--seed_everything", "--run_dir", "--ckpt_path")
 RECORD = "study.json"  # in a run folder: what was done there
 
 
+def read_record(folder: Path) -> dict[str, dict[str, Any]]:
+    """What ``study.json`` in a run folder holds; empty where there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = folder / RECORD
+    found = read_json(path) if path.is_file() else {}
+    if not all(isinstance(step, dict) for step in found.values()):
+        raise ValueError(f"{path} holds no steps, but {found!r}: delete it, and it will be made anew.")
+    return found
+
+
 @dataclass(frozen=True)
 class Run:
     """One run folder, and what has to be done for it."""
@@ -60,13 +73,20 @@ class Run:
     @property
     def record(self) -> dict[str, dict[str, Any]]:
         """What ``study.json`` in the run folder holds: ``arguments`` and, once it is done, ``seconds`` of each step."""
-        path = self.folder / RECORD
-        return read_json(path) if path.is_file() else {}
+        return read_record(self.folder)
 
     @property
     def seconds(self) -> float:
         """How long the steps that are done took, as far as is known."""
-        return float(sum(step.get("seconds", 0) for step in self.record.values()))
+        return float(sum(step.get("seconds", 0) for step in self._known.values()))
+
+    @property
+    def _known(self) -> dict[str, dict[str, Any]]:
+        """The record, or nothing where it is damaged: whoever does the run says so."""
+        try:
+            return self.record
+        except ValueError:
+            return {}
 
     @property
     def done(self) -> bool:
@@ -76,7 +96,7 @@ class Run:
         anew is examined anew.
         """
         if "test" not in self.steps:
-            return "seconds" in self.record.get("fit", {})
+            return "seconds" in self._known.get("fit", {})
         results, checkpoint = self.folder / "results.json", Path(self.steps["test"][-1])
         if not results.is_file():
             return False
@@ -90,7 +110,7 @@ class Run:
         """Whether the run was begun, or made, by other commands than the study has now."""
         if not self.done and not any(self.folder.glob("checkpoints/*.ckpt")):
             return False  # it failed before it made anything: begun anew
-        return any(list(self.steps.get(step, ())) != found["arguments"] for step, found in self.record.items())
+        return any(list(self.steps.get(step, ())) != found.get("arguments") for step, found in self.record.items())
 
     def left(self) -> dict[str, tuple[str, ...]]:
         """The steps that are still to be done, each with its arguments; a training goes on where it stopped."""

@@ -25,7 +25,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from hem import figures
-from hem.grid import RECORD
+from hem.grid import RECORD, read_record
 from hem.headlines import Metric, best_of_validation, describe, headlines, with_means
 from hem.jobs import tail
 from hem.run import read_json, write_atomically
@@ -113,12 +113,17 @@ def read_curves(path: Path) -> dict[str, dict[float, float]]:
     return {key: {epoch: mean(values) for epoch, values in by_epoch.items()} for key, by_epoch in points.items()}
 
 
-def settings(result: Result) -> set[str]:
-    """The lines of a run's config that do not tell its seed or its folder."""
-    path = next((p for p in (result.folder / "config.yaml", result.folder / "config_test.yaml") if p.is_file()), None)
-    lines = [] if path is None else [line.strip() for line in path.read_text().splitlines()]
+def settings(results: Sequence[Result]) -> list[set[str]]:
+    """For each run with a config, its lines that do not tell the seed or the folder; of examinations the test's."""
     own = ("#", "seed_everything:", "ckpt_path:")
-    return {line for line in lines if not line.startswith(own) and result.name not in line}
+    for name in ("config.yaml", "config_test.yaml"):
+        texts = {r.name: path.read_text() for r in results if (path := r.folder / name).is_file()}
+        if texts:
+            break
+    return [
+        {line for each in text.splitlines() if not (line := each.strip()).startswith(own) and run not in line}
+        for run, text in texts.items()
+    ]
 
 
 # -- what lies there -----------------------------------------------------------------------------------------------
@@ -189,11 +194,11 @@ class Runs:
     def _changed(self) -> None:
         """Say which runs were made by other commands than the study has now, and which losses by several configs."""
         steps = {name: run.get("steps", {}) for name, run in self.plan.get("runs", {}).items()}
-        records = {r.name: read_json(r.folder / RECORD) for r in self.results if (r.folder / RECORD).is_file()}
+        records = {r.name: read_record(r.folder) for r in self.results}
         changed = [
             name
             for name, record in records.items()
-            if name in steps and any(steps[name].get(step) != found["arguments"] for step, found in record.items())
+            if name in steps and any(steps[name].get(step) != found.get("arguments") for step, found in record.items())
         ]
         if changed:
             self.notes.append(
@@ -201,8 +206,8 @@ class Runs:
                 f"folders are deleted: {', '.join(sorted(changed)[:4])}."
             )
         for cell, loss in dict.fromkeys((r.cell, r.loss) for r in self.results):
-            configs = [settings(r) for r in self.of(cell, loss)]
-            if differing := sorted(set[str]().union(*configs) - configs[0].intersection(*configs)):
+            configs = settings(self.of(cell, loss))
+            if differing := sorted(set[str]().union(*configs) - set[str]().union(*configs[:1]).intersection(*configs)):
                 self.notes.append(
                     f"The runs of {cell}/{loss} differ in more than their seed: {'; '.join(differing[:4])}."
                 )
@@ -608,8 +613,7 @@ def write(folder: str | Path | Runs, baseline: str = "ce", further: Sequence[str
 
 def described(result: Result, folder: Path) -> dict[str, Any]:
     """A run as the page lists it: when and where it was made, and links to its files."""
-    record = read_json(path) if (path := result.folder / RECORD).is_file() else {}
-    seconds = sum(step.get("seconds", 0) for step in record.values())
+    seconds = sum(step.get("seconds", 0) for step in read_record(result.folder).values())
     present = [p.name for p in sorted(result.folder.iterdir()) if p.suffix in (".yaml", ".json", ".csv", ".log")]
     return {
         "name": f"{result.loss}/seed{result.seed}",

@@ -190,8 +190,11 @@ def run(study: Study, runs: Sequence[Run], jobs: int, devices: Sequence[str]) ->
     console = Console()
     progress = Progress(runs, jobs, console)
     for each in runs:
-        if each.done and each.changed:
-            progress.print(f"note: {each.name} was made by another command: delete {each.folder} to run it again.")
+        try:
+            if each.done and each.changed:
+                progress.print(f"note: {each.name} was made by another command: delete {each.folder} to run it again.")
+        except ValueError as error:
+            progress.print(f"note: {error}")
     try:
         if progress.live is not None:
             with progress.live:

@@ -283,7 +283,7 @@ def test_runs_made_in_other_ways_are_named(folder):
         (run / "config.yaml").write_text(text)
     (folder / name / "study.json").write_text(json.dumps({"fit": {"arguments": plan["runs"][name]["steps"]["fit"]}}))
     assert report.Runs(folder).notes == []
-    (folder / name / "study.json").write_text('{"fit": {"arguments": ["fit"]}}')
+    (folder / name / "study.json").write_text('{"fit": {}}')
     (folder / name / "config.yaml").write_text("lr: 0.2\n")
     notes = "\n".join(report.Runs(folder).notes)
     assert "1 runs were made with other options than the study has now, and are made anew if their folders" in notes

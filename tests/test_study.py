@@ -292,12 +292,28 @@ def test_a_folder_or_file_that_stops_a_run_stops_no_other(folder, capsys):
     (runs / "ce" / "seed0").write_text("no folder")
     (runs / "hem_0.2" / "seed0").mkdir(parents=True)
     (runs / "hem_0.2" / "seed0" / "study.json").write_text("")
+    done_before = runs / "ce" / "seed1"
+    done_before.mkdir()
+    (done_before / "results.json").write_text('{"metrics": {}}')
+    (done_before / "study.json").write_text('{"fit": 3}')
     assert run(folder, written(folder), "--only", "classification_digits") == 1
     out = capsys.readouterr().out
+    assert f"note: {done_before / 'study.json'} holds no steps" in out
     assert f"{runs / 'ce' / 'seed0'}: [Errno 17] File exists" in out
     assert f"{runs / 'hem_0.2' / 'seed0' / 'study.json'} is empty or damaged" in out
     assert (runs / "hem_0.2" / "seed1" / "results.json").is_file()
     assert "2 of 4 runs are done" in out
+
+
+def test_a_damaged_record_of_a_training_that_is_not_tested(folder, capsys):
+    path = written(folder, tasks=[{"train": DIGITS, "test": False}])
+    record = folder / "runs/small/classification_digits/ce/seed0/study.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    assert run(folder, path) == 1
+    out = capsys.readouterr().out
+    assert f"{record} is empty or damaged" in out
+    assert "3 of 4 runs are done" in out
 
 
 def test_resume(folder):

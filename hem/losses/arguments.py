@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hem.losses.reduction import Reduction
 
@@ -45,7 +45,8 @@ def as_tensor(values: Sequence[float] | Tensor) -> Tensor:
     """``torch.as_tensor``, with values also where ``torch.device("meta")`` would make a tensor without."""
     if isinstance(values, Tensor):
         return values
-    return torch.as_tensor(values, device="cpu" if torch.get_default_device().type == "meta" else None)
+    meta = not torch.compiler.is_compiling() and torch.get_default_device().type == "meta"
+    return torch.as_tensor(values, device="cpu" if meta else None)
 
 
 def check_counts(class_counts: Counts | None, num_classes: int | None = None) -> Tensor:
@@ -68,24 +69,28 @@ def check_counts(class_counts: Counts | None, num_classes: int | None = None) ->
     return counts
 
 
-def transformed(*tensors: Tensor) -> bool:
-    """Whether what holds such tensors may have no values to look at, or no memory that is its own.
-
-    So it is while torch traces (``compile``, ``export``, ``make_fx``, ``FakeTensorMode``, ``jit.trace``), while
-    ``torch.func`` transforms, in subclasses of tensors, and on the meta device.
-    """
-    return (
+def has_values(tensor: Tensor) -> bool:
+    """Whether values can be looked at: not while torch traces or transforms, nor where there is no memory."""
+    return not (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._get_tracing_state() is not None
-        or any(type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta for tensor in tensors)
+        or any(torch._C._get_dispatch_mode(key) is not None for key in _TRACERS)
+        or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__  # such as fake and distributed tensors
+        or tensor.is_meta
     )
+
+
+_TRACERS = (
+    torch._C._TorchDispatchModeKey.PROXY,
+    torch._C._TorchDispatchModeKey.FAKE,
+    torch._C._TorchDispatchModeKey.FUNCTIONAL,
+)
 
 
 def readable(values: Tensor) -> bool:
     """Whether looking at values is possible and needs no synchronisation."""
-    return values.device.type == "cpu" and not transformed(values)
+    return values.device.type == "cpu" and has_values(values)
 
 
 def class_dim(input: Tensor) -> int:
@@ -123,6 +128,11 @@ class Samples:
     def soft(self) -> bool:
         """Whether the targets are probabilities."""
         return self.target.is_floating_point()
+
+    @property
+    def index(self) -> int:
+        """``ignore_index`` as torch's cross-entropy wants it: with probabilities, none that could be a class."""
+        return -100 if self.soft else self.ignore_index
 
     def per_class(self, values: Tensor) -> Tensor:
         """Values ``(C)`` in a shape that broadcasts along the logits' classes, in their dtype and device."""
@@ -171,7 +181,7 @@ class Samples:
         """Among how many classes a sample's probabilities are spread at most: C where values cannot be looked at."""
         if not self.soft:
             return 1
-        if transformed(self.target) or not self.target.numel():
+        if not has_values(self.target) or not self.target.numel():
             return self.num_classes
         return max(int((self.target != 0).sum(self.class_dim).max()), 1)
 

@@ -64,10 +64,11 @@ class Criterion(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What moves modules, such as ``to_empty`` of those made on the meta device, keeps weights and counts."""
-        constants = dict(self.named_buffers(recurse=False))
+        constants = dict(self.named_buffers(recurse=False, remove_duplicate=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, values in constants.items():
-            if not values.is_meta and not (moved := self.get_buffer(name)).is_meta:
+            moved = self.get_buffer(name)
+            if moved is not values and not (values.is_meta or moved.is_meta):
                 moved.copy_(values)
         return self
 

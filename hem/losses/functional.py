@@ -144,6 +144,8 @@ def _expected_margin_errors(
     """
     num_classes, dim = samples.num_classes, samples.class_dim
     z, share = (x.movedim(dim, -1).contiguous() for x in (samples.masked_logits(), samples.shares()))
+    largest = z.detach().amax(-1, keepdim=True)
+    z = z - torch.where(largest.isfinite(), largest, 0.0)  # what all have in common would swallow the digits of sums
     mu = margin.to(z) if isinstance(margin, Tensor) else margin
     u, a = (z + mu, z) if competitor else (z, z - mu)
     order = u.sort(dim=-1).values
@@ -319,7 +321,7 @@ def multi_margin_loss(
 
 def _softmax_loss(samples: Samples, logits: Tensor, reduction: Reduction, input: Tensor) -> Tensor:
     """Cross-entropy of the samples with other logits."""
-    loss = F.cross_entropy(logits, samples.target, samples.weight, ignore_index=samples.ignore_index, reduction="none")
+    loss = F.cross_entropy(logits, samples.target, samples.weight, ignore_index=samples.index, reduction="none")
     return _reduce(loss, samples.mass(), reduction, input)
 
 
@@ -351,7 +353,7 @@ def ce_loss(
         samples.masked_logits(),
         samples.target,
         samples.weight,
-        ignore_index=ignore_index,
+        ignore_index=samples.index,
         reduction="none",
         label_smoothing=label_smoothing,
     )

@@ -308,15 +308,19 @@ def test_module_is_function(name):
 @every_loss
 @every_shape
 @pytest.mark.parametrize("weighted", [False, True])
-def test_label_smoothing_spreads_the_target(name, shape, weighted):
+@pytest.mark.parametrize("ignore_index", [-100, 255])
+def test_label_smoothing_spreads_the_target(name, shape, weighted, ignore_index):
     """(1 - ε) of the label and ε / C of every class, ignored samples apart; of probabilities likewise."""
     if name == "ce":
         pytest.skip("torch's own, compared with torch elsewhere")
     weight = {"weight": weights()} if weighted else {}
-    smoothing, plain = build(name, label_smoothing=0.2, **weight), build(name, **weight)
-    logits, labels = batch(shape, ignored=-100)
-    one_hot = F.one_hot(labels.clamp(min=0), C).movedim(-1, 1).double()
-    spread = torch.where((labels != -100).unsqueeze(1), 0.8 * one_hot + 0.2 / C, 0.0)
+    smoothing = build(name, label_smoothing=0.2, ignore_index=ignore_index, **weight)
+    plain = build(name, **weight)
+    logits, labels = batch(shape, ignored=ignore_index)
+    labelled = labels != ignore_index
+    assert not labelled.all()
+    one_hot = F.one_hot(torch.where(labelled, labels, 0), C).movedim(-1, 1).double()
+    spread = torch.where(labelled.unsqueeze(1), 0.8 * one_hot + 0.2 / C, 0.0)
     torch.testing.assert_close(smoothing(logits, labels), plain(logits, spread))
     torch.testing.assert_close(gradient(smoothing, logits, labels), gradient(plain, logits, spread))
     mixed = one_hot.roll(1, 1) * 0.3 + one_hot * 0.7
@@ -385,6 +389,22 @@ def test_a_loss_made_on_the_meta_device_keeps_its_constants(name):
     with torch.device("meta"):
         loss = build(name, weight=values)
     assert loss.to_empty(device="cpu")(logits, target) == expected
+
+
+@every_loss
+def test_a_move_to_where_it_is_touches_nothing(name):
+    """Between forward and backward, and of constants that are one tensor."""
+    loss = build(name, weight=weights())
+    logits, target = batch(SHAPES["NC"])
+    value = loss(logits.requires_grad_(), target)
+    loss.to("cpu")
+    value.backward()
+    assert logits.grad is not None
+    if "class_counts" in own_arguments(name, C):
+        both = torch.tensor([4.0, 3.0, 2.0, 1.5])
+        twin = LOSSES[name](weight=both, class_counts=both)
+        expected = twin(logits, target)
+        assert twin.to(torch.float64)(logits, target) == expected
 
 
 def test_repr_tells_the_arguments():

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from hem.losses import LOSSES, effective_number_weights, functional
 from tests.losses.reference import loss_and_gradient, own_arguments
@@ -82,6 +83,19 @@ def test_margin_losses_of_probabilities_for_all_classes_agree_with_the_reference
         expected = loss_and_gradient(name, logits.tolist(), smoothed.tolist(), w_list, -100, reduction, **own)
         torch.testing.assert_close(value, torch.tensor(expected[0], dtype=torch.float64), rtol=1e-9, atol=1e-11)
         torch.testing.assert_close(gradient, torch.tensor(expected[1], dtype=torch.float64), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4, 1e6])
+def test_hem_of_probabilities_in_float32_keeps_its_digits(offset):
+    """Whatever the logits have in common; in float64 the rounded logits are the truth."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(16, 100, generator=generator) + offset
+    logits[0] = offset
+    q = torch.rand(16, 100, generator=generator)
+    value, gradient = value_and_gradient("hem", logits, q, reduction="none")
+    expected = value_and_gradient("hem", logits.double(), q.double(), reduction="none")
+    torch.testing.assert_close(value.double(), expected[0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), expected[1], rtol=1e-5, atol=1e-5)
 
 
 def test_hem_of_probabilities_for_all_classes_at_the_edges():
@@ -343,6 +357,21 @@ BAD_INPUT = {
     "weight too short": (ValueError, r"\(3,\).*got shape \(2,\)", (LOGITS, LABELS, torch.ones(2))),
     "reduction": (ValueError, "none, mean, sum; got 'avg'", (LOGITS, LABELS, None, -100, "avg")),
 }
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_labels_of_subclasses_and_under_counting_modes_are_checked(name):
+    """Masks of torchvision are a subclass; what counts operations is no tracer."""
+
+    class Own(Tensor):
+        pass
+
+    logits, wrong = torch.zeros(2, 3), torch.tensor([0, 9])
+    loss = FUNCTIONS[name]
+    with pytest.raises(ValueError, match="target holds label 9"):
+        loss(logits, wrong.as_subclass(Own), **own_arguments(name, 3))
+    with FlopCounterMode(display=False), pytest.raises(ValueError, match="target holds label 9"):
+        loss(logits, wrong, **own_arguments(name, 3))
 
 
 @pytest.mark.parametrize("name", LOSSES)

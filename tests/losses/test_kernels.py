@@ -294,6 +294,23 @@ def test_the_gradient_is_the_derivative_and_can_be_differentiated_again(kernel):
     assert torch.autograd.grad(grad.square().sum(), logits)[0].abs().sum() > 0
 
 
+def test_a_gradient_with_a_graph_is_the_gradient(kernel):
+    """In half precision under a loss scale that is infinite there, and of ignored samples whatever is upstream."""
+    logits, target = logits_and_target(64, 5)
+    half = logits.half().to(DEVICE).requires_grad_()
+    with torch.autocast(DEVICE, torch.float16):
+        loss = hem_loss(half, target.to(DEVICE)) * 65536
+    (without,) = torch.autograd.grad(loss, half, retain_graph=True)
+    (graph,) = torch.autograd.grad(loss, half, create_graph=True)
+    assert without.isfinite().all()
+    assert torch.equal(graph, without)
+    z = logits.to(DEVICE).requires_grad_()
+    losses = hem_loss(z, target.to(DEVICE), reduction="none")
+    assert (target < 0).any()
+    (slope,) = torch.autograd.grad(losses.sqrt().sum(), z, create_graph=True)  # whose derivative at 0 is infinite
+    assert (slope[target.to(DEVICE) < 0] == 0).all()
+
+
 def test_the_same_bits_every_time_and_for_any_number_of_threads(kernel):
     for shape in ((300, 1000), (2, 19, 120, 130)):
         logits, target = logits_and_target(*shape)

@@ -60,3 +60,9 @@ def test_sum():
 def test_bad_sum(losses, factors):
     with pytest.raises(ValueError, match="Expected one factor for each loss"):
         SumLoss(losses, factors)
+
+
+def test_made_on_the_meta_device():
+    with torch.device("meta"):
+        loss = MedianFrequencyLoss(class_frequencies=[0.5, 0.1, 0.2], weight=[1.0, 2.0, 1.0])
+    torch.testing.assert_close(loss.to_empty(device="cpu").weight, torch.tensor([0.4, 4.0, 1.0]))

@@ -198,6 +198,14 @@ def test_compiles_without_a_graph_break(name, soft):
     torch.testing.assert_close(gradient(compiled, logits, target), gradient(loss, logits, target))
 
 
+@pytest.mark.parametrize("name", [name for name in LOSSES if own_arguments(name, C)])
+def test_functions_compile_with_counts_in_a_list(name):
+    function, own = getattr(functional, f"{name}_loss"), own_arguments(name, C)
+    logits, target = batch(6, C)
+    compiled = torch.compile(lambda z, y: function(z, y, **own), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(logits, target), function(logits, target, **own))
+
+
 @pytest.mark.parametrize("name", ["hem", "hem_plus", "multi_margin"])
 def test_the_graph_of_probabilities_does_not_grow_with_the_classes(name):
     """One sort, not a pass for each class: for a thousand of them the compiler would never end."""

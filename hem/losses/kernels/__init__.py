@@ -19,11 +19,11 @@ from types import ModuleType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
-from hem.losses.arguments import label_error, transformed
+from hem.losses.arguments import label_error
 from hem.losses.kernels import native
 from hem.losses.kernels.problem import Problem, layout, real
 from hem.losses.reduction import Reduction
@@ -62,9 +62,14 @@ def backend(input: Tensor, *arguments: float | Tensor | None) -> Literal["c", "t
     """
     tensors = [value for value in arguments if isinstance(value, Tensor)]
     if (
-        transformed(input, *tensors)  # the kernels read memory
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
         or forward_ad._current_level >= 0
         or input.is_neg()
+        # the kernels read memory: what is a tensor's own, and nothing that a subclass has in its place
+        or any(type(value) not in (Tensor, nn.Parameter) for value in (input, *tensors))
         or any(value.requires_grad for value in tensors)
     ):
         return "plain"
@@ -164,22 +169,25 @@ class _Margin(torch.autograd.Function):
         rest = (None,) * 8
         if upstream is None:
             return None, *rest
-        batched = is_batchedtensor(upstream) or is_legacy_batchedtensor(upstream)
-        if not (batched or torch.is_grad_enabled()):
-            return _gradient(ctx, upstream), *rest
-        # For many upstream gradients at once, or to be differentiated once more: the gradient is linear in the
-        # upstream one, and flat in the logits, which stay in the graph for that.
-        *_, input, target, _, _ = ctx.saved_tensors
-        ones = input.new_ones(target.shape if upstream.dim() else (), dtype=upstream.dtype)
-        direction = _gradient(ctx, ones)
-        if torch.is_grad_enabled():
-            direction = torch.where(input.new_ones((), dtype=torch.bool), direction, input)
-        return direction * (upstream.unsqueeze(1) if upstream.dim() else upstream).to(direction.dtype), *rest
+        kept = ctx.saved_tensors  # once: activation checkpointing makes them anew when asked
+        *_, input, target, _, _ = kept
+        again = torch.is_grad_enabled()  # to be differentiated once more
+        if is_batchedtensor(upstream) or is_legacy_batchedtensor(upstream) or (again and upstream.requires_grad):
+            # The gradient is linear in the upstream one; where it is 0 it stays so, whatever is upstream.
+            ones = input.new_ones(target.shape if upstream.dim() else (), dtype=upstream.dtype)
+            direction = _gradient(ctx, kept, ones)
+            product = direction * (upstream.unsqueeze(1) if upstream.dim() else upstream)
+            gradient = torch.where(direction != 0, product, 0.0).to(input.dtype)
+        else:
+            gradient = _gradient(ctx, kept, upstream)
+        if again:  # it is flat in the logits, which stay in the graph
+            gradient = torch.where(input.new_ones((), dtype=torch.bool), gradient, input)
+        return gradient, *rest
 
 
-def _gradient(ctx: Any, upstream: Tensor) -> Tensor:
+def _gradient(ctx: Any, kept: tuple[Any, ...], upstream: Tensor) -> Tensor:
     """The gradient of the logits, given that of what ``forward`` returned."""
-    *tensors, saved, mass = ctx.saved_tensors
+    *tensors, saved, mass = kept
     problem = Problem(*ctx.numbers, *tensors)
     grad = torch.empty_like(problem.input)
     ctx.kernels.backward(problem, saved, mass, upstream.contiguous(), grad)
