@@ -21,7 +21,7 @@ A study is a file such as ``configs/study/quick.yaml``:
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -50,6 +50,11 @@ def read_record(folder: Path) -> dict[str, dict[str, Any]]:
     if not all(isinstance(step, dict) for step in found.values()):
         raise ValueError(f"{path} holds no steps, but {found!r}: delete it, and it will be made anew.")
     return found
+
+
+def differs(steps: Mapping[str, Sequence[str]], record: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a record tells of other commands than these."""
+    return any(list(steps.get(step, ())) != found.get("arguments") for step, found in record.items())
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ class Run:
         """Whether the run was begun, or made, by other commands than the study has now."""
         if not self.done and not any(self.folder.glob("checkpoints/*.ckpt")):
             return False  # it failed before it made anything: begun anew
-        return any(list(self.steps.get(step, ())) != found.get("arguments") for step, found in self.record.items())
+        return differs(self.steps, self.record)
 
     def left(self) -> dict[str, tuple[str, ...]]:
         """The steps that are still to be done, each with its arguments; a training goes on where it stopped."""

@@ -25,7 +25,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from hem import figures
-from hem.grid import RECORD, read_record
+from hem.grid import RECORD, differs, read_record
 from hem.headlines import Metric, best_of_validation, describe, headlines, with_means
 from hem.jobs import tail
 from hem.run import read_json, write_atomically
@@ -193,12 +193,11 @@ class Runs:
 
     def _changed(self) -> None:
         """Say which runs were made by other commands than the study has now, and which losses by several configs."""
-        steps = {name: run.get("steps", {}) for name, run in self.plan.get("runs", {}).items()}
-        records = {r.name: read_record(r.folder) for r in self.results}
+        plan = self.plan.get("runs", {})
         changed = [
-            name
-            for name, record in records.items()
-            if name in steps and any(steps[name].get(step) != found.get("arguments") for step, found in record.items())
+            r.name
+            for r in self.results
+            if r.name in plan and differs(plan[r.name].get("steps", {}), read_record(r.folder))
         ]
         if changed:
             self.notes.append(
@@ -207,7 +206,8 @@ class Runs:
             )
         for cell, loss in dict.fromkeys((r.cell, r.loss) for r in self.results):
             configs = settings(self.of(cell, loss))
-            if differing := sorted(set[str]().union(*configs) - set[str]().union(*configs[:1]).intersection(*configs)):
+            lines = sorted(set[str]().union(*configs))
+            if differing := [line for line in lines if not all(line in config for config in configs)]:
                 self.notes.append(
                     f"The runs of {cell}/{loss} differ in more than their seed: {'; '.join(differing[:4])}."
                 )

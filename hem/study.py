@@ -237,9 +237,8 @@ def main(args: Sequence[str] | None = None) -> int:
             raise ValueError(f"no run's name holds '{chosen.only}'; the tasks are {names}.")
         devices = gpus()
         jobs = chosen.jobs or fitting(devices)
-        devices = (
-            devices if jobs > 1 else []
-        )  # a run gets one of several, or with --jobs 1 all; not as many as are free
+        if jobs == 1:  # asked for, not left over: a run then gets all GPUs, else one of them
+            devices = []
         jobs = min(jobs, len(runs))
         if chosen.dry_run:
             dry_run(study, runs, jobs)

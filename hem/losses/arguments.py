@@ -41,12 +41,12 @@ def check_arguments(reduction: str = "mean", **arguments: float) -> None:
             raise ValueError(f"{name} must be {words}; got {value!r}.")
 
 
-def as_tensor(values: Sequence[float] | Tensor) -> Tensor:
+def as_tensor(values: Sequence[float] | Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """``torch.as_tensor``, with values also where ``torch.device("meta")`` would make a tensor without."""
     if isinstance(values, Tensor):
-        return values
+        return values.to(dtype or values.dtype)
     meta = not torch.compiler.is_compiling() and torch.get_default_device().type == "meta"
-    return torch.as_tensor(values, device="cpu" if meta else None)
+    return torch.as_tensor(values, dtype=dtype, device="cpu" if meta else None)
 
 
 def check_counts(class_counts: Counts | None, num_classes: int | None = None) -> Tensor:
@@ -69,12 +69,19 @@ def check_counts(class_counts: Counts | None, num_classes: int | None = None) ->
     return counts
 
 
-def has_values(tensor: Tensor) -> bool:
-    """Whether values can be looked at: not while torch traces or transforms, nor where there is no memory."""
-    return not (
+def traced() -> bool:
+    """Whether torch compiles, exports, traces or transforms what is computed here."""
+    return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch._C._get_tracing_state() is not None
+    )
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether values can be looked at: not while torch traces or transforms, nor where there is no memory."""
+    return not (
+        traced()
         or any(torch._C._get_dispatch_mode(key) is not None for key in _TRACERS)
         or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__  # such as fake and distributed tensors
         or tensor.is_meta
@@ -185,19 +192,19 @@ class Samples:
             return self.num_classes
         return max(int((self.target != 0).sum(self.class_dim).max()), 1)
 
-    def expectation(self, cost: Callable[[Samples], Tensor], breadth: int | None = None) -> Tensor:
+    def expectation(self, cost: Callable[[Samples], Tensor], breadth: int) -> Tensor:
         """Σ_c q_c w_c cost_c for each sample, of a cost that is only known for one label at a time.
 
         Labels need one call; probabilities need one for each of the ``breadth`` largest.
 
         Args:
             cost: Takes samples with labels and without class weights to their losses, 0 for ignored ones.
-            breadth: The samples' :meth:`breadth`, where it is known already.
+            breadth: The samples' :meth:`breadth`.
         """
         if not self.soft:
             loss = cost(Samples(self.logits, self.target, ignore_index=self.ignore_index))
             return loss if self.weight is None else self.mass() * loss
-        probabilities, labels = self.target.topk(breadth or self.breadth(), self.class_dim)
+        probabilities, labels = self.target.topk(breadth, self.class_dim)
         loss = torch.zeros_like(self.logits.select(self.class_dim, 0))
         for q, c in zip(probabilities.unbind(self.class_dim), labels.unbind(self.class_dim), strict=True):
             share = q if self.weight is None else q * self.of_label(self.weight, c)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
-from hem.losses.arguments import label_error
+from hem.losses.arguments import label_error, traced
 from hem.losses.kernels import native
 from hem.losses.kernels.problem import Problem, layout, real
 from hem.losses.reduction import Reduction
@@ -62,10 +62,8 @@ def backend(input: Tensor, *arguments: float | Tensor | None) -> Literal["c", "t
     """
     tensors = [value for value in arguments if isinstance(value, Tensor)]
     if (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
+        traced()
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
         or forward_ad._current_level >= 0
         or input.is_neg()
         # the kernels read memory: what is a tensor's own, and nothing that a subclass has in its place
