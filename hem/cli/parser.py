@@ -1,0 +1,179 @@
+"""The parser and the objects it builds: one merged config in, one run folder out.
+
+``configs/base.yaml`` is read first, then each ``--config`` in turn, then the options.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse.typing import register_type
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+import hem.datamodules
+import hem.losses
+import hem.modules
+from hem.cli.errors import one_sentence
+from hem.cli.registries import data_name, qualified, short_name, task_name
+from hem.progress import ProgressBar
+from hem.run import (
+    BEFORE,
+    LAST,
+    SaveConfig,
+    SavePredictions,
+    SaveResults,
+    last_checkpoint,
+    refuse_programs,
+    set_aside,
+)
+from hem.watch import Watch
+
+# a config gives class weights as a list of numbers
+register_type(torch.Tensor, torch.Tensor.tolist, torch.tensor)
+
+BASE_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "base.yaml"
+COMMANDS = ("fit", "validate", "test", "predict")
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, which reports a mistake in one sentence and leaves with code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one sentence and exit; a parser inside another one hands its message on."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        if os.environ.get("HEM_TRACEBACK") and ex is not None:
+            traceback.print_exception(ex)
+        parsers = [
+            self,
+            *(p for action in self._actions for p in (getattr(action, "_name_parser_map", None) or {}).values()),
+        ]
+        options = {name.lstrip("-") for parser in parsers for each in parser._actions for name in each.option_strings}
+        print(f"error: {one_sentence(message, options)}", file=sys.stderr)
+        self.exit(2)
+
+
+class HemCLI(LightningCLI):
+    """Lightning's command line with our links from the data to the network, the loss and the task."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run folder and the checkpoint rule; link what the data module knows to whoever asks for it."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="The run's folder (runs/<task>_<data>/<loss>/seed<k>).",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Watch, "watch")
+        for name in ("num_classes", "class_names", "class_counts", "mean", "std"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for name in ("ignore_index", "unknown_index", "palette"):  # of masks
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for name in ("num_classes", "in_channels", "image_size"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.net.init_args.{name}", apply_on="instantiate")
+        for name in ("class_counts", "class_frequencies"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.loss.init_args.{name}", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config as it is: Lightning would let hyper-parameters in a checkpoint override it."""
+
+    def before_instantiate_classes(self) -> None:
+        """Decide the run folder, and send the logs and checkpoints of the run there."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        data = config.data.init_args.get("data") or config.data  # a stream has the name of what it is made of
+        names = {
+            "task": task_name(config.model.class_path),
+            "data": data_name(data),
+            "loss": short_name(config.model.init_args.loss.class_path, hem.losses.LOSSES),
+            "seed": config.seed_everything,
+        }
+        folder = Path(config.run_dir or "runs/{task}_{data}/{loss}/seed{seed}".format(**names)).absolute()
+        config.trainer.default_root_dir = str(folder)
+        config.checkpoint.dirpath = str(folder / "checkpoints")
+        if config.data.init_args.val_fraction == 0:  # nothing to choose by: the last epoch is the best
+            config.checkpoint.monitor = None
+        if isinstance(config.trainer.logger, list):
+            if self.subcommand != "fit":  # metrics.csv holds the curves of training alone; see results.json
+                config.trainer.logger = [each for each in config.trainer.logger if "CSV" not in each.class_path]
+            for logger in config.trainer.logger:
+                logger.init_args.save_dir = str(folder)
+        first = getattr(rank_zero_only, "rank", 0) == 0
+        if self.subcommand == "fit" and config.ckpt_path == "auto":
+            config.ckpt_path = "last" if last_checkpoint(folder / "checkpoints") else None
+        elif self.subcommand == "fit" and not config.ckpt_path and first:
+            refuse_used(folder)
+        if self.subcommand and config.ckpt_path in ("best", "last"):
+            path = checkpoint(folder, config.ckpt_path)
+            config.ckpt_path = str(path)
+            if path.name == BEFORE and self.subcommand == "fit" and first:
+                set_aside(path.with_name(LAST))
+        if self.subcommand and config.ckpt_path:
+            refuse_programs(Path(config.ckpt_path))
+        self.trainer_defaults["callbacks"] = [SaveResults(**names), SavePredictions()]
+        given = config.trainer.callbacks or []
+        if config.trainer.enable_progress_bar is not False and not any("Progress" in c.class_path for c in given):
+            self.trainer_defaults["callbacks"].append(ProgressBar())
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse to train into the folder of another run.
+
+    Raises:
+        FileExistsError: If the folder holds a config.
+    """
+    if (folder / "config.yaml").exists():
+        raise FileExistsError(
+            f"{folder} already holds a run: resume it with `--ckpt_path last` (or `auto`), train another with "
+            "`--seed_everything <number>` or `--run_dir <folder>`, or delete the folder."
+        )
+
+
+def checkpoint(folder: Path, which: str) -> Path:
+    """Return the best or last checkpoint of a run folder.
+
+    Raises:
+        FileNotFoundError: If the run has none.
+    """
+    path = folder / "checkpoints" / f"{which}.ckpt"
+    if which == "last":
+        path = last_checkpoint(path.parent) or path
+    if not path.is_file():
+        found = ", ".join(sorted(str(p) for p in folder.glob("checkpoints/*.ckpt"))) or "none"
+        raise FileNotFoundError(
+            f"Expected the {which} checkpoint of this run at {path}; the folder has: {found}. Train first with "
+            "`python cli.py fit` and the same configs, or give the path of a checkpoint as --ckpt_path."
+        )
+    return path
+
+
+def build(args: Sequence[str] | dict[str, Any], run: bool = True) -> HemCLI:
+    """Parse the arguments, build all objects and, where ``run`` says so, run the command.
+
+    Args:
+        args: What stands behind ``python cli.py``, or a config as a dict.
+        run: Whether to run a command (the first argument); otherwise the objects are built only.
+    """
+    defaults = {"default_config_files": [str(BASE_CONFIG)]}
+    return HemCLI(
+        hem.modules.Task,
+        hem.datamodules.ImageDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        save_config_callback=SaveConfig,
+        parser_class=Parser,
+        parser_kwargs=dict.fromkeys(COMMANDS, defaults) if run else defaults,
+        args=args if isinstance(args, dict) else qualified(args),
+        run=run,
+    )
