@@ -14,7 +14,7 @@ RESULTS = Path(__file__).with_name("results")
 
 def save(name: str, rows: Sequence[dict[str, Any]]) -> None:
     """Write `<name>.csv`: every row with the date, the hardware and torch's version behind it."""
-    from hem.run import hardware
+    from hem.runs.callbacks import hardware
 
     facts = {"date": date.today(), "hardware": hardware(), "torch": torch.__version__}
     RESULTS.mkdir(exist_ok=True)

@@ -30,7 +30,7 @@ from typing import Any
 import yaml
 
 from hem.names import near
-from hem.run import read_json
+from hem.runs.files import read_json
 
 STUDY_KEYS = ("name", "cost", "losses", "seeds", "overrides", "tasks", "slurm")
 CELL_KEYS = ("train", "name", "overrides", "losses", "seeds", "checkpoint", "test", "examine")

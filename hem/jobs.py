@@ -24,7 +24,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from hem.grid import RECORD, Run
-from hem.run import write_atomically
+from hem.runs.files import write_atomically
 
 CLI = Path(__file__).resolve().parents[1] / "cli.py"
 MEMORY = 2 * 2**30  # bytes that a run of a small network takes: torch, the data set, its workers

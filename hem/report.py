@@ -28,7 +28,7 @@ from hem import figures
 from hem.grid import RECORD, differs, read_record
 from hem.headlines import Metric, best_of_validation, describe, headlines, with_means
 from hem.jobs import tail
-from hem.run import read_json, write_atomically
+from hem.runs.files import read_json, write_atomically
 from hem.statistics import LEVEL, Comparison, compare, holm, verdict
 from hem.study import PLAN, duration
 

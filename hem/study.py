@@ -25,7 +25,7 @@ from rich.table import Table
 from hem.grid import Run, Study, load
 from hem.jobs import command, fitting, gpus, run_here, submit
 from hem.names import near
-from hem.run import write_atomically
+from hem.runs.files import write_atomically
 
 PLAN = "plan.json"  # in a study's folder: every run that it asks for
 

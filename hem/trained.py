@@ -18,7 +18,7 @@ from hem.datamodules.masks import Pad, Stretch
 from hem.datamodules.segmentation import SegmentationDataModule
 from hem.modules.base import check_state
 from hem.modules.rejector import Rejector
-from hem.run import AtomicCheckpointIO
+from hem.runs import AtomicCheckpointIO
 
 
 class Prediction(NamedTuple):

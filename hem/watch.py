@@ -16,7 +16,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from hem.run import LAST, atomic_file, last_checkpoint
+from hem.runs.checkpoints import LAST, last_checkpoint
+from hem.runs.files import atomic_file
 
 GO_ON, SAVE, STOP, NONFINITE = range(4)  # what one process has to say of a step; the largest word of all of them counts
 AGAIN = 75  # the exit code of a run that was told to stop and can be continued: EX_TEMPFAIL of sysexits.h

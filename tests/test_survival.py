@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.datasets.utils import extract_archive
 
 from hem.cli import main
-from hem.run import AtomicCheckpointIO, last_checkpoint
+from hem.runs.checkpoints import AtomicCheckpointIO, last_checkpoint
 from hem.watch import AGAIN
 
 ROOT = Path(__file__).resolve().parents[1]

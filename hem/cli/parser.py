@@ -24,16 +24,8 @@ import hem.modules
 from hem.cli.errors import one_sentence
 from hem.cli.registries import data_name, qualified, short_name, task_name
 from hem.progress import ProgressBar
-from hem.run import (
-    BEFORE,
-    LAST,
-    SaveConfig,
-    SavePredictions,
-    SaveResults,
-    last_checkpoint,
-    refuse_programs,
-    set_aside,
-)
+from hem.runs import SaveConfig, SavePredictions, SaveResults
+from hem.runs.checkpoints import BEFORE, LAST, last_checkpoint, refuse_programs, set_aside
 from hem.watch import Watch
 
 # a config gives class weights as a list of numbers

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import InterpolationMode, Transform, query_size
 from torchvision.transforms.v2 import functional as TF
 
 from hem.datamodules.images import NO_TARGET, FileImages, Images
-from hem.run import write_atomically
+from hem.runs.files import write_atomically
 
 VOID = 255  # the label of pixels without one, in every mask of this package
 HELD_OUT = 254  # the label of pixels of classes that are held out as unknown

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hem.modules.base import Task
-from hem.run import write_atomically
+from hem.runs.files import write_atomically
 
 
 def folder_of(task: Task) -> Path:

@@ -12,7 +12,7 @@ from hem.attacks import Norm, library, pgd, square, zero_gradients
 from hem.datamodules.counter import seed_of
 from hem.modules.base import Task, check_state
 from hem.modules.robustness import Evaluation
-from hem.run import AtomicCheckpointIO
+from hem.runs import AtomicCheckpointIO
 
 
 class Check(NamedTuple):

@@ -18,7 +18,7 @@ from hem.datamodules.base import ImageDataModule
 from hem.datamodules.counter import permutation
 from hem.datamodules.loader import Batch
 from hem.modules.base import Task
-from hem.run import write_atomically
+from hem.runs.files import write_atomically
 from hem.scores import LOGIT_SCORES, check_score
 
 CALIBRATION = 10_000  # validation images, at most, that a threshold is found on

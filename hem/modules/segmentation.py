@@ -20,7 +20,7 @@ from hem.histogram import ScoreHistogram
 from hem.modules.base import Task, sample_losses
 from hem.modules.examination import folder_of, write_figure
 from hem.modules.rejector import run_folder
-from hem.run import write_atomically
+from hem.runs.files import write_atomically
 from hem.views import scaled, sliding_window
 
 UNKNOWNNESS = {"max_logit": scores.max_logit, "msp": scores.msp}

@@ -21,7 +21,7 @@ from hem.losses import LOSSES, HEMLoss, LogitAdjustedLoss
 from hem.modules import ContinualTask
 from hem.modules.continual import among, among_targets, transfer_figures
 from hem.networks import MLP
-from hem.run import AtomicCheckpointIO
+from hem.runs import AtomicCheckpointIO
 from hem.strategies import EWC, SI, STRATEGIES, DERPlusPlus, Joint, LwF, Naive, Replay
 
 # Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
