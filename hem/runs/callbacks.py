@@ -1,0 +1,118 @@
+"""What Lightning calls to leave the record of a run: its config, its results, its predictions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback
+from lightning.pytorch.cli import SaveConfigCallback
+from torch import Tensor
+
+from hem.runs.files import write_atomically
+from hem.runs.folder import RunFolder
+
+PACKAGES = ("hem", "torch", "torchvision", "lightning", "torchmetrics")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the merged config of a run into its folder; a resumed run keeps the one it began with."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config.yaml`` (training) or ``config_<stage>.yaml`` before anything else happens."""
+        if self.already_saved:
+            return
+        stage = str(trainer.state.fn.value) if trainer.state.fn else stage
+        path = RunFolder(trainer.default_root_dir).config_of(stage)
+        if trainer.is_global_zero and not (stage == "fit" and path.exists()):
+            write_atomically(path, self.parser.dump(self.config, skip_none=False))
+        self.already_saved = True
+
+
+class SaveResults(Callback):
+    """Writes every figure of ``test`` and ``validate`` into ``results.json`` (``results_validate.json``)."""
+
+    def __init__(self, task: str, data: str, loss: str, seed: int | bool | None) -> None:
+        self.facts = {"task": task, "data": data, "loss": loss, "seed": seed}
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``results.json``."""
+        self._write(trainer, RunFolder(trainer.default_root_dir).results)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``results_validate.json`` where validation is all that was asked for."""
+        if trainer.state.fn == "validate":
+            self._write(trainer, RunFolder(trainer.default_root_dir).results_validate)
+
+    def _write(self, trainer: Trainer, path: Path) -> None:
+        if not trainer.is_global_zero:
+            return
+        results = {
+            **self.facts,
+            "metrics": {key: float(value) for key, value in sorted(trainer.callback_metrics.items())},
+            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+            "hardware": hardware(),
+            "devices": trainer.world_size,
+        }
+        write_atomically(path, json.dumps(results, indent=2) + "\n")
+
+
+def hardware() -> str:
+    """Return what the run was made on, in words: the GPU, or the processor and the number of threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+class SavePredictions(BasePredictionWriter):
+    """Writes ``predictions.csv``: one row per image with its file, label and score.
+
+    A task's ``predict_step`` returns a dict of columns, each a list or a tensor of length N, with ``index``
+    among them; the data module's ``name_of(index)`` gives the file.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="epoch")
+
+    def write_on_epoch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        """Collect the rows of all ranks and write them in the order of the images."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        rows: list[dict[str, Any]] = []
+        for columns in predictions:
+            lists = {k: v.tolist() if isinstance(v, Tensor) else list(v) for k, v in columns.items()}
+            rows += [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, rows)
+            rows = [row for part in gathered for row in part]
+        if trainer.is_global_zero and rows:
+            rows.sort(key=lambda row: row["index"])
+            text = io.StringIO()
+            writer = csv.DictWriter(text, ["file", *(key for key in rows[0] if key != "index")], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({"file": data.name_of(row.pop("index")), **row} for row in rows)
+            path = RunFolder(trainer.default_root_dir).predictions
+            write_atomically(path, text.getvalue())
+            print(f"predictions: {path}")

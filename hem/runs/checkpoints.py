@@ -1,0 +1,130 @@
+"""The checkpoints of a run: written whole, the newest one kept beside the one before it, read without running them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import zipfile
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+
+from hem.runs.files import atomic_file
+
+LAST, BEFORE = "last.ckpt", "last-1.ckpt"  # the newest checkpoint of a run, and the one before it
+
+
+def whole(path: Path) -> bool:
+    """Whether a checkpoint is there with every byte as it was written, by the checksums of its zip archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint among ``last`` and the one before it; a damaged one is named. None: there is none.
+
+    Args:
+        folder: The checkpoints of a run.
+
+    Returns:
+        Its path; where all are damaged, that of the newest, whose reading will say so.
+    """
+    there = [path for name in (LAST, BEFORE) if (path := folder / name).is_file()]
+    found = next(filter(whole, there), None)
+    if found and found != there[0] and getattr(rank_zero_only, "rank", 0) == 0:
+        print(f"{there[0]} is damaged: {found}, the checkpoint before it, is taken.", file=sys.stderr)
+    return found or next(iter(there), None)
+
+
+def set_aside(damaged: Path) -> None:
+    """Take a damaged ``last`` out of the way of the next one, which would otherwise become the one before."""
+    with suppress(FileNotFoundError):
+        os.replace(damaged, damaged.with_suffix(".damaged"))
+
+
+def refuse_programs(path: Path) -> None:
+    """Refuse a checkpoint that calls for more than tensors and plain values, which FSDP of Lightning 2.6 would run.
+
+    Raises:
+        ValueError: If it does.
+    """
+    try:
+        calls = torch.serialization.get_unsafe_globals_in_checkpoint(path) if path.is_file() else []
+    except Exception:  # no checkpoint: whatever its bytes happen to mean; reading it says so
+        return
+    if calls:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint: it calls for {calls[0]}, which could be a program, where tensors "
+            "and plain values were expected; give one of those under runs/."
+        )
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that a killed process cannot cut in half: written beside their place, flushed, renamed.
+
+    The ``last`` checkpoint that a new one replaces stays as ``last-1.ckpt``.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Save a checkpoint under ``path``, whole or not at all.
+
+        Raises:
+            OSError: If it cannot be written; the checkpoints that were there stay.
+        """
+        path = Path(path)
+        with atomic_file(path) as file:
+            torch.save(checkpoint, file)
+            if path.name == LAST and path.is_file():
+                self._keep(path)
+
+    def _keep(self, last: Path) -> None:
+        before, beside = last.with_name(BEFORE), last.with_name(f".{BEFORE}.{os.getpid()}")
+        try:
+            os.link(last, beside)  # at no moment is there no `last`
+        except OSError:  # a file system without links
+            os.replace(last, before)
+        else:
+            os.replace(beside, before)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load a checkpoint; only tensors and plain values come in, nothing in it is executed.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If the file is damaged or no checkpoint.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"Expected a checkpoint at {path}, but there is no such file: give the path of one, or `best` or "
+                "`last` for those of this run."
+            )
+        try:
+            if not whole(Path(path)):
+                raise zipfile.BadZipFile  # torch itself would take bytes that have changed
+            loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
+        except (
+            RuntimeError,
+            OSError,
+            EOFError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+            KeyError,
+        ) as error:
+            raise ValueError(
+                f"{path} cannot be read as a checkpoint (cut short, changed on the disk, or another kind of file): "
+                "give another one, `best` or `last`, or train again."
+            ) from error
+        if "state_dict" not in loaded:
+            raise ValueError(f"{path} is no checkpoint of a run: it has no state_dict; give one of those under runs/.")
+        return loaded

@@ -1,0 +1,62 @@
+"""The curves of a run in ``metrics.csv``, which a resumed run goes on with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch.loggers
+from lightning.pytorch.utilities import rank_zero_only
+
+from hem.runs.files import write_atomically
+
+
+class CSVLogger(lightning.pytorch.loggers.CSVLogger):
+    """Lightning's CSV logger, which keeps the rows that an interrupted run wrote, where Lightning's deletes them.
+
+    Every row is in the file as soon as it is logged (``flush_logs_every_n_steps: 1`` in ``base.yaml``), so before any
+    checkpoint of a later step. Rows that the resumed run repeats are dropped when it logs the first of them again: a
+    row is kept where its step is below the first step that is logged now.
+    """
+
+    @property
+    def experiment(self) -> Any:
+        """Return the writer, which goes on with the ``metrics.csv`` that is there."""
+        if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
+            path = Path(self.log_dir) / "metrics.csv"
+            aside = path.with_name(".metrics.csv")
+            with suppress(FileNotFoundError):
+                os.replace(path, aside)  # out of the way of Lightning, which deletes it
+            with warnings.catch_warnings():
+                # "previous log files will be deleted": they are not
+                warnings.filterwarnings("ignore", message="Experiment logs directory")
+                writer = super().experiment
+            self._resumed = aside.is_file()
+            if self._resumed:
+                os.replace(aside, path)
+            return writer
+        return super().experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Log a row; the first one of a resumed run drops the rows of steps that it is about to repeat."""
+        writer = self.experiment
+        if getattr(self, "_resumed", False) and step is not None:
+            path = Path(self.log_dir) / "metrics.csv"
+            with open(path, newline="") as file:
+                reader = csv.DictReader(file)
+                # the last row may be cut where the process was killed; it is one of those that are repeated
+                kept = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) < step]
+                writer.metrics_keys = list(reader.fieldnames or ())
+            text = io.StringIO()
+            table = csv.DictWriter(text, writer.metrics_keys, extrasaction="ignore")
+            table.writeheader()
+            table.writerows(kept)
+            write_atomically(path, text.getvalue())
+            self._resumed = False
+        super().log_metrics(metrics, step)
