@@ -1,18 +1,28 @@
 """hem: high error margin losses, and everything needed to compare losses fairly.
 
-``from hem.losses import HEMLoss`` needs torch alone; ``hem.load`` brings back a trained network.
+``from hem.losses import HEMLoss`` needs torch alone; ``hem.load`` brings back a trained network, and ``hem.calibrate``
+makes probabilities of any network's logits.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hem.calibration import calibrate
     from hem.trained import Segmenter, Trained
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "calibrate", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "calibrate":  # deferred: it imports torchmetrics, which the losses alone must not need
+        from hem.calibration import calibrate
+
+        return calibrate
+    raise AttributeError(f"module 'hem' has no attribute '{name}'")
 
 
 def load(run_dir: str | Path, checkpoint: str = "best") -> Trained | Segmenter:
