@@ -29,6 +29,7 @@ from typing import Any
 
 import yaml
 
+from hem.cli.configs import find, short_names
 from hem.names import near
 from hem.runs.files import read_json
 
@@ -197,12 +198,12 @@ def load(path: str | Path, overrides: Sequence[str] = (), root: str | Path = "ru
         FileNotFoundError: If the study or a config that it names is not there.
         ValueError: If it is no YAML, has a key too many or too few, or a value of another kind.
     """
-    path = Path(path)
-    if not path.is_file():
-        shipped = sorted(str(p) for p in path.parent.glob("*.yaml")) or sorted(
-            map(str, Path().glob("configs/study/*.yaml"))
-        )
-        raise FileNotFoundError(f"Expected a study at {path}; there are: {', '.join(shipped) or 'none'}.")
+    try:
+        path = find(str(path))
+    except FileNotFoundError:
+        here = sorted(str(p) for p in Path(path).parent.glob("*.yaml"))
+        there = here or [name for name in short_names() if name.startswith("study/")]
+        raise FileNotFoundError(f"Expected a study at {path}; there are: {', '.join(there)}.") from None
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -271,11 +272,11 @@ def _not_own(words: Sequence[str], where: str) -> tuple[str, ...]:
 
 
 def _exists(path: str, where: str) -> str:
-    if not Path(path).is_file():
-        folder = Path(path).parent
-        others = [str(p) for p in folder.glob("*.yaml")]
-        raise FileNotFoundError(f"{where} names {path}, which is not there{near(path, others) or '.'}")
-    return path
+    try:
+        find(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where}: {error}") from None
+    return path  # as it was given: each run finds it again, wherever hem is installed then
 
 
 def _seeds(value: Any, where: str) -> tuple[int, ...]:

@@ -33,7 +33,9 @@ PAUSE = 2.0  # seconds until a run that another study is working on is looked at
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    """The whole command: this interpreter, ``cli.py`` and the arguments."""
+    """The whole command: this interpreter, ``cli.py``, which an installed package has not, and the arguments."""
+    if not CLI.is_file():
+        return [sys.executable, "-m", "hem", *arguments]
     here = Path("cli.py")
     return [sys.executable, "cli.py" if here.is_file() and here.resolve() == CLI else str(CLI), *arguments]
 

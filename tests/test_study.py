@@ -137,7 +137,10 @@ def test_only(folder):
         ({"tasks": [{"trian": DIGITS}]}, r"has no key 'trian'; did you mean 'train'\?"),
         ({"tasks": [{"train": {"config": DIGITS, "override": []}}]}, "did you mean 'overrides'"),
         ({"losses": []}, "needs the key 'losses'"),
-        ({"losses": ["hem2"]}, r"loss hem2 of .* names configs/loss/hem2.yaml, which is not there; did you mean"),
+        (
+            {"losses": ["hem2"]},
+            r"loss hem2 of .*: Expected a config, got 'configs/loss/hem2.yaml', .*; did you mean",
+        ),
         ({"losses": ["ce", "ce"]}, "different names"),
         ({"losses": [{"a/b": []}]}, "names of folders"),
         ({"losses": ["hem", {"own": ["--config configs/loss/hem.yaml"]}]}, "hem and own have the same options"),
@@ -209,6 +212,8 @@ def test_command(monkeypatch):
     assert hem.jobs.command(["fit"]) == [sys.executable, "cli.py", "fit"]
     monkeypatch.chdir("/")
     assert hem.jobs.command(["fit"]) == [sys.executable, str(ROOT / "cli.py"), "fit"]
+    monkeypatch.setattr(hem.jobs, "CLI", ROOT / "nowhere" / "cli.py")  # as in an installed package
+    assert hem.jobs.command(["fit"]) == [sys.executable, "-m", "hem", "fit"]
 
 
 def test_finished_runs_are_skipped(folder, capsys):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
+import sys
 import traceback
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from hem.cli.registries import CHOICES, parameters
+from hem.cli.registries import REGISTRIES, parameters
 from hem.names import near
 
+PACKAGE = Path(__file__).resolve().parents[1]
 MISTAKES = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MisconfigurationException)
 # what the system says of a disk that takes or gives no more, in words
 VOLUME = {
@@ -49,17 +48,15 @@ def one_sentence(message: str, options: Iterable[str] = ()) -> str:
     owner = re.findall(r"Problem with given class_path '([^']+)'", message)
     if found := re.search(r"dot import path string: (\S+)|Import path (\S+)|No module named '([^']+)'", message):
         word = next(group for group in found.groups() if group)
-        kind, names = CHOICES.get(key.rpartition(".")[2], ("class", ()))
-        names = list(names)
+        kind, names = REGISTRIES.get(key.rpartition(".")[2], ("class", {}))
         listing = f"; available: {', '.join(names)}, or the path of your own class" if names else ""
         where = "" if names else f" for {key}"
         return f"unknown {kind} '{word}'{where}{near(word, names)}{listing}"
     if (found := re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([\w.]+)", message)) and owner:
         word = (found[1] or found[2]).partition(".")[0]
-        names = parameters(owner[-1])
-        return (
-            f"{owner[-1].rpartition('.')[2]} has no argument '{word}'{near(word, names)}; it takes {', '.join(names)}"
-        )
+        takes = parameters(owner[-1])
+        name = owner[-1].rpartition(".")[2]
+        return f"{name} has no argument '{word}'{near(word, takes)}; it takes {', '.join(takes)}"
     if found := re.search(r"does not accept option '([^']+)'|nrecognized arguments: --([\w.]+)", message):
         word = found[1] or found[2]
         return f"there is no option '{word}'{near(word, options)}"
@@ -83,11 +80,11 @@ def mistake(error: BaseException) -> BaseException:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
 
-    def origin(link: BaseException) -> str:
+    def file(link: BaseException) -> str:
         frames = traceback.extract_tb(link.__traceback__)
         return frames[-1].filename if frames else ""
 
-    return next((link for link in chain if "jsonargparse" not in origin(link)), error)
+    return next((link for link in chain if "jsonargparse" not in file(link)), error)
 
 
 def sentence(error: BaseException) -> str:
@@ -108,19 +105,16 @@ def sentence(error: BaseException) -> str:
             "A process that reads images was killed, most likely because the memory was full: take fewer "
             "(--data.num_workers) or smaller batches (--data.batch_size); the run goes on with `--ckpt_path auto`."
         )
-    return str(error)
+    place = origin(error)
+    own = place is not None and not place.filename.startswith((str(PACKAGE), sys.prefix, sys.base_prefix))
+    if isinstance(error, MISTAKES) and not own:
+        return str(error)
+    at = f" in {place.filename}, line {place.lineno}, {place.name}" if place else ""
+    return f"{type(error).__name__}{at}: {error}; HEM_TRACEBACK=1 shows the whole way there."
 
 
-def check_yaml(args: Sequence[str]) -> None:
-    """Refuse a config that is no YAML, by its name, which the parser does not give.
-
-    Raises:
-        ValueError: If a file behind ``--config`` or ``-c`` cannot be read as YAML.
-    """
-    paths = [after for option, after in pairwise(args) if option in ("--config", "-c")]
-    paths += [argument.partition("=")[2] for argument in args if argument.startswith("--config=")]
-    for path in filter(os.path.isfile, paths):
-        try:
-            yaml.safe_load(Path(path).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+def origin(error: BaseException) -> traceback.FrameSummary | None:
+    """Return where an error comes from: the innermost line of our own or of a user's code, not of a library."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(sys.base_prefix)]
+    return next(iter(reversed(ours)), None)

@@ -1,4 +1,4 @@
-"""The command line itself: ``python cli.py fit --config configs/classification/mnist.yaml``."""
+"""The command line itself: ``python cli.py fit --config classification/mnist --config loss/hem``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,47 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
-from hem.cli.errors import MISTAKES, check_yaml, mistake, sentence
-from hem.cli.parser import build
+from hem.cli.configs import expanded
+from hem.cli.listings import KEYS, listing
 from hem.memory import keep_freed
+from hem.names import near
+
+COMMANDS = {
+    "fit": "train a network and keep its best and last checkpoint",
+    "validate": "measure a checkpoint on the validation part",
+    "test": "measure a checkpoint on the test part, or examine it",
+    "predict": "write the labels of the test images",
+}
+MEANT = {"train": "fit", "eval": "test", "evaluate": "test"}  # other names of the commands
+LISTINGS = ("configs", *KEYS)
+EXAMPLES = """\
+  {hem} fit  --config classification/digits --config loss/hem
+  {hem} fit  --config classification/digits --model.loss HEMLoss --model.loss.margin 0.2 --seed_everything 1
+  {hem} test --config classification/digits --config loss/hem --ckpt_path best
+  {hem} fit  --config classification/folder --data.root my_images --run_dir runs/mine
+  {hem} fit  --config classification/mnist --print_config"""
+
+
+def program() -> str:
+    """Return what was typed to come here: ``hem``, ``python -m hem`` or ``python cli.py``."""
+    name = os.path.basename(sys.argv[0])
+    return {"hem": "hem", "__main__.py": "python -m hem"}.get(name, "python cli.py")
+
+
+def overview() -> str:
+    """Return the help of the program, which nothing heavy is imported for."""
+    hem = program()
+    listings = {"configs": "list the configs that come with hem", **{key: f"list the {key}" for key in KEYS}}
+    lines = [f"usage: {hem} COMMAND [--config NAME_OR_FILE ...] [--OPTION VALUE ...]", ""]
+    lines += [f"  {name:12}{what}" for name, what in (*COMMANDS.items(), *listings.items())]
+    lines += ["", "examples:", EXAMPLES.format(hem=hem), ""]
+    lines += [
+        f"Options: `{hem} fit --help`; of one class: `{hem} fit --model.loss.help HEMLoss`.",
+        "Many runs: `python -m hem.study`, their page: `python -m hem.report`. A stack of an error: HEM_TRACEBACK=1.",
+    ]
+    return "\n".join(lines)
 
 
 def quiet() -> None:
@@ -48,21 +85,52 @@ def main(args: Sequence[str] | None = None) -> int:
         ``HEM_TRACEBACK=1`` to see the stack of an error.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    quiet()
-    keep_freed()
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(overview())
+        return 0
     try:
-        check_yaml(arguments)
-    except ValueError as error:
+        if (first := next(iter(arguments), "")) not in COMMANDS:
+            print(listing(first, arguments[1:]) if first in LISTINGS else refuse(first))
+            return 0
+        arguments = expanded(arguments)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return run(arguments)
+
+
+def refuse(first: str) -> NoReturn:
+    """Refuse a first word that is no command.
+
+    Raises:
+        ValueError: Always.
+    """
+    known = (*COMMANDS, *LISTINGS)
+    given = (
+        "an option first"
+        if first.startswith("-")
+        else f"'{first}'{near(MEANT.get(first, first), known)}"
+        if first
+        else "none"
+    )
+    raise ValueError(f"Expected a command, one of {', '.join(known)}, got {given}: see `{program()} --help`.")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; what it needs is imported here, so that all that was said before is said at once."""
+    quiet()
+    keep_freed()
+    if not sys.flags.safe_path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # own classes: `hem` finds them as `python cli.py` does
+    from hem.cli.errors import mistake, sentence
+    from hem.cli.parser import build
+
     try:
         build(arguments)
-    except (*MISTAKES, RuntimeError) as error:
-        cause = mistake(error)
-        answered = isinstance(cause, MISTAKES) or sentence(cause) != str(cause)
-        if os.environ.get("HEM_TRACEBACK") or not answered:
+    except Exception as error:
+        if os.environ.get("HEM_TRACEBACK"):
             raise
-        print(f"error: {sentence(cause)}", file=sys.stderr)
+        print(f"error: {sentence(mistake(error))}", file=sys.stderr)
         return 1
     except SystemExit as stop:
         return int(stop.code or 0) if not isinstance(stop.code, str) else 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import yaml
 from jsonargparse.typing import register_type
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -21,8 +22,9 @@ from lightning.pytorch.utilities import rank_zero_only
 import hem.datamodules
 import hem.losses
 import hem.modules
+from hem.cli.configs import base_config
 from hem.cli.errors import one_sentence
-from hem.cli.registries import data_name, qualified, short_name, task_name
+from hem.cli.registries import data_name, qualified, short_name, spelt_out, task_name
 from hem.progress import ProgressBar
 from hem.runs import SaveConfig, SavePredictions, SaveResults
 from hem.runs.checkpoints import BEFORE, LAST, last_checkpoint, refuse_programs, set_aside
@@ -31,7 +33,6 @@ from hem.watch import Watch
 # a config gives class weights as a list of numbers
 register_type(torch.Tensor, torch.Tensor.tolist, torch.tensor)
 
-BASE_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "base.yaml"
 COMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -51,6 +52,12 @@ class Parser(LightningArgumentParser):
         options = {name.lstrip("-") for parser in parsers for each in parser._actions for name in each.option_strings}
         print(f"error: {one_sentence(message, options)}", file=sys.stderr)
         self.exit(2)
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Parse a config, in which our classes may have their short names, as on the command line."""
+        loaded = yaml.safe_load(content)
+        spelt = spelt_out(loaded)
+        return super().parse_string(content if spelt == loaded else yaml.safe_dump(spelt), *args, **kwargs)
 
 
 class HemCLI(LightningCLI):
@@ -155,7 +162,7 @@ def build(args: Sequence[str] | dict[str, Any], run: bool = True) -> HemCLI:
         args: What stands behind ``python cli.py``, or a config as a dict.
         run: Whether to run a command (the first argument); otherwise the objects are built only.
     """
-    defaults = {"default_config_files": [str(BASE_CONFIG)]}
+    defaults = {"default_config_files": [str(base_config())]}
     return HemCLI(
         hem.modules.Task,
         hem.datamodules.ImageDataModule,

@@ -1,45 +1,69 @@
 """The classes that a config can name without their path: tasks, networks, losses, data, strategies.
 
-One table serves near names, short names and the names of run folders.
+One table serves short names, in YAML and on the command line, near names, and what ``hem losses`` lists.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 import hem.datamodules
 import hem.losses
 import hem.modules
 import hem.networks
+import hem.schedules
 import hem.strategies
 
 
-def subclasses(package: ModuleType, base: type) -> list[str]:
-    """Return the names of the concrete classes that a package offers under one base."""
-    found = {name: value for name, value in vars(package).items() if isinstance(value, type) and name[0] != "_"}
-    return sorted(name for name, value in found.items() if issubclass(value, base) and value is not base)
+class Registry(NamedTuple):
+    """What one key of a config may name."""
+
+    what: str  #: in words, for a sentence
+    classes: dict[str, str]  #: the path of each class by its short name
+
+    def path(self, name: Any) -> Any:
+        """Return the path of a class of ours, and anything else as it is."""
+        return self.classes.get(name, name) if isinstance(name, str) else name
 
 
-# what `--model.loss Hem` may have meant, by the last word of the option
-CHOICES: dict[str, tuple[str, Iterable[str]]] = {
-    "model": ("task", subclasses(hem.modules, hem.modules.Task)),
-    "data": ("data module", subclasses(hem.datamodules, hem.datamodules.ImageDataModule)),
-    "dataset": ("data set", sorted(entry.__name__ for entry in hem.datamodules.MASKS.values())),
-    "loss": ("loss", sorted(entry.__name__ for entry in hem.losses.LOSSES.values())),
-    "net": (
+def offered(base: type, *rooms: ModuleType, but: Sequence[type] = ()) -> dict[str, str]:
+    """Return the classes that rooms offer under one base, the base itself left out: their paths by their names."""
+    found = {
+        name: f"{room.__name__}.{name}"
+        for room in rooms
+        for name, value in vars(room).items()
+        if isinstance(value, type) and issubclass(value, base) and name[0] != "_" and value not in (base, *but)
+    }
+    return dict(sorted(found.items()))
+
+
+#: by the last word of an option or a key: ``--model.loss HEMLoss``, ``loss: {class_path: HEMLoss}``
+REGISTRIES = {
+    "model": Registry("task", offered(hem.modules.Task, hem.modules)),
+    "data": Registry("data module", offered(hem.datamodules.ImageDataModule, hem.datamodules)),
+    "dataset": Registry("data set", offered(hem.datamodules.MaskDataset, hem.datamodules)),
+    "subset": Registry("subset", offered(hem.datamodules.Subset, hem.datamodules)),
+    "sampling": Registry("sampling", offered(hem.datamodules.Sampling, hem.datamodules)),
+    "loss": Registry("loss", offered(nn.Module, hem.losses)),
+    "net": Registry(
         "network",
-        [*subclasses(hem.networks, hem.networks.Network), "EncoderDecoder", "SegNet", "TorchvisionSegmentation"],
+        offered(nn.Module, hem.networks, but=(hem.networks.Network, hem.networks.CosineLinear, hem.networks.Normalize)),
     ),
-    "strategy": ("strategy", subclasses(hem.strategies, hem.strategies.Strategy)),
-    "optimizer": ("optimiser", subclasses(torch.optim, torch.optim.Optimizer)),
-    "lr_scheduler": ("schedule", subclasses(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler)),
+    "strategy": Registry("strategy", offered(hem.strategies.Strategy, hem.strategies)),
+    "training": Registry("training", offered(hem.modules.adversarial_training.AdversarialTraining, hem.modules)),
+    "optimizer": Registry("optimiser", offered(Optimizer, torch.optim)),
+    "lr_scheduler": Registry("schedule", offered(LRScheduler, torch.optim.lr_scheduler, hem.schedules, hem.modules)),
 }
+REGISTRIES["losses"] = REGISTRIES["loss"]  # those that SumLoss adds
 
 
 def parameters(class_path: str) -> list[str]:
@@ -86,19 +110,31 @@ def qualified(args: Sequence[str]) -> list[str]:
         >>> qualified(["fit", "--model.net", "MLP", "--model.loss=HEMLoss"])
         ['fit', '--model.net', 'hem.networks.MLP', '--model.loss=hem.losses.HEMLoss']
     """
-    rooms = {
-        "model": hem.modules,
-        "data": hem.datamodules,
-        "dataset": hem.datamodules,
-        "loss": hem.losses,
-        "net": hem.networks,
-        "strategy": hem.strategies,
-    }
     out: list[str] = []
     for argument in args:
-        option, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
-        key = (option or (out[-1] if out else "")).lstrip("-").rpartition(".")[2]
-        if key in rooms and isinstance(getattr(rooms[key], value, None), type):
-            argument = f"{option}{equals}{rooms[key].__name__}.{value}"
+        option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        words = (option or (out[-1] if out else "")).lstrip("-").split(".")
+        while words[-1:] and words[-1] in ("class_path", "help"):
+            words.pop()
+        if words and words[-1] in REGISTRIES:
+            argument = f"{option}{equals}{REGISTRIES[words[-1]].path(value)}"
         out.append(argument)
     return out
+
+
+def spelt_out(content: Any, key: str = "") -> Any:
+    """Return what a config says with our own class names spelt out, as :func:`qualified` does for arguments.
+
+    Args:
+        content: A mapping, list or value as YAML has it.
+        key: The key that it stands under.
+
+    Example:
+        >>> spelt_out({"model": {"init_args": {"net": {"class_path": "MLP"}, "loss": "HEMLoss"}}})
+        {'model': {'init_args': {'net': {'class_path': 'hem.networks.MLP'}, 'loss': 'hem.losses.HEMLoss'}}}
+    """
+    if isinstance(content, dict):
+        return {name: spelt_out(value, key if name == "class_path" else str(name)) for name, value in content.items()}
+    if isinstance(content, list):
+        return [spelt_out(value, key) for value in content]
+    return REGISTRIES[key].path(content) if key in REGISTRIES else content
