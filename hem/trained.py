@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
 from hem import pictures
+from hem.datamodules.decoder import decode_image
 from hem.datamodules.images import Fit
 from hem.datamodules.masks import Pad, Stretch
 from hem.datamodules.segmentation import SegmentationDataModule
@@ -69,7 +70,7 @@ class Trained(nn.Module):
 
     def prepare(self, image: Image.Image | str | Path) -> Tensor:
         """Return an image file or PIL image as a tensor (C, H, W) in [0, 1] of the network's size and channels."""
-        return self.transform(_opened(image, "L" if self.in_channels == 1 else "RGB")).float() / 255
+        return self.transform(decode_image(image, self.in_channels)).float() / 255
 
     @torch.inference_mode()
     def predict(self, images: Tensor | Sequence[Image.Image | str | Path]) -> list[Prediction]:
@@ -130,7 +131,7 @@ class Segmenter(nn.Module):
         else:
             masks = []
             for each in images:
-                image = _opened(each, "RGB")
+                image = decode_image(each)
                 logits = self(self.shape.image(TF.pil_to_tensor(image))[None].to(device))
                 mask = logits[0].argmax(0).to(torch.uint8).cpu()
                 masks.append(self.shape.back(mask, (image.height, image.width)))
@@ -142,13 +143,6 @@ def _logits(net: nn.Module, images: Tensor) -> Tensor:
         images = images.float() / 255
     logits: Tensor = net(images)
     return logits
-
-
-def _opened(image: Image.Image | str | Path, mode: str) -> Image.Image:
-    if not isinstance(image, Image.Image):
-        with Image.open(image) as file:
-            return file.convert(mode)
-    return image.convert(mode)
 
 
 def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:

@@ -198,7 +198,7 @@ def test_checkpoints(hem_command, tmp_path):
 
 
 def test_folders_of_images(hem_command, tmp_path):
-    """An empty class folder and an unreadable image are named by their paths."""
+    """An empty class folder is named, and so are all unreadable images, before anything is trained."""
     images(tmp_path / "data", "cat", "dog")
     arguments = ("fit", "--config", DIGITS, *DEBUG, "--data", "FolderDataModule", "--data.batch_size", 8)
     where = ("--data.root", tmp_path / "data", "--run_dir", tmp_path / "run")
@@ -213,7 +213,10 @@ def test_folders_of_images(hem_command, tmp_path):
         path.write_bytes(path.read_bytes()[:40])
     outcome = hem_command(*arguments, *where)
     assert outcome.code == 1
-    assert str(tmp_path / "data" / "cat") in outcome.err
+    for index in range(12):
+        assert f"cat/{index}.png (" in outcome.err
+    assert "--data.skip" in outcome.err
+    assert not (tmp_path / "run").exists()
     assert "Traceback" not in outcome.err
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +13,7 @@ from hem.corruptions.constants import constants
 from hem.corruptions.pixels import like, luma, normal, streak, truncate, uniform, zoom
 from hem.datamodules.counter import integers
 from hem.datamodules.counter import key as key_of
+from hem.datamodules.decoder import decode_image
 
 
 def snow(images: Tensor, severity: int, key: Tensor) -> Tensor:
@@ -66,11 +66,7 @@ def frost_photographs(folder: str | Path, size: tuple[int, int]) -> list[Tensor]
     scale = FROST_SCALE[min(FROST_SCALE, key=lambda known: abs(math.log(known) - side))]
     photographs = []
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{path} is not a readable image: {error}.") from error
+        pixels = torch.from_numpy(np.array(decode_image(path))).permute(2, 0, 1).float() / 255
         pixels = F.interpolate(pixels[None], scale_factor=scale, mode="bilinear", align_corners=False)[0]
         if pixels.shape[1] <= size[0] or pixels.shape[2] <= size[1]:
             raise ValueError(

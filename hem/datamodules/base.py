@@ -1,5 +1,6 @@
 """What all data modules share: the split, the loaders, and augmentation on the device."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -220,14 +221,21 @@ class ImageDataModule(LightningDataModule, ABC):
             return images, torch.arange(len(images))
         images = self.images("train")
         targets = images.targets.cpu()
-        fraction = 0.0 if self.official_val else self.val_fraction
-        held = held_out(targets, self.num_classes, fraction, self.split_seed)
+        held = torch.zeros(len(targets), dtype=torch.bool) if self.official_val else self.validation(images)
         if part == "val":
             return images, held.nonzero()[:, 0]
         index = (~held).nonzero()[:, 0]
         if self.subset is not None:
             index = index[self.subset.select(targets[index])].sort().values
         return images, index
+
+    def validation(self, images: Images) -> Tensor:
+        """Which images of the official training part are held out for validation, (N,) bool.
+
+        By their positions: the lists of official data sets do not change. See :func:`held_out_by_name` for lists
+        that do.
+        """
+        return held_out(images.targets.cpu(), self.num_classes, self.val_fraction, self.split_seed)
 
     def order(self, index: Tensor, epoch: int) -> Tensor:
         """The training samples ``index`` (N,) in the order in which they come in an epoch, (N,).
@@ -422,6 +430,54 @@ def held_out_counts(counts: Sequence[int], fraction: float) -> list[int]:
         [500, 2, 0]
     """
     return [max(0, min(int(fraction * n + 0.5), n - 1)) for n in counts]
+
+
+def held_out_by_name(names: Sequence[str], targets: Tensor, fraction: float, seed: int) -> Tensor:
+    """About a share of the samples, each chosen by the hash of (seed, its name) alone.
+
+    So a sample stays where it is whatever else comes or goes, in whatever order, where :func:`held_out` would choose
+    anew. What that costs: the share of a class is met on average only. There are two exceptions, for few samples: a
+    class that would be held out as a whole keeps the sample whose hash is the largest, and where nothing would be
+    held out at all, the one whose hash is the smallest is.
+
+    Args:
+        names: Names of N samples, such as paths below a folder.
+        targets: (N,) int64 class indices.
+        fraction: The share, in [0, 1).
+        seed: Another seed chooses others.
+
+    Returns:
+        (N,) bool, True for the samples that are held out.
+
+    Example:
+        >>> names, targets = [f"cat/{i}.png" for i in range(1000)], torch.zeros(1000, dtype=torch.int64)
+        >>> held = held_out_by_name(names, targets, 0.2, seed=0)
+        >>> held.sum(), bool((held[:500] == held_out_by_name(names[:500], targets[:500], 0.2, seed=0)).all())
+        (tensor(203), True)
+    """
+    place = torch.tensor([place_of(name, seed) for name in names], dtype=torch.float64)
+    held = place < fraction
+    if not len(targets):
+        return held
+    whole, kept = (torch.bincount(each, minlength=int(targets.max()) + 1) for each in (targets, targets[~held]))
+    for label in ((whole > 0) & (kept == 0)).nonzero()[:, 0].tolist():
+        own = (targets == label).nonzero()[:, 0]
+        held[own[place[own].argmax()]] = False
+    spare = whole[targets] > 1
+    if fraction and not bool(held.any()) and bool(spare.any()):
+        held[torch.where(spare, place, 1.0).argmin()] = True
+    return held
+
+
+def place_of(name: str, seed: int) -> float:
+    """A number in [0, 1) that is a function of a name and a seed: the first 53 bits of their SHA-256.
+
+    Example:
+        >>> round(place_of("cat/1.png", 0), 3)
+        0.101
+    """
+    digest = hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+    return (int.from_bytes(digest[:8]) >> 11) * 2.0**-53
 
 
 def held_out(targets: Tensor, num_classes: int, fraction: float, seed: int) -> Tensor:

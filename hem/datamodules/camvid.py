@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hem.datamodules.masks import VOID, Color, Counts, Files, MaskDataset, decode_mask, paired
+from hem.datamodules.decoder import decode_mask
+from hem.datamodules.masks import VOID, Color, Counts, Files, MaskDataset, paired
 
 _COLORS: dict[str, Color] = {
     "sky": (128, 128, 128),
@@ -48,6 +49,7 @@ class CamVid(MaskDataset):
         [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877, 405385, 184967],
         [366, 365, 366, 367, 349, 319, 351, 173, 360, 317, 201],
         [360 * 480 * n for n in (366, 365, 366, 367, 349, 319, 351, 173, 360, 317, 201)],
+        360 * 480 * 367,
     )
 
     def folder(self, root: Path) -> Path:

@@ -17,8 +17,8 @@ import hem.corruptions  # as a module: it imports this package for its random nu
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.counter import key as key_of
 from hem.datamodules.counter import permutation
-from hem.datamodules.folder import scan, subfolders
-from hem.datamodules.images import FileImages, Fit, Images, MemoryImages
+from hem.datamodules.folder import scan
+from hem.datamodules.images import FileImages, Fit, Images, MemoryImages, subfolders
 from hem.datamodules.loader import Loader
 from hem.names import check_name
 

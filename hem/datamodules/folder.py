@@ -5,16 +5,82 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
-from hem.datamodules.base import ImageDataModule, Split, held_out
-from hem.datamodules.images import SUFFIXES, FileImages, Fit, RandomFit, image_files
+from hem.datamodules.base import ImageDataModule, Split, held_out_by_name
+from hem.datamodules.decoder import header_fault, refuse_faults
+from hem.datamodules.images import (
+    SUFFIXES,
+    FileImages,
+    Fit,
+    Images,
+    RandomFit,
+    height_and_width,
+    hidden,
+    image_files,
+    subfolders,
+)
+
+# names of the folders of the parts, in whatever case
+PARTS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 
 
-def subfolders(folder: Path) -> list[str]:
-    """The names of the sub-folders, sorted; hidden ones left out."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def parts(root: Path) -> dict[Split, Path]:
+    """The folders of the parts in a folder, by their usual names: :data:`PARTS`.
+
+    Raises:
+        ValueError: Two folders are named as the same part.
+    """
+    found: dict[Split, Path] = {}
+    for part, names in PARTS.items():
+        own = [name for name in subfolders(root) if name.lower() in names]
+        if len(own) > 1:
+            raise ValueError(
+                f"Expected one folder for the {part} part in {root}, got {' and '.join(own)}: merge them, or move one "
+                "of them elsewhere."
+            )
+        if own:
+            found[part] = root / own[0]
+    return found
+
+
+def own_images(folder: Path) -> bool:
+    """Whether there are images in a folder itself."""
+    return any(path.suffix.lower() in SUFFIXES and not hidden(path.name) for path in folder.iterdir())
+
+
+def class_parts(root: Path) -> dict[Split, Path]:
+    """The folders of the parts in a folder of images, which hold the classes' folders; none where there are no parts.
+
+    A folder named as a part is a class where it holds images itself and there is no ``train``.
+
+    Raises:
+        ValueError: The folders are no layout that is known; the sentence says what was found and what is expected.
+    """
+    found = parts(root)
+    if "train" in found:
+        if others := sorted(set(subfolders(root)) - {folder.name for folder in found.values()}):
+            rank_zero_warn(
+                f"{root} holds {', '.join(folder.name for folder in found.values())}, and beside them "
+                f"{', '.join(others)}, which are not read: the parts are called train, val and test."
+            )
+        return found
+    names = [folder.name for folder in found.values() if subfolders(folder) and not own_images(folder)]
+    if len(found) == len(subfolders(root)):  # no class is called otherwise
+        names = [folder.name for folder in found.values()]
+    if names:
+        raise ValueError(
+            f"Expected {root}/train/<class>/<image>, or {root}/<class>/<image> without parts, got {', '.join(names)} "
+            f"without train among {', '.join(subfolders(root))}: name the folder of the training part train, or give "
+            "the folder that holds the classes as --data.root."
+        )
+    return {}
 
 
 def scan(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
@@ -51,26 +117,36 @@ def scan(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
 class FolderDataModule(ImageDataModule):
     """One's own images: ``<root>/train/<class>/*``, and beside ``train`` a ``val`` and a ``test`` or not.
 
-    Without ``train`` the class folders lie directly in the root. Without ``test`` a share of every class is
-    set apart as the test part, for good: always the same files as long as the folder does not change.
-    Without ``val``, ``val_fraction`` of what remains. The folder is listed when the module is made.
+    ``training``, ``valid``, ``validation`` and ``testing`` are understood as well, in whatever case. Without
+    ``train`` the class folders lie directly in the root. Hidden files and folders are no data.
+
+    Without ``test`` a share of the images is set apart as the test part, for good; without ``val``, ``val_fraction``
+    of what remains. Each file is put into its part by a hash of its path below the training folder alone (the one for
+    validation with ``split_seed``), so that files which come or go move no other one; the shares are met on average,
+    not in each class. (A class that would be held out as a whole keeps one image to train on.) What the parts hold is
+    kept with a run, see :meth:`ImageDataModule.files`.
+
+    The folder is listed when the module is made, and the header of each file is read. How a file becomes an image
+    says :mod:`hem.datamodules.decoder`.
 
     Args:
         root: The folder.
-        image_size: Height and width in pixels to which images are brought.
+        image_size: Height and width in pixels to which images are brought; one number for both.
         in_channels: 3 for colour, 1 for grey.
         crop_scale: Training images are random parts of this share of the area, scaled to ``image_size``, and
             half of them mirrored; for evaluation the shorter side is scaled to 8/7 of the longer one of
             ``image_size`` and the centre cut out. ``None``: images are stretched to ``image_size``, nothing
             is cut off or mirrored.
-        test_fraction: Share of every class that is set apart where there is no ``test``, in [0, 1).
+        test_fraction: Share of the images that is set apart where there is no ``test``, in [0, 1).
         mean: Per channel, pixels in [0, 1]; ``None``: ImageNet's.
         std: Per channel; ``None``: ImageNet's.
+        skip: Files that are left out, by their paths below the root, such as ``train/cat/7.png``.
         **kwargs: As of :class:`ImageDataModule`.
 
     Raises:
         FileNotFoundError: The folder, or a class's folder in one of the parts, is not there.
-        ValueError: A class folder without images, a folder in one part that is no class of ``train``.
+        ValueError: The layout is another one, a class folder holds no image, a folder in one part is no class of
+            ``train``, or files cannot be read as images: all of these are named.
     """
 
     name = "folder"
@@ -80,12 +156,13 @@ class FolderDataModule(ImageDataModule):
     def __init__(
         self,
         root: str,
-        image_size: tuple[int, int] = (224, 224),
+        image_size: int | tuple[int, int] = (224, 224),
         in_channels: int = 3,
         crop_scale: tuple[float, float] | None = (0.08, 1.0),
         test_fraction: float = 0.2,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        skip: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         self.crop_scale = crop_scale
@@ -93,9 +170,9 @@ class FolderDataModule(ImageDataModule):
         if in_channels not in (1, 3):
             raise ValueError(f"in_channels is 3 for colour or 1 for grey, but it is {in_channels}.")
         if not 0 <= test_fraction < 1:
-            raise ValueError(f"test_fraction is a share of every class in [0, 1), but it is {test_fraction}.")
+            raise ValueError(f"test_fraction is a share of the images in [0, 1), but it is {test_fraction}.")
         self.in_channels = in_channels
-        self.image_size = (image_size[0], image_size[1])
+        self.image_size = height_and_width(image_size)
         self.mean = tuple(mean or ((0.485, 0.456, 0.406) if in_channels == 3 else (0.449,)))
         self.std = tuple(std or ((0.229, 0.224, 0.225) if in_channels == 3 else (0.226,)))
         if not len(self.mean) == len(self.std) == in_channels:
@@ -104,29 +181,71 @@ class FolderDataModule(ImageDataModule):
             )
         if not self.root.is_dir():
             raise FileNotFoundError(f"The folder of images {self.root} is not there: --data.root names it.")
-        train = self.root / "train" if (self.root / "train").is_dir() else self.root
-        self.class_names = subfolders(train)
+        folders = class_parts(self.root)
+        self._train = folders.setdefault("train", self.root)
+        self.class_names = subfolders(self._train)
         if len(self.class_names) < 2:
             raise ValueError(
-                f"{train} holds {len(self.class_names)} class folders, but a classifier needs two or more: "
-                f"expected {train}/<class>/<image>."
+                f"{self._train} holds {len(self.class_names)} class folders, but a classifier needs two or more: "
+                f"expected {self._train}/<class>/<image>, got {', '.join(self.class_names) or 'none'}."
             )
-        self._files = {"train": scan(train, self.class_names)}
-        for split in ("val", "test"):
-            if train != self.root and (self.root / split).is_dir():
-                self._files[split] = scan(self.root / split, self.class_names)
+        self._files: dict[Split, tuple[list[str], Tensor]] = {}
+        for part, folder in folders.items():
+            self._files[part] = scan(folder, self.class_names)
+        self._leave_out(set(skip or ()))
+        files = [path for paths, _ in self._files.values() for path in paths]
+        refuse_faults(files, header_fault, self.root, "--data.skip")
         if "test" not in self._files:
             paths, targets = self._files["train"]
-            test = held_out(targets, self.num_classes, test_fraction, seed=0x666F6C646572)  # "folder"
-            for split, chosen in (("train", ~test), ("test", test)):
+            test = held_out_by_name(self._names(paths), targets, test_fraction, seed=0x666F6C646572)  # "folder"
+            for part, chosen in (("train", ~test), ("test", test)):
                 index = chosen.nonzero()[:, 0]
-                self._files[split] = [paths[i] for i in index.tolist()], targets[index]
+                self._files[part] = [paths[i] for i in index.tolist()], targets[index]
         self.train_counts = torch.bincount(self._files["train"][1], minlength=self.num_classes).tolist()
+
+    def _leave_out(self, skip: set[str]) -> None:
+        """Take the files that are named, by their paths below the root, out of the lists."""
+        for part, (paths, targets) in self._files.items():
+            names = [Path(path).relative_to(self.root).as_posix() for path in paths] if skip else []
+            out = torch.tensor([name in skip for name in names], dtype=torch.bool)
+            if not bool(out.any()):
+                continue
+            for label in torch.bincount(targets[out]).nonzero()[:, 0].tolist():
+                if bool(out[targets == label].all()):
+                    raise ValueError(
+                        f"skip leaves no {part} image of the class {self.class_names[label]}: leave out fewer, or move "
+                        "the class elsewhere."
+                    )
+            kept = (~out).nonzero()[:, 0]
+            self._files[part] = [paths[i] for i in kept.tolist()], targets[kept]
+            skip = skip - set(names)
+        if skip:
+            raise ValueError(f"skip names {min(skip)}, but {self.root / min(skip)} is no image that was found.")
+
+    def _names(self, paths: Sequence[str]) -> list[str]:
+        """The paths below the training folder, such as ``cat/7.png``: what the split is drawn by."""
+        return [Path(path).relative_to(self._train).as_posix() for path in paths]
 
     @property
     def official_val(self) -> bool:
         """Whether there is a folder ``val``."""
         return "val" in self._files
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Images of each class in the training part, behind the validation split and the subset."""
+        counts = list(self.train_counts)
+        if not self.official_val:
+            paths, targets = self._files["train"]
+            counts = torch.bincount(targets[~self._held_out(paths, targets)], minlength=self.num_classes).tolist()
+        return counts if self.subset is None else self.subset.counts(counts)
+
+    def validation(self, images: Images) -> Tensor:
+        """Which training images are held out for validation, by the hash of their names: (N,) bool."""
+        return self._held_out(images.paths or (), images.targets)
+
+    def _held_out(self, paths: Sequence[str], targets: Tensor) -> Tensor:
+        return held_out_by_name(self._names(paths), targets, self.val_fraction, self.split_seed)
 
     def load(self, split: Split) -> FileImages:
         """The files of a part."""

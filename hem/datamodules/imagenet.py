@@ -4,8 +4,8 @@ from torchvision.models import ResNet18_Weights
 
 from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
 from hem.datamodules.base import ImageDataModule, Split
-from hem.datamodules.folder import scan, subfolders
-from hem.datamodules.images import FileImages, Fit, RandomFit
+from hem.datamodules.folder import scan
+from hem.datamodules.images import FileImages, Fit, RandomFit, subfolders
 
 # the 105 classes that have fewer than 1,300 training images
 # fmt: off

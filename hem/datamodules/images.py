@@ -13,25 +13,56 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
+from hem.datamodules.decoder import decode_image
+
 NO_TARGET = -100  # the target of an image without a label: what the losses ignore
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601: what Pillow and torchvision take for grey
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def image_files(folder: Path) -> list[str]:
-    """The paths of all image files in a folder and below it, sorted; hidden files left out."""
-    return sorted(
-        os.path.join(parent, file)
-        for parent, _, files in os.walk(folder)
-        for file in files
-        if file.lower().endswith(SUFFIXES) and not file.startswith(".")
-    )
+    """The paths of all image files in a folder and below it, sorted; hidden files and folders left out."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not hidden(name)]
+        found += [os.path.join(parent, file) for file in files if file.lower().endswith(SUFFIXES) and not hidden(file)]
+    return sorted(found)
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder is no data: hidden, or what macOS puts beside the data into archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the sub-folders, sorted; hidden ones left out."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+
+
+def height_and_width(size: int | Sequence[int], argument: str = "image_size") -> tuple[int, int]:
+    """Height and width in pixels, of which one number means both.
+
+    Raises:
+        ValueError: They are not one or two numbers of 1 or more.
+
+    Example:
+        >>> height_and_width(48), height_and_width([48, 64])
+        ((48, 48), (48, 64))
+    """
+    both = [size, size] if isinstance(size, int) else list(size)
+    if len(both) != 2 or min(both) < 1:
+        raise ValueError(
+            f"{argument} is a height and a width in pixels, or one number for both, but it is "
+            f"{size if isinstance(size, int) else both}: give such as 224."
+        )
+    return both[0], both[1]
 
 
 class Images(Dataset[tuple[Tensor, int]], ABC):
     """A fixed sequence of uint8 images with targets; ``targets`` is an int64 tensor of shape (N,)."""
 
     targets: Tensor
+    paths: Sequence[str] | None = None  #: of the N files, where the images lie in files
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -112,6 +143,8 @@ class FileImages(Images):
         ValueError: An image cannot be decoded; the message has its path.
     """
 
+    paths: list[str]
+
     def __init__(
         self,
         paths: Sequence[str | Path],
@@ -139,16 +172,11 @@ class FileImages(Images):
             return self.augment(image), int(self.targets[index])
 
     def decode(self, path: str) -> Image.Image:
-        """The image in a file, as RGB or grey."""
+        """The image in a file, as RGB or grey; see :mod:`hem.datamodules.decoder`."""
         try:
-            with Image.open(path) as image:
-                if image.mode[0] in "IF":  # Pillow would clip them at 255
-                    raise ValueError(f"its pixels have more than 8 bits (mode {image.mode}); save it with 8")
-                return image.convert("RGB" if self.channels == 3 else "L")
+            return decode_image(path, self.channels)
         except FileNotFoundError:
             raise FileNotFoundError(f"The image {path} was there when the folder was listed, but is gone.") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} is not a readable image: {error}.") from error
 
     def name_of(self, index: int) -> str:
         """The path of the file."""

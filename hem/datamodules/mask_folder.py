@@ -5,64 +5,116 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
-from hem.datamodules.images import SUFFIXES, image_files
+from hem.datamodules.base import Split
+from hem.datamodules.decoder import header_fault, refuse_faults, size_of
+from hem.datamodules.folder import parts
+from hem.datamodules.images import SUFFIXES, height_and_width, image_files, subfolders
 from hem.datamodules.masks import VOID, Color, Files, MaskDataset, paired
 
 
 class MaskFolder(MaskDataset):
     """One's own images and masks: ``<root>/train/images/*`` with ``<root>/train/masks/<same name>.png``.
 
-    ``test`` lies beside ``train``; ``val`` as well, or a share of ``train`` is taken. A mask is a grey or palette
-    PNG with the index of a class in each pixel, 0..C-1, or ``void``.
+    ``test`` lies beside ``train``; ``val`` as well, or a share of ``train`` is taken, each image by the hash of its
+    path alone, so that pairs which come or go move no other one. ``training``, ``valid``, ``validation`` and
+    ``testing`` are understood as well, in whatever case. A mask is a grey or palette PNG of any depth with the value
+    of a class in each pixel, or ``void``, drawn on the upright image: see :mod:`hem.datamodules.decoder`. Headers are
+    read when a part is listed.
 
     Args:
         class_names: Name of each class.
-        image_size: Height and width in pixels to which images are brought.
+        image_size: Height and width in pixels to which images are brought; one number for both.
         palette: RGB of each class; None: as many hues.
-        void: The value of pixels without a label.
-        has_val: Whether there is a ``val`` folder.
+        void: The value of pixels without a label; None: 255, unless that is the value of a class.
+        has_val: Whether there is a ``val`` folder; None: see what is there.
+        values: The value of each class in the masks, such as ``[0, 255]``; None: 0, 1, 2, ...
+        skip: Images that are left out, by their paths below the root, such as ``train/images/7.png``.
 
     Raises:
-        ValueError: If ``palette`` has another length than ``class_names``, or ``void`` is a class.
+        ValueError: If ``palette`` or ``values`` has another length than ``class_names``, two classes have one name or
+            one value, or ``void`` is a class.
     """
 
     name = "mask_folder"
     title = "the folder"
     source = "where you keep it"
+    own = True
 
     def __init__(
         self,
         class_names: Sequence[str],
-        image_size: tuple[int, int] = (512, 512),
+        image_size: int | tuple[int, int] = (512, 512),
         palette: Sequence[Color] | None = None,
-        void: int = VOID,
-        has_val: bool = False,
+        void: int | None = None,
+        has_val: bool | None = None,
+        values: Sequence[int] | None = None,
+        skip: Sequence[str] | None = None,
     ) -> None:
         count = len(class_names)
         if palette is not None and len(palette) != count:
             raise ValueError(f"palette is one colour per class, but it has {len(palette)} for {count} classes.")
-        if not count <= void <= 255:
-            raise ValueError(f"void is a value that is no class, {count} to 255, but it is {void}.")
+        own = list(range(count)) if values is None else list(values)
+        if len(own) != count or len(set(own)) != count or not all(0 <= value <= 255 for value in own):
+            raise ValueError(
+                f"values is one number of 0 to 255 for each of the {count} classes, each another, but it is {own}."
+            )
+        if void is not None and (void in own or not 0 <= void <= 255):
+            raise ValueError(
+                f"void is a value that is no class, {count} to 255, but it is {void}."
+                if values is None
+                else f"void is a value of 0 to 255 that is none of values, {own}, but it is {void}."
+            )
         self.class_names = tuple(class_names)
-        self.image_size = (image_size[0], image_size[1])
+        self.image_size = height_and_width(image_size)
         self.palette = hues(count) if palette is None else [(r, g, b) for r, g, b in palette]
-        self.labels = {**{c: c for c in range(count)}, void: VOID}
-        self.official_val = has_val
+        self.labels = {VOID: VOID} if void is None else {void: VOID}
+        self.labels |= {value: c for c, value in enumerate(own)}  # a class's 255 is no void
+        self.own_val = has_val
+        self.skip = set(skip or ())
+
+    def has_val(self, root: Path) -> bool:
+        """Whether there is a folder ``val``."""
+        return "val" in parts(root) if self.own_val is None and root.is_dir() else bool(self.own_val)
 
     def files(self, root: Path, split: str) -> Files:
-        """The images of a part and their masks."""
-        folder = root / split / "images"
+        """The images of a part and their masks.
+
+        Raises:
+            FileNotFoundError: The part, or the mask of an image, is not there.
+            ValueError: The part is empty, or files cannot be used, by their headers: all of these are named.
+        """
+        found = parts(root) if root.is_dir() else {}
+        folder = found.get(cast(Split, split), root / split) / "images"
         if not folder.is_dir():
+            there = ", ".join(subfolders(root)) if root.is_dir() else ""
             raise FileNotFoundError(
                 f"Expected images in {folder} and their masks in {folder.with_name('masks')}, but there is no such "
-                "folder: --data.root is the folder that holds train and test."
+                f"folder (there is {there or 'nothing'}): --data.root is the folder that holds train and test."
             )
         images = [Path(path) for path in image_files(folder)]
+        images = [path for path in images if path.relative_to(root).as_posix() not in self.skip]
         if not images:
             raise ValueError(f"{folder} holds no image ({', '.join(SUFFIXES)}).")
         masks = folder.with_name("masks")
-        return paired(images, lambda image: masks / image.relative_to(folder).with_suffix(".png"))
+        files = paired(images, lambda image: masks / image.relative_to(folder).with_suffix(".png"))
+        mask_of = dict(files)
+        refuse_faults(list(mask_of), lambda image: pair_fault(image, mask_of[image]), root, "--data.dataset.skip")
+        return files
+
+
+def pair_fault(image: str, mask: str) -> str | None:
+    """Why an image and its mask cannot be used together, as far as their headers say; None: they can."""
+    if (fault := header_fault(image)) is not None:
+        return fault
+    if (fault := header_fault(mask, mask=True)) is not None:
+        return f"its mask: {fault}"
+    sizes = size_of(image), size_of(mask)
+    if sizes[0] == sizes[1]:
+        return None
+    turned = ", as if drawn before the image was turned, as its EXIF says" if sizes[0] == sizes[1][::-1] else ""
+    return "{} x {} upright, but its mask {} x {}".format(*sizes[0], *sizes[1]) + turned
 
 
 def hues(count: int) -> list[Color]:

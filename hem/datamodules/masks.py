@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
@@ -11,15 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode, Transform, query_size
 from torchvision.transforms.v2 import functional as TF
 
+from hem.datamodules.decoder import decode_mask
 from hem.datamodules.images import NO_TARGET, FileImages, Images
 from hem.runs.files import write_atomically
 
@@ -38,12 +38,13 @@ class Counts(NamedTuple):
     pixels: list[int]  #: pixels of the class
     images: list[int]  #: images that have a pixel of it
     pixels_of_images: list[int]  #: all pixels of those images, void ones included
+    total: int  #: all pixels of all images
 
     def frequencies(self) -> list[float]:
         """The share of each class in the images that have it, as median-frequency balancing takes it.
 
         Example:
-            >>> Counts([30, 5], [2, 1], [40, 20]).frequencies()
+            >>> Counts([30, 5], [2, 1], [40, 20], 40).frequencies()
             [0.75, 0.25]
         """
         return [n / max(whole, 1) for n, whole in zip(self.pixels, self.pixels_of_images, strict=True)]
@@ -67,6 +68,8 @@ class MaskDataset(ABC):
     counts: Counts | None = None  #: of the official training part, where they are known without reading it
     labels: Mapping[int, int] | None = None  #: from a mask's values to classes or VOID; None: they are classes
 
+    own: bool = False  #: whether it is one's own folder, whose files come and go, rather than published lists
+
     @abstractmethod
     def files(self, root: Path, split: str) -> Files:
         """The images and masks of the part ``train``, ``val`` or ``test`` under ``root``, sorted.
@@ -78,6 +81,10 @@ class MaskDataset(ABC):
     def folder(self, root: Path) -> Path:
         """Where the data set lies, and what is counted once is kept."""
         return root
+
+    def has_val(self, root: Path) -> bool:
+        """Whether there is a validation part; only one's own folder has to be looked at for that."""
+        return self.official_val
 
     def read_mask(self, path: str) -> Tensor:
         """The classes in a mask file: (H, W) uint8, 0..C-1 or :data:`VOID`.
@@ -91,7 +98,7 @@ class MaskDataset(ABC):
                 f"{path} has {values.shape[2]} colour channels, but a mask of {self.title} has one, with the index "
                 "of a class in each pixel: save it as a grey or palette PNG."
             )
-        classes = self._table[torch.from_numpy(values).int()]
+        classes = self._table[torch.from_numpy(values).int().clamp(-1, 256)]
         if bool((wrong := classes == _WRONG).any()):
             value = int(values[wrong.numpy()][0])
             known = f"0 to {len(self.class_names) - 1} or {VOID} (void)"
@@ -102,7 +109,7 @@ class MaskDataset(ABC):
 
     @property
     def _table(self) -> Tensor:
-        table = torch.full((256,), _WRONG, dtype=torch.uint8)
+        table = torch.full((258,), _WRONG, dtype=torch.uint8)  # -1 and 256: all that a byte does not hold
         labels = self.labels or {**{c: c for c in range(len(self.class_names))}, VOID: VOID}
         for value, label in labels.items():
             table[value] = label
@@ -115,18 +122,27 @@ class MaskDataset(ABC):
             "found by --data.root or the environment's HEM_DATA."
         )
 
+    def _state(self, masks: Sequence[str]) -> str:
+        """What the counts hang on: the masks' names, sizes and times of change, and what their values mean."""
+        digest = hashlib.sha256(repr(self.labels).encode())
+        for mask in masks:
+            found = os.stat(mask)
+            digest.update(f"\n{mask} {found.st_size} {found.st_mtime_ns}".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
     def count(self, root: Path) -> Counts:
         """The classes' counts in the training part: the known ones, or counted once and kept beside the data."""
         if self.counts is not None:
             return self.counts
         kept = self.folder(root) / f"{self.name}_counts.json"
         masks = [mask for _, mask in self.files(root, "train")]
-        if kept.is_file():
+        known = {"masks": len(masks), "classes": list(self.class_names), "state": self._state(masks)}
+        with suppress(OSError, ValueError, KeyError, TypeError):  # not there, of an older release, or damaged
             record = json.loads(kept.read_text())
-            if record["masks"] == len(masks) and record["classes"] == list(self.class_names):
+            if {key: record[key] for key in known} == known:
                 return Counts(**record["counts"])
         counts = count_classes(map(self.read_mask, masks), len(self.class_names))
-        record = {"masks": len(masks), "classes": list(self.class_names), "counts": counts._asdict()}
+        record = {**known, "counts": counts._asdict()}
         with suppress(OSError):  # a folder that cannot be written is counted again next time
             write_atomically(kept, json.dumps(record) + "\n")
         return counts
@@ -141,32 +157,17 @@ def count_classes(masks: Iterable[Tensor], num_classes: int) -> Counts:
 
     Example:
         >>> count_classes([torch.tensor([[0, 0], [1, 255]], dtype=torch.uint8), torch.zeros(1, 2).byte()], 2)
-        Counts(pixels=[4, 1], images=[2, 1], pixels_of_images=[6, 4])
+        Counts(pixels=[4, 1], images=[2, 1], pixels_of_images=[6, 4], total=6)
     """
     pixels, images, whole = (torch.zeros(num_classes, dtype=torch.int64) for _ in range(3))
+    total = 0
     for mask in masks:
         found = torch.bincount(mask.flatten(), minlength=256)[:num_classes]
         pixels += found
         images += found > 0
         whole += (found > 0) * mask.numel()
-    return Counts(pixels.tolist(), images.tolist(), whole.tolist())
-
-
-def decode_mask(path: str) -> np.ndarray:
-    """The values of a mask file: (H, W) uint8 of a grey or palette image, (H, W, 3) of a colour one.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            mode = image.mode if image.mode in ("L", "P") else "L" if image.mode in ("1", "I", "I;16") else "RGB"
-            return np.array(image if mode == image.mode else image.convert(mode))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"The mask {path} is not there.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a readable mask: {error}.") from error
+        total += mask.numel()
+    return Counts(pixels.tolist(), images.tolist(), whole.tolist(), total)
 
 
 def paired(images: Iterable[Path], mask_of: Callable[[Path], Path]) -> Files:
@@ -355,10 +356,11 @@ class Pairs(Images):
         in_memory: bool,
     ) -> None:
         self.dataset = dataset
+        self.paths = [image for image, _ in files]
         self.masks = [mask for _, mask in files]
         # every image is of one kind: the split that cuts off a validation part looks at these
         self.targets = torch.zeros(len(files), dtype=torch.int64)
-        self.images = FileImages([image for image, _ in files], self.targets + NO_TARGET, TF.pil_to_tensor)
+        self.images = FileImages(self.paths, self.targets + NO_TARGET, TF.pil_to_tensor)
         self.shape = shape
         self.remap = remap
         self.augment = augment
@@ -374,9 +376,12 @@ class Pairs(Images):
         mask = self.dataset.read_mask(self.masks[index])
         if image.shape[1:] != mask.shape:
             height, width = image.shape[1:]
+            mend = "mend the pair or leave it out"
+            if (width, height) == mask.shape:
+                mend = "draw the mask on the upright image, as its EXIF orientation says, or leave the pair out"
             raise ValueError(
                 f"An image and its mask have one size, but {self.name_of(index)} is {height} x {width} and "
-                f"{self.masks[index]} {mask.shape[0]} x {mask.shape[1]}: mend the pair or leave it out."
+                f"{self.masks[index]} {mask.shape[0]} x {mask.shape[1]}: {mend}."
             )
         mask = self.remap[mask.int()]
         return (self.shape.image(image), self.shape.mask(mask)) if self.shape.before_augmentation else (image, mask)

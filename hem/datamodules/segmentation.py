@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import RandomHorizontalFlip
 from torchvision.transforms.v2 import functional as TF
 
-from hem.datamodules.base import ImageDataModule, Split
-from hem.datamodules.images import Images
+from hem.datamodules.base import ImageDataModule, Split, held_out_by_name
+from hem.datamodules.decoder import size_of
+from hem.datamodules.images import Images, height_and_width
 from hem.datamodules.loader import Batch, RawBatch
 from hem.datamodules.masks import HELD_OUT, VOID, Color, Counts, MaskDataset, Pad, Pairs, Stretch
 
@@ -38,7 +41,7 @@ class SegmentationDataModule(ImageDataModule):
             ``torchvision.transforms.v2``. ``None``: half of the images are mirrored.
         eval_batch_size: Images per step of evaluation, over all processes; ``None``: ``batch_size``.
         predict_folder: Folder of images for ``predict``, in place of the test part.
-        image_size: Height and width to which images are brought; ``None``: the data set's.
+        image_size: Height and width to which images are brought, or one number for both; ``None``: the data set's.
         fit: Whether other sizes are stretched to it (``"resize"``), or kept and padded with void (``"pad"``).
         crop_size: Height and width of the random part of a training image that is trained on; ``None``:
             ``image_size``.
@@ -65,9 +68,9 @@ class SegmentationDataModule(ImageDataModule):
         augment: list[nn.Module] | None = None,
         eval_batch_size: int | None = None,
         predict_folder: str | None = None,
-        image_size: tuple[int, int] | None = None,
+        image_size: int | tuple[int, int] | None = None,
         fit: Literal["resize", "pad"] = "resize",
-        crop_size: tuple[int, int] | None = None,
+        crop_size: int | tuple[int, int] | None = None,
         max_share: float = 1.0,
         in_memory: bool = False,
         unknown_classes: Sequence[str] = (),
@@ -89,27 +92,25 @@ class SegmentationDataModule(ImageDataModule):
                 f"unknown_classes are some of {dataset.title}'s classes, {', '.join(dataset.class_names)}, "
                 f"but they name {', '.join(sorted(unfit))}."
             )
+        if twice := {name for name in dataset.class_names if list(dataset.class_names).count(name) > 1}:
+            raise ValueError(f"Expected class names that differ, got {min(twice)} more than once: rename one of them.")
         known = [c for c, name in enumerate(dataset.class_names) if name not in unknown_classes]
         if len(known) < 2:
             raise ValueError(f"A network needs two known classes or more, but unknown_classes leaves {len(known)}.")
         if not 0 < max_share <= 1:
             raise ValueError(f"max_share is a share of a crop's labelled pixels in (0, 1], but it is {max_share}.")
-        size = image_size or dataset.image_size
-        for argument, value in (("image_size", size), ("crop_size", crop_size or size)):
-            if len(value) != 2 or min(value) < 1:
-                raise ValueError(f"{argument} is a height and a width in pixels, but it is {list(value)}.")
         self.dataset = dataset
         self.known = known
         self.name, self.title, self.source = dataset.name, dataset.title, dataset.source
         self.class_names = tuple(dataset.class_names[c] for c in known)
         self.palette: list[Color] = [dataset.palette[c] for c in known]
         self.in_channels, self.mean, self.std = 3, dataset.mean, dataset.std
-        self.image_size = (size[0], size[1])
+        self.image_size = height_and_width(image_size or dataset.image_size)
         self.ignore_index = VOID
         self.unknown_index = HELD_OUT if len(unknown_classes) else VOID
         self.shape = Stretch(self.image_size) if fit == "resize" else Pad(self.image_size)
         self.joint = [RandomHorizontalFlip()] if augment is None else augment
-        self.crop_size = self.image_size if crop_size is None else (crop_size[0], crop_size[1])
+        self.crop_size = height_and_width(crop_size or self.image_size, "crop_size")
         self.max_share = max_share
         self.in_memory = in_memory
         self.counted = count
@@ -119,13 +120,14 @@ class SegmentationDataModule(ImageDataModule):
     @property
     def official_val(self) -> bool:
         """Whether the data set has a validation part."""
-        return self.dataset.official_val
+        return self.dataset.has_val(self.root)
 
     @cached_property
     def counts(self) -> Counts:
         """The counts of the known classes in the official training part; read from the disk at most once."""
         whole = self.dataset.count(self.root)
-        return Counts(*([column[c] for c in self.known] for column in whole))
+        pixels, images, pixels_of_images = ([column[c] for c in self.known] for column in whole[:3])
+        return Counts(pixels, images, pixels_of_images, whole.total)
 
     @property
     def class_counts(self) -> list[int]:
@@ -165,15 +167,36 @@ class SegmentationDataModule(ImageDataModule):
             self._images[split] = images
         return self._images[split]
 
-    def part(self, part: Split) -> tuple[Images, Tensor]:
-        """The images among which a part lies, and the positions of its samples."""
-        images, index = super().part(part)
-        if part == "val" and len(index) == 0:
+    def validation(self, images: Images) -> Tensor:
+        """Which training images are held out for validation, (N,) bool: of one's own, by the hash of their names."""
+        if not self.dataset.own:
+            return super().validation(images)
+        names = [Path(path).relative_to(self.root).as_posix() for path in images.paths or ()]
+        return held_out_by_name(names, images.targets, self.val_fraction, self.split_seed)
+
+    def setup(self, stage: str) -> None:
+        """Read what the stage needs; before a training, see that one's own masks have labels to learn from."""
+        super().setup(stage)
+        if stage == "fit" and self.dataset.own:
+            self._check_labels()
+
+    def _check_labels(self) -> None:
+        counts = self.counts
+        names = dict(zip(self.class_names, counts.pixels, strict=True))
+        present = [name for name, pixels in names.items() if pixels]
+        absent = [name for name in names if name not in present]
+        share = sum(counts.pixels) / max(counts.total, 1)
+        facts = f"the training masks of {self.title} in {self.root}, {100 * (1 - share):.1f} % of whose pixels are void"
+        if len(present) < 2:
             raise ValueError(
-                f"val_fraction {self.val_fraction:g} of {len(images)} training images is none: take more, or 0 to "
-                "train without validation."
+                f"Expected pixels of two classes or more in {facts}, got {' and '.join(present) or 'none'}: where "
+                "masks hold other values than 0, 1, 2, ..., such as 0 and 255, give the value of each class, "
+                "--data.dataset.values '[0, 255]'."
             )
-        return images, index
+        if absent:
+            rank_zero_warn(f"No pixel of {', '.join(absent)} is in {facts}: the network cannot learn what it is.")
+        if share < 0.01:
+            rank_zero_warn(f"Few pixels have a label in {facts}: the network learns from {100 * share:.2g} % of them.")
 
     def eval_transform(self) -> Shaped:  # type: ignore[override]
         """How an image of any size becomes one of this data set."""
@@ -181,9 +204,7 @@ class SegmentationDataModule(ImageDataModule):
 
     def file_mask(self, index: int, mask: Tensor) -> Tensor:
         """A predicted mask (H, W) of a sample of ``predict_dataloader``, in the size of the sample's file."""
-        with Image.open(self.name_of(index)) as image:
-            size = (image.height, image.width)
-        return self.shape.back(mask, size)
+        return self.shape.back(mask, size_of(self.name_of(index)))
 
     def on_after_batch_transfer(self, batch: RawBatch | Batch, dataloader_idx: int) -> Batch:
         """On the device: pixels from 0..255 to [0, 1], labels as torch's losses take them."""

@@ -1,6 +1,7 @@
 """Every data set is read from a small tree in its official layout, and says what is missing or damaged."""
 
 import gzip
+import json
 import os
 import pickle
 import struct
@@ -15,6 +16,7 @@ import hem.datamodules as hd
 from hem.datamodules import DATA
 from hem.datamodules.cifar import read_pickle
 from hem.datamodules.mnist import read_idx
+from tests.datamodules.mask_trees import PART_NAMES
 
 # the trees are small, and the modules say so
 pytestmark = pytest.mark.filterwarnings("ignore:The training part of .* is not the official one:UserWarning")
@@ -90,6 +92,11 @@ def folder_tree(root, parts=("train",), classes=("cat", "dog"), n=5):
         for name in classes:
             for i in range(n):
                 jpeg(root / part / name / f"{i}.png", (40, 30))
+
+
+def members(data):
+    """The files of each part."""
+    return {part: {data.part(part)[0].paths[i] for i in data.part(part)[1]} for part in ("train", "val", "test")}
 
 
 def batches(data, part="test"):
@@ -301,12 +308,13 @@ def test_folder_with_parts(tmp_path):
 def test_folder_without_parts_is_split_for_good(tmp_path):
     folder_tree(tmp_path, ("",), n=10)
     data = hd.FolderDataModule(str(tmp_path), val_fraction=0.25, image_size=(8, 8))
-    assert data.class_counts == [6, 6]
-    names = {part: {data.part(part)[0].paths[i] for i in data.part(part)[1]} for part in ("train", "val", "test")}
-    assert [len(names[part]) for part in ("train", "val", "test")] == [12, 4, 4]
-    assert len(set.union(*names.values())) == 20
+    names = members(data)
+    assert data.class_counts == [sum(f"/{name}/" in path for path in names["train"]) for name in data.class_names]
+    assert sum(len(paths) for paths in names.values()) == len(set.union(*names.values())) == 20
+    assert min(len(paths) for paths in names.values()) > 0
     other = hd.FolderDataModule(str(tmp_path), split_seed=7, seed=3)
     assert set(other.images("test").paths) == names["test"]
+    assert members(other)["val"] != names["val"]
 
 
 def test_folder_of_grey_images_without_crop(tmp_path):
@@ -328,6 +336,90 @@ def test_folder_images_fill_a_size_that_is_not_square(tmp_path):
     data = hd.FolderDataModule(str(tmp_path), image_size=(14, 28), test_fraction=0.5)
     for images in (data.images("train"), data.images("test")):
         assert all((images[i][0] == 255).all() for i in range(2))
+
+
+@pytest.mark.parametrize("names", PART_NAMES)
+def test_names_of_the_parts(tmp_path, names):
+    """The usual ones in any case; they are never classes."""
+    folder_tree(tmp_path, names)
+    data = hd.FolderDataModule(str(tmp_path), image_size=8)
+    assert data.class_names == ["cat", "dog"]
+    assert data.official_val
+    files = members(data)
+    for part, name in zip(("train", "val", "test"), names, strict=True):
+        assert {path.split("/")[-3] for path in files[part]} == {name}
+
+
+def test_folders_that_are_nearly_the_layout(tmp_path):
+    """What was found and what is expected; a class that is called as a part is one where it holds images itself."""
+    folder_tree(tmp_path / "no_train", ("validation", "testing"))
+    with pytest.raises(ValueError, match=r"Expected .*train/<class>/<image>.*, got validation, testing without train"):
+        hd.FolderDataModule(str(tmp_path / "no_train"))
+    folder_tree(tmp_path / "coins", ("",), classes=("valid", "invalid"))
+    assert hd.FolderDataModule(str(tmp_path / "coins")).class_names == ["invalid", "valid"]
+    folder_tree(tmp_path / "flat", ("",), classes=("valid", "test"))
+    with pytest.raises(ValueError, match=r"got valid, test without train among test, valid"):
+        hd.FolderDataModule(str(tmp_path / "flat"))
+    folder_tree(tmp_path / "twice", ("train", "val", "valid"))
+    with pytest.raises(ValueError, match=r"Expected one folder for the val part in .*twice, got val and valid"):
+        hd.FolderDataModule(str(tmp_path / "twice"))
+    folder_tree(tmp_path / "more", ("train", "holdout"))
+    with pytest.warns(UserWarning, match=r"more holds train, and beside them holdout, which are not read"):
+        hd.FolderDataModule(str(tmp_path / "more"))
+    folder_tree(tmp_path / "deeper" / "data")
+    with pytest.raises(ValueError, match=r"holds 1 class folders.*got data"):
+        hd.FolderDataModule(str(tmp_path / "deeper"))
+
+
+def test_hidden_folders_are_no_data(tmp_path):
+    folder_tree(tmp_path, ("train", "train/.cache"))
+    folder_tree(tmp_path / "train" / "cat", (".thumbnails", "__MACOSX"))
+    data = hd.FolderDataModule(str(tmp_path))
+    assert data.class_names == ["cat", "dog"]
+    assert data.train_counts == [len(data.images("train")) - data.train_counts[1], data.train_counts[1]]
+    assert sum(map(len, members(data).values())) == 10
+
+
+def test_an_image_more_moves_no_other(tmp_path):
+    """Between no parts, wherever it sorts, whatever is taken away; and the shares are met on average."""
+    folder_tree(tmp_path, ("",), n=100)
+    before = members(hd.FolderDataModule(str(tmp_path), val_fraction=0.1))
+    assert 20 <= len(before["test"]) <= 60  # 40 of 200 expected, 6 the standard deviation
+    assert 5 <= len(before["val"]) <= 35
+    for name in ("000.png", "zzz.png", "50b.png"):
+        jpeg(tmp_path / "cat" / name, (9, 9))
+    (tmp_path / "dog" / "7.png").unlink()
+    after = members(hd.FolderDataModule(str(tmp_path), val_fraction=0.1))
+    old = set.union(*before.values()) - {str(tmp_path / "dog" / "7.png")}
+    assert {part: paths & old for part, paths in after.items()} == {part: paths & old for part, paths in before.items()}
+
+
+def test_few_images_leave_each_class_one_to_train_on(tmp_path):
+    folder_tree(tmp_path, ("",), classes=("a", "b", "c", "d", "e"), n=1)
+    assert hd.FolderDataModule(str(tmp_path), test_fraction=0.9, val_fraction=0.9).class_counts == [1] * 5
+    folder_tree(tmp_path / "more", ("",), n=4)
+    data = hd.FolderDataModule(str(tmp_path / "more"), test_fraction=0.01, val_fraction=0.01)
+    assert [len(paths) for paths in members(data).values()] == [6, 1, 1]
+
+
+def test_broken_images_are_named_at_once_and_left_out_by_name(tmp_path):
+    folder_tree(tmp_path, ("train", "test"))
+    (tmp_path / "train" / "cat" / "0.png").write_bytes(b"no image")
+    (tmp_path / "test" / "dog" / "3.png").write_bytes(b"")
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "train" / "dog" / "4.png")
+    names = ["train/cat/0.png", "train/dog/4.png", "test/dog/3.png"]
+    with pytest.raises(ValueError, match=r"got 3 of 20 that cannot: train/cat/0.png \(no kind of image") as error:
+        hd.FolderDataModule(str(tmp_path))
+    sentence = str(error.value)
+    assert "train/dog/4.png (its pixels have more than 8 bits" in sentence
+    assert "test/dog/3.png (the file is empty)" in sentence
+    assert f"--data.skip '{json.dumps(names)}'" in sentence
+    data = hd.FolderDataModule(str(tmp_path), val_fraction=0, skip=names)
+    assert [len(paths) for paths in members(data).values()] == [8, 0, 9]
+    with pytest.raises(ValueError, match=r"skip names train/cat/9.png, but .*9.png is no image"):
+        hd.FolderDataModule(str(tmp_path), skip=[*names, "train/cat/9.png"])
+    with pytest.raises(ValueError, match=r"skip leaves no test image of the class dog"):
+        hd.FolderDataModule(str(tmp_path), skip=[f"test/dog/{i}.png" for i in range(5)])
 
 
 def test_folder_sentences(tmp_path):

@@ -14,10 +14,17 @@ from hem.datamodules import MASKS, VOC, CamVid, CamVidOriginal, Cityscapes, Mask
 from hem.datamodules.counter import key
 from hem.datamodules.masks import HELD_OUT, VOID, Pad, RandomScale, Stretch, count_classes, random_crop
 from tests.datamodules import mask_trees as trees
+from tests.datamodules.mask_trees import PART_NAMES
 
 
 def module(dataset, root, **options):
     return SegmentationDataModule(dataset, root=str(root), **{"batch_size": 2, **options})
+
+
+def test_one_number_means_both_sides(tmp_path):
+    data = module(MaskFolder(["a", "b"], image_size=48), tmp_path, crop_size=24)
+    assert (data.image_size, data.crop_size) == ((48, 48), (24, 24))
+    assert module(MaskFolder(["a", "b"]), tmp_path, image_size=40).image_size == (40, 40)
 
 
 def test_camvid(tmp_path):
@@ -94,7 +101,9 @@ def test_mask_folder(tmp_path):
     trees.mask_folder_tree(tmp_path, classes=3)
     dataset = MaskFolder(["a", "b", "c"], image_size=(24, 32))
     data = module(dataset, tmp_path, val_fraction=0.5)
-    assert [len(data.part(part)[1]) for part in ("train", "val", "test")] == [3, 3, 6]
+    train, val, test = (data.part(part)[1] for part in ("train", "val", "test"))
+    assert sorted([*train.tolist(), *val.tolist()]) == test.tolist() == list(range(6))
+    assert min(len(train), len(val)) > 0
     masks = np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "train" / "masks").iterdir())])
     pixels = [int((masks == c).sum()) for c in range(3)]
     holders = [(masks == c).any((1, 2)) for c in range(3)]
@@ -107,6 +116,107 @@ def test_mask_folder(tmp_path):
     assert module(dataset, tmp_path, count="images").class_counts == [7, 7, 7]
     (tmp_path / "train" / "images" / "5.png").unlink()  # another training part: counted again
     assert max(module(dataset, tmp_path, count="images").class_counts) <= 5
+    for i in range(5):  # as many masks, but others
+        trees.save(tmp_path / "train" / "masks" / f"{i}.png", np.full((24, 32), i % 3, "u1"))
+    assert module(dataset, tmp_path, count="images").class_counts == [2, 2, 1]
+
+
+def one_mask_tree(root, values, n=3):
+    """Pairs whose masks hold the given values, row by row."""
+    for i in range(n):
+        trees.save(root / "train" / "images" / f"{i}.png", np.zeros((len(values), 4, 3), "u1"))
+        trees.save(root / "train" / "masks" / f"{i}.png", np.array(values, "u1")[:, None].repeat(4, 1))
+
+
+def test_masks_of_0_and_255(tmp_path):
+    """Where 255 is void, a single class is left: refused at the start. Where it is a class, it can be said."""
+    one_mask_tree(tmp_path, [0, 255, 255, 0])
+    with pytest.raises(ValueError, match=r"two classes or more in .* 50.0 % of whose .* void, got a: .*\[0, 255"):
+        module(MaskFolder(["a", "b"]), tmp_path).setup("fit")
+    data = module(MaskFolder(["a", "b"], image_size=4, values=[0, 255]), tmp_path)
+    data.setup("fit")
+    assert data.class_counts == [24, 24]
+    assert data.images("train")[0][1][:, 0].tolist() == [0, 1, 1, 0]
+
+
+def test_masks_of_one_bit(tmp_path):
+    one_mask_tree(tmp_path, [0, 0, 1, 1])
+    for path in (tmp_path / "train" / "masks").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)).astype(bool)).save(path, bits=1)
+    data = module(MaskFolder(["a", "b"], image_size=4), tmp_path)
+    assert data.class_counts == [24, 24]
+    assert data.images("train")[0][1][:, 0].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("value", [2, 256, 257, 65535])
+def test_values_that_are_no_class_are_refused_at_any_depth(tmp_path, value):
+    """257 is not taken for 1, nor 65535 for 255."""
+    one_mask_tree(tmp_path, [0, 1, 0, 1])
+    values = np.array([[0, 1], [255, value]], np.uint16).repeat(2, 0).repeat(2, 1)
+    trees.save(tmp_path / "train" / "masks" / "1.png", values)
+    with pytest.raises(ValueError, match=rf"1.png holds the value {value}, but masks of the folder hold 0, 1, 255"):
+        module(MaskFolder(["a", "b"]), tmp_path).setup("fit")
+    trees.save(tmp_path / "train" / "masks" / "1.png", np.where(values == value, 1, values))
+    module(MaskFolder(["a", "b"]), tmp_path).setup("fit")
+
+
+def test_classes_without_a_pixel_and_masks_of_nothing_are_named(tmp_path):
+    one_mask_tree(tmp_path, [0, 1, *[255] * 198])
+    with pytest.warns(UserWarning, match=r"No pixel of c, d is in the training masks of the folder in .*cannot learn"):
+        module(MaskFolder(list("abcd")), tmp_path, image_size=4).setup("fit")
+    one_mask_tree(tmp_path, [0, 1, *[255] * 398])
+    with pytest.warns(UserWarning, match=r"Few pixels have a label in .* 99.5 % of whose .* 0.5 % of them"):
+        module(MaskFolder(["a", "b"]), tmp_path, image_size=4).setup("fit")
+
+
+@pytest.mark.parametrize("names", PART_NAMES)
+def test_parts_of_a_mask_folder(tmp_path, names):
+    """Their usual names in any case; a validation part that is there is read."""
+    trees.mask_folder_tree(tmp_path, n=2, parts=names)
+    (tmp_path / names[0] / "images" / ".thumbnails").mkdir()
+    (tmp_path / names[0] / "images" / ".thumbnails" / "0.png").write_bytes(b"no image")
+    data = module(MaskFolder(["a", "b"], image_size=(24, 32)), tmp_path)
+    assert data.official_val
+    assert [len(data.part(part)[1]) for part in ("train", "val", "test")] == [2, 2, 2]
+    assert not module(MaskFolder(["a", "b"], has_val=False), tmp_path).official_val
+    (tmp_path / "validation").mkdir(exist_ok=True)
+    (tmp_path / "val").mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match=r"Expected one folder for the val part in .*, got .*val"):
+        module(MaskFolder(["a", "b"]), tmp_path).setup("fit")
+
+
+def test_pairs_that_cannot_be_used_are_named_at_once(tmp_path):
+    """And are left out by name."""
+    trees.mask_folder_tree(tmp_path, n=5)
+    folder = tmp_path / "train"
+    (folder / "images" / "1.png").write_bytes(b"no image")
+    (folder / "masks" / "2.png").write_bytes(b"")
+    trees.save(folder / "masks" / "3.png", np.zeros((24, 30), "u1"))
+    with pytest.raises(ValueError, match=r"got 3 of 5 that cannot: ") as error:
+        module(MaskFolder(["a", "b"]), tmp_path).setup("fit")
+    sentence = str(error.value)
+    assert "train/images/1.png (no kind of image" in sentence
+    assert "train/images/2.png (its mask: the file is empty)" in sentence
+    assert "train/images/3.png (24 x 32 upright, but its mask 24 x 30)" in sentence
+    names = [f"train/images/{i}.png" for i in (1, 2, 3)]
+    assert f"--data.dataset.skip '{json.dumps(names)}'" in sentence
+    data = module(MaskFolder(["a", "b"], skip=names), tmp_path)
+    data.setup("fit")
+    assert [Path(path).stem for path in data.images("train").paths] == ["0", "4"]
+
+
+def test_a_pair_more_moves_no_other(tmp_path):
+    trees.mask_folder_tree(tmp_path, n=20)
+
+    def held():
+        data = module(MaskFolder(["a", "b"], image_size=(24, 32)), tmp_path, val_fraction=0.3)
+        images, index = data.part("val")
+        return {Path(images.paths[i]).name for i in index}
+
+    before = held()
+    assert 0 < len(before) < 20
+    trees.pair(tmp_path / "train" / "images" / "00.png", tmp_path / "train" / "masks" / "00.png", np.arange(2))
+    assert held() - {"00.png"} == before
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -167,6 +277,12 @@ def test_bad_arguments(tmp_path):
         MaskFolder(["a", "b"], palette=[(0, 0, 0)])
     with pytest.raises(ValueError, match="void is a value that is no class, 2 to 255, but it is 1"):
         MaskFolder(["a", "b"], void=1)
+    with pytest.raises(ValueError, match="values is one number of 0 to 255 for each of the 2 classes"):
+        MaskFolder(["a", "b"], values=[3, 3])
+    with pytest.raises(ValueError, match="void is a value of 0 to 255 that is none of values"):
+        MaskFolder(["a", "b"], values=[0, 9], void=9)
+    with pytest.raises(ValueError, match="Expected class names that differ, got a more than once"):
+        module(MaskFolder(["a", "a"]), tmp_path)
     with pytest.raises(ValueError, match=r"factors above 0, but it is \[0, 1\]"):
         RandomScale((0, 1))
 
