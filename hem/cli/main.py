@@ -55,6 +55,8 @@ def quiet() -> None:
     for message in (
         "LightningCLI's args parameter is intended",  # it is: `main` takes arguments from Python
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
+        # a damaged note of how an image is to be turned, or of anything else: the image itself is as it is stored
+        "Corrupt EXIF data|Tag data larger than file|Truncated File Read|Metadata Warning, tag",
         "Checkpoint directory .* exists and is not empty",  # SaveConfig refuses what would overwrite
         "You defined a `validation_step` but have no `val_dataloader`",  # val_fraction 0 says so
         "Be aware that when using `ckpt_path`, callbacks used",  # a checkpoint is examined under another config
