@@ -3,10 +3,10 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
@@ -21,6 +21,11 @@ from hem.datamodules.images import NO_TARGET, SUFFIXES, FileImages, Fit, Images,
 from hem.datamodules.loader import Batch, Batches, Loader, RawBatch
 
 Split = Literal["train", "val", "test"]
+NO_RECORD = (
+    "The run has no record of its files: it was trained before there was one, when one's own folders were split by the "
+    "place of a file in the sorted list, not by its name. Its test part may hold images that it was trained on: train "
+    "it anew, or part the files into train, val and test."
+)
 
 
 class Subset(ABC):
@@ -171,6 +176,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Whether there is a validation part of its own, so that none is cut from the training part."""
         return False
 
+    @property
+    def split_by_name(self) -> bool:
+        """Whether a part is cut off by the names of files: of one's own folders, which change."""
+        return False
+
     # What is known before the data is read.
 
     @property
@@ -228,6 +238,54 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.subset is not None:
             index = index[self.subset.select(targets[index])].sort().values
         return images, index
+
+    def names(self, part: Split) -> list[str] | None:
+        """The paths of a part's files below the root, in the order of the samples; None: they are not files."""
+        images, index = self.part(part)
+        if images.paths is None:
+            return None
+        return [os.path.relpath(images.paths[i], self.root) for i in index.tolist()]
+
+    def files(self) -> dict[str, dict[str, Any]]:
+        """What the parts are made of, as far as they are files: the number and the SHA-256 of their names, by part.
+
+        The names are paths below the root, sorted. A part that is not there is left out.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        parts: tuple[Split, ...] = ("train", "val", "test")
+        for part in parts:
+            try:
+                names = self.names(part)
+            except (OSError, ValueError):  # whoever needs the part is told
+                continue
+            if names is None:
+                return {}
+            text = "\n".join(sorted(names)).encode(errors="surrogateescape")
+            found[part] = {"count": len(names), "sha256": hashlib.sha256(text).hexdigest()}
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """What a run keeps of its data: ``files``, see :meth:`files`."""
+        return {"files": self.files()}
+
+    def changed_files(self, kept: Mapping[str, Any] | None) -> list[str]:
+        """What differs between the parts of a run and those that are there now, a sentence for each part.
+
+        Args:
+            kept: What :meth:`files` said when the run was trained; None: it was trained before that was kept.
+        """
+        if kept is None:
+            return [NO_RECORD] if self.split_by_name else []
+        changed = []
+        for part, now in self.files().items() if kept else ():
+            before = kept.get(part, {"count": 0})
+            if now != before:
+                same = " of the same number" if now["count"] == before["count"] else ""
+                changed.append(
+                    f"The {part} part of {self.title} in {self.root} has {now['count']} files, but the run was trained "
+                    f"with {before['count']}, others{same}."
+                )
+        return changed
 
     def validation(self, images: Images) -> Tensor:
         """Which images of the official training part are held out for validation, (N,) bool.

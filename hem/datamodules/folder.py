@@ -195,7 +195,8 @@ class FolderDataModule(ImageDataModule):
         self._leave_out(set(skip or ()))
         files = [path for paths, _ in self._files.values() for path in paths]
         refuse_faults(files, header_fault, self.root, "--data.skip")
-        if "test" not in self._files:
+        self._drawn = "test" not in self._files
+        if self._drawn:
             paths, targets = self._files["train"]
             test = held_out_by_name(self._names(paths), targets, test_fraction, seed=0x666F6C646572)  # "folder"
             for part, chosen in (("train", ~test), ("test", test)):
@@ -230,6 +231,11 @@ class FolderDataModule(ImageDataModule):
     def official_val(self) -> bool:
         """Whether there is a folder ``val``."""
         return "val" in self._files
+
+    @property
+    def split_by_name(self) -> bool:
+        """Whether ``test`` or ``val`` is not there."""
+        return self._drawn or not self.official_val
 
     @property
     def class_counts(self) -> list[int]:

@@ -73,6 +73,7 @@ class MaskFolder(MaskDataset):
         self.labels |= {value: c for c, value in enumerate(own)}  # a class's 255 is no void
         self.own_val = has_val
         self.skip = set(skip or ())
+        self._checked: set[str] = set()  # images whose headers, and whose masks', were read
 
     def has_val(self, root: Path) -> bool:
         """Whether there is a folder ``val``."""
@@ -100,7 +101,13 @@ class MaskFolder(MaskDataset):
         masks = folder.with_name("masks")
         files = paired(images, lambda image: masks / image.relative_to(folder).with_suffix(".png"))
         mask_of = dict(files)
-        refuse_faults(list(mask_of), lambda image: pair_fault(image, mask_of[image]), root, "--data.dataset.skip")
+        refuse_faults(
+            [image for image in mask_of if image not in self._checked],
+            lambda image: pair_fault(image, mask_of[image]),
+            root,
+            "--data.dataset.skip",
+        )
+        self._checked |= set(mask_of)
         return files
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -122,6 +123,11 @@ class SegmentationDataModule(ImageDataModule):
         """Whether the data set has a validation part."""
         return self.dataset.has_val(self.root)
 
+    @property
+    def split_by_name(self) -> bool:
+        """Whether a share of one's own training images is held out."""
+        return self.dataset.own and not self.official_val
+
     @cached_property
     def counts(self) -> Counts:
         """The counts of the known classes in the official training part; read from the disk at most once."""
@@ -169,10 +175,16 @@ class SegmentationDataModule(ImageDataModule):
 
     def validation(self, images: Images) -> Tensor:
         """Which training images are held out for validation, (N,) bool: of one's own, by the hash of their names."""
-        if not self.dataset.own:
+        if not self.split_by_name:
             return super().validation(images)
         names = [Path(path).relative_to(self.root).as_posix() for path in images.paths or ()]
         return held_out_by_name(names, images.targets, self.val_fraction, self.split_seed)
+
+    def names(self, part: Split) -> list[str] | None:
+        """The paths of a part's images below the root; none of them is decoded."""
+        light = copy.copy(self)
+        light.in_memory, light._images = False, {}
+        return super(SegmentationDataModule, light).names(part)
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs; before a training, see that one's own masks have labels to learn from."""

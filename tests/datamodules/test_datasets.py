@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import shutil
 import struct
 
 import numpy as np
@@ -392,6 +393,31 @@ def test_an_image_more_moves_no_other(tmp_path):
     after = members(hd.FolderDataModule(str(tmp_path), val_fraction=0.1))
     old = set.union(*before.values()) - {str(tmp_path / "dog" / "7.png")}
     assert {part: paths & old for part, paths in after.items()} == {part: paths & old for part, paths in before.items()}
+
+
+def test_the_lists_of_files_are_known_again(tmp_path):
+    """Wherever the folder lies and however it is listed; a file more or another name is another list."""
+    folder_tree(tmp_path / "a", ("",), n=20)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+
+    def module(name, **options):
+        return hd.FolderDataModule(str(tmp_path / name), **options)
+
+    kept = module("a").record()["files"]
+    assert {part: len(paths) for part, paths in members(module("a")).items()} == {
+        part: found["count"] for part, found in kept.items()
+    }
+    assert module("b").files() == kept
+    assert module("b").changed_files(kept) == []
+    (tmp_path / "b" / "cat" / "0.png").rename(tmp_path / "b" / "cat" / "new.png")
+    changed = module("b").changed_files(kept)
+    assert changed
+    assert all(str(tmp_path / "b") in sentence for sentence in changed)
+    assert module("a", split_seed=1).changed_files(kept)[0].startswith("The train part of the folder in")
+    assert "trained before there was one" in module("a").changed_files(None)[0]
+    digits = hd.DigitsDataModule()
+    assert digits.files() == {}
+    assert digits.changed_files(None) == digits.changed_files({}) == []
 
 
 def test_few_images_leave_each_class_one_to_train_on(tmp_path):

@@ -217,6 +217,9 @@ def test_a_pair_more_moves_no_other(tmp_path):
     assert 0 < len(before) < 20
     trees.pair(tmp_path / "train" / "images" / "00.png", tmp_path / "train" / "masks" / "00.png", np.arange(2))
     assert held() - {"00.png"} == before
+    data = module(MaskFolder(["a", "b"], image_size=(24, 32)), tmp_path, in_memory=True)
+    assert data.files()["train"]["count"] + data.files()["val"]["count"] == 21
+    assert not data._images  # nothing was decoded for it
 
 
 @pytest.mark.parametrize("name", MASKS)
