@@ -19,6 +19,7 @@ from hem.datamodules.masks import Pad, Stretch
 from hem.datamodules.segmentation import SegmentationDataModule
 from hem.modules.base import check_state
 from hem.modules.rejector import Rejector
+from hem.networks.weights import without_start
 from hem.runs import AtomicCheckpointIO
 
 
@@ -160,6 +161,7 @@ def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
     quiet()
     record = yaml.safe_load(config.read_text())
     parts = {key: record[key] for key in ("seed_everything", "model", "data")}
+    without_start(record["model"]["init_args"]["net"].get("init_args", {}))
     # the trainer goes unused: no logs, no accelerator
     cli = build(
         {**parts, "run_dir": str(folder), "trainer": {"logger": False, "accelerator": "cpu", "devices": 1}},
