@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from hem.losses import reduction
 from hem.networks import Normalize, Start, batch_dependent, random_layers
@@ -118,7 +118,8 @@ class Task(LightningModule):
         loss: The criterion, called as ``loss(logits, target)``: one of :data:`hem.losses.LOSSES` or any other.
         optimizer: Makes the optimiser from the parameters.
         lr_scheduler: Makes the schedule from the optimiser. Where a schedule takes ``total_steps`` and the
-            config leaves it null, it gets the number of optimiser steps of the whole training.
+            config leaves it null, it gets the number of optimiser steps of the whole training. ``ReduceLROnPlateau``
+            reads its ``monitor`` after every validation (torch's own, which names none: ``val/loss``).
         lr_interval: Whether the schedule advances after each ``"step"`` or each ``"epoch"``.
         num_classes: Number of classes; linked from the data module.
         class_names: Names of the classes, for metrics and figures; linked from the data module.
@@ -331,7 +332,13 @@ class Task(LightningModule):
             and not make.keywords.get("epochs")
         ):
             make = partial(make, total_steps=self.total_steps())
+        schedule = make(optimizer)
+        if not isinstance(schedule, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_interval}}
+        monitor = getattr(schedule, "monitor", "val/loss")  # is known at the end of an epoch that is validated
+        trainer: Any = self.trainer
+        frequency = trainer.check_val_every_n_epoch or 1 if monitor.startswith("val/") else 1
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": make(optimizer), "interval": self.lr_interval},
+            "lr_scheduler": {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "frequency": frequency},
         }
