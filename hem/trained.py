@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 import yaml
@@ -18,18 +18,22 @@ from hem.datamodules.images import Fit
 from hem.datamodules.masks import Pad, Stretch
 from hem.datamodules.segmentation import SegmentationDataModule
 from hem.modules.base import check_state
+from hem.modules.calibrator import RunCalibration, Scores, most_probable, named_sets, probabilities
 from hem.modules.rejector import Rejector
-from hem.networks.weights import without_start
-from hem.runs import AtomicCheckpointIO
+from hem.names import check_name
+from hem.runs import AtomicCheckpointIO, RunFolder
 
 
 class Prediction(NamedTuple):
-    """What a network says of one image: the class, its probability by softmax, and whether to believe it."""
+    """What a network says of one image: the most probable class, its probability, and whether to believe it."""
 
     label: str
     score: float
     rejection_score: float | None = None  # higher means more unknown; None: the run has no rejector
     accepted: bool | None = None  # False: unknown
+    calibrated: bool = False  # whether the probabilities are the run's calibrated ones, or the softmax of the logits
+    top: tuple[tuple[str, float], ...] = ()  # the five most probable classes and their probabilities
+    labels: tuple[str, ...] | None = None  # the classes of the prediction set; None: the run has no sets
 
 
 class Trained(nn.Module):
@@ -42,6 +46,7 @@ class Trained(nn.Module):
         image_size: Height and width that the network was trained with.
         transform: Brings a PIL image to that size, (C, H, W) uint8; None: stretches it.
         rejector: The rejector of the run, or None where no test has found one for these weights.
+        calibration: The calibration of the run, or None where no test has fitted one for these weights.
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Trained(nn.Module):
         image_size: tuple[int, int],
         transform: Callable[[Image.Image], Tensor] | None = None,
         rejector: Rejector | None = None,
+        calibration: RunCalibration | None = None,
     ) -> None:
         super().__init__()
         self.net = net
@@ -60,6 +66,7 @@ class Trained(nn.Module):
         self.image_size = image_size
         self.transform = Fit(image_size) if transform is None else transform
         self.rejector = rejector
+        self.calibration = calibration
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, num_classes).
@@ -74,18 +81,31 @@ class Trained(nn.Module):
         return self.transform(decode_image(image, self.in_channels)).float() / 255
 
     @torch.inference_mode()
-    def predict(self, images: Tensor | Sequence[Image.Image | str | Path]) -> list[Prediction]:
+    def predict(
+        self, images: Tensor | Sequence[Image.Image | str | Path], scores: Scores = "calibrated"
+    ) -> list[Prediction]:
         """Return label and score of each image, and whether the run's rejector accepts it as known.
 
         Args:
             images: A batch as :meth:`forward` takes it, or image files, or PIL images.
+            scores: ``"calibrated"`` probabilities where the run has them; ``"raw"``: the softmax of the logits.
+
+        Raises:
+            ValueError: There is no such kind of scores.
         """
+        check_name(scores, get_args(Scores), "kind of scores")
         if not isinstance(images, Tensor):
             images = torch.stack([self.prepare(image) for image in images])
         device = next(self.net.parameters()).device
         logits = self(images.to(device))
-        score, label = logits.softmax(1).max(1)
-        found = [Prediction(self.class_names[k], s) for k, s in zip(label.tolist(), score.tolist(), strict=True)]
+        calibration = self.calibration if scores == "calibrated" else None
+        found = [
+            Prediction(best[0][0], best[0][1], calibrated=calibration is not None, top=best)
+            for best in most_probable(probabilities(logits, calibration), self.class_names)
+        ]
+        if calibration is not None and calibration.sets is not None:
+            sets = named_sets(calibration.sets.to(device)(logits), self.class_names)
+            found = [each._replace(labels=labels) for each, labels in zip(found, sets, strict=True)]
         if self.rejector is None:
             return found
         unknownness = self.rejector.unknownness(logits)
@@ -161,7 +181,6 @@ def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
     quiet()
     record = yaml.safe_load(config.read_text())
     parts = {key: record[key] for key in ("seed_everything", "model", "data")}
-    without_start(record["model"]["init_args"]["net"].get("init_args", {}))
     # the trainer goes unused: no logs, no accelerator
     cli = build(
         {**parts, "run_dir": str(folder), "trainer": {"logger": False, "accelerator": "cpu", "devices": 1}},
@@ -174,5 +193,6 @@ def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
     if isinstance(data, SegmentationDataModule):
         return Segmenter(cli.model.net, data.class_names, data.palette, data.shape).eval()
     rejector = Rejector.load(folder, cli.model.net)
+    calibration = RunCalibration.load(RunFolder(folder), cli.model.net)
     form = (data.class_names, data.in_channels, data.image_size, data.eval_transform())
-    return Trained(cli.model.net, *form, rejector).eval()
+    return Trained(cli.model.net, *form, rejector, calibration).eval()

@@ -83,3 +83,18 @@ def test_scores_of_two_processes_are_those_of_one(tmp_path):
     records = [json.loads((tmp_path / name / "rejection.json").read_text())["images"] for name in ("1", "2")]
     assert records[0] == records[1]
     assert records[1] == {"clean": 359, "corrupt": 31, "adversarial": 31, "uniform": 41, "nonsense": 21}
+
+
+def test_the_temperature_of_two_processes_is_that_of_one(tmp_path):
+    """Of the same weights, to 1e-6: both see the logits of all 144 validation images."""
+    run("fit", tmp_path / "fit", 1, "hem", "--trainer.max_epochs", 1)
+    checkpoint = tmp_path / "fit" / "checkpoints" / "last.ckpt"
+    for devices in (1, 2):
+        run("test", tmp_path / str(devices), devices, "hem", "--ckpt_path", checkpoint)
+    one, two = (json.loads((tmp_path / name / "calibration.json").read_text()) for name in ("1", "2"))
+    assert one["samples"] == two["samples"]
+    assert two["temperature"] == pytest.approx(one["temperature"], rel=1e-6)
+    one, two = (json.loads((tmp_path / name / "results.json").read_text())["metrics"] for name in ("1", "2"))
+    assert one.keys() == two.keys()
+    for name in (name for name in one if "aurc" in name or "calibrat" in name or "nll" in name):
+        assert two[name] == pytest.approx(one[name], abs=1e-5), name

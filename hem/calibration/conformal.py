@@ -63,6 +63,7 @@ class PredictionSets(nn.Module):
     Args:
         probabilities: Logits to probabilities: a :class:`~hem.calibration.Temperature` or such.
         threshold: The largest nonconformity of a class that belongs to a set.
+        coverage: The probability that a set holds the true class; nothing is computed from it.
         score: See :func:`nonconformity`.
         penalty: See :func:`nonconformity`.
         free: See :func:`nonconformity`.
@@ -74,6 +75,7 @@ class PredictionSets(nn.Module):
         self,
         probabilities: Temperature | VectorScaling,
         threshold: float,
+        coverage: float,
         score: Score = "aps",
         penalty: float = 0.01,
         free: int = 5,
@@ -81,6 +83,7 @@ class PredictionSets(nn.Module):
         super().__init__()
         self.probabilities = probabilities
         self.register_buffer("threshold", torch.tensor(float(threshold)))
+        self.coverage = coverage
         self.score: Score = score
         self.penalty = penalty
         self.free = free
@@ -145,4 +148,4 @@ def conformal(
     probabilities = Temperature() if probabilities is None else probabilities
     worst = nonconformity(probabilities(logits), score, penalty, free).gather(1, target[:, None]).squeeze(1)
     threshold = float(worst.kthvalue(place).values)
-    return PredictionSets(probabilities, threshold, score, penalty, free).to(logits.device)
+    return PredictionSets(probabilities, threshold, coverage, score, penalty, free).to(logits.device)

@@ -144,7 +144,15 @@ def calibrate(
     """
     if method not in get_args(Method):
         raise ValueError(f"Expected method as one of {', '.join(get_args(Method))}, got {method!r}.")
-    z, y = (each.cpu() for each in rows(logits, target, ignore_index))
+    with torch.inference_mode(False), torch.no_grad():  # modules made of inference tensors could not be changed
+        found = _fitted(logits, target, method, weight, ignore_index)
+    return found.to(logits.device)
+
+
+def _fitted(
+    logits: Tensor, target: Tensor, method: Method, weight: Sequence[float] | Tensor | None, ignore_index: int
+) -> Temperature | VectorScaling:
+    z, y = (each.cpu().clone() for each in rows(logits, target, ignore_index))
     z = z.double()
     if not len(z):
         raise ValueError("Expected labelled samples to calibrate with, got none: hand in validation samples.")
@@ -155,8 +163,7 @@ def calibrate(
         )
     share = _shares(weight, y, z.shape[1])
     beta = _inverse_temperature(z, y, share)
-    found = Temperature(1 / beta) if method == "temperature" else _vector(z, y, share, beta)
-    return found.to(logits.device)
+    return Temperature(1 / beta) if method == "temperature" else _vector(z, y, share, beta)
 
 
 def _shares(weight: Sequence[float] | Tensor | None, target: Tensor, classes: int) -> Tensor:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import lightning.pytorch.cli
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -62,11 +61,7 @@ REGISTRIES = {
     "strategy": Registry("strategy", offered(hem.strategies.Strategy, hem.strategies)),
     "training": Registry("training", offered(hem.modules.adversarial_training.AdversarialTraining, hem.modules)),
     "optimizer": Registry("optimiser", offered(Optimizer, torch.optim)),
-    # Lightning's ReduceLROnPlateau in place of torch's: it knows its monitor
-    "lr_scheduler": Registry(
-        "schedule",
-        offered(LRScheduler, torch.optim.lr_scheduler, lightning.pytorch.cli, hem.schedules, hem.modules),
-    ),
+    "lr_scheduler": Registry("schedule", offered(LRScheduler, torch.optim.lr_scheduler, hem.schedules, hem.modules)),
 }
 REGISTRIES["losses"] = REGISTRIES["loss"]  # those that SumLoss adds
 

@@ -3,6 +3,7 @@
 from hem.modules.adversarial import AdversarialTask
 from hem.modules.adversarial_training import TRADES, PGDTraining
 from hem.modules.base import Task
+from hem.modules.calibrator import Calibrator
 from hem.modules.classification import ClassificationTask
 from hem.modules.continual import ContinualTask
 from hem.modules.corruption import CorruptionTask
@@ -13,6 +14,7 @@ from hem.modules.segmentation import PolyLR, SegmentationTask
 __all__ = [
     "TRADES",
     "AdversarialTask",
+    "Calibrator",
     "ClassificationTask",
     "ContinualTask",
     "CorruptionTask",

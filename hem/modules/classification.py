@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import ClasswiseWrapper, MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
+from torchmetrics.classification import MulticlassAccuracy
 
 from hem.modules.base import Task, sample_losses
-from hem.modules.rejector import Rejector, run_rejector, save_rejector
+from hem.modules.calibrator import (
+    Calibrator,
+    Probabilities,
+    RunCalibration,
+    Scores,
+    predicted,
+    run_calibration,
+    validation_logits,
+)
+from hem.modules.rejector import Rejector, run_folder, run_rejector, save_rejector, say
+from hem.names import check_name
+from hem.runs import RunFolder
 from hem.scores import LOGIT_SCORES, check_score
 
 
@@ -61,46 +72,58 @@ def log_batch(task: Task, logits: Tensor, target: Tensor) -> None:
         task.log("train/active", (losses > 0).float().mean())
 
 
-def labelled(logits: Tensor, index: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return columns of ``predictions.csv``: index, label and score, the largest probability."""
-    score, label = logits.softmax(1).max(1)
-    return {"index": index, "label": [class_names[k] for k in label.tolist()], "score": score}
-
-
 class ClassificationTask(Task):
     """Train and test a classifier.
 
     Logged for validation (``val/``) and test (``test/``): ``accuracy``, ``accuracy_top5`` (more than five
-    classes), ``calibration_error`` (expected, 15 bins), ``class_accuracy/<name>``, ``loss`` (the mean over
-    all samples, whatever the training loss divides by), ``active`` (the share of samples whose loss is not 0),
-    and the means of the largest logit, ``max_logit``, and of z_y - max_j z_j, ``logit_margin``. Every sample
-    counts once, on however many devices. Training logs ``train/loss``, ``train/accuracy``, ``train/active``.
+    classes), ``nll``, ``brier``, ``calibration_error`` (15 bins of equal width), ``calibration_error_mass`` (of equal
+    mass), ``class_accuracy/<name>``, ``loss`` (the mean over all samples, whatever the training loss divides by),
+    ``active`` (the share of samples whose loss is not 0), and the means of the largest logit, ``max_logit``, and of
+    z_y - max_j z_j, ``logit_margin``. Every sample counts once, on however many devices. Training logs
+    ``train/loss``, ``train/accuracy``, ``train/active``.
 
     The test of a run also finds a rejector, ``rejector.json``: the threshold on a score of the logits that
     accepts the share ``keep`` of the rightly classified validation samples. Predictions of the same weights
-    then have the columns ``rejection_score`` (higher = more unknown) and ``accepted``.
+    then have the columns ``rejection_score`` (higher = more unknown) and ``accepted``. And it fits probabilities on the
+    validation samples, whatever the loss: what :class:`~hem.modules.Calibrator` says of them is logged, and predictions
+    have them as ``score``.
 
     Args:
         *args: See :class:`~hem.modules.base.Task`.
-        rejection_score: The rejector's score, one of :data:`hem.scores.LOGIT_SCORES`.
+        rejection_score: The rejector's score, one of :data:`hem.scores.LOGIT_SCORES`; of the logits as they are.
         keep: The share, in (0, 1].
+        calibrator: Fits the probabilities; None: one temperature.
+        scores: Whether predictions have ``"calibrated"`` probabilities, or ``"raw"`` ones, the softmax of the logits.
         **kwargs: See :class:`~hem.modules.base.Task`.
     """
 
-    def __init__(self, *args: Any, rejection_score: str = "max_logit", keep: float = 0.95, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        rejection_score: str = "max_logit",
+        keep: float = 0.95,
+        calibrator: Calibrator | None = None,
+        scores: Scores = "calibrated",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        check_name(scores, get_args(Scores), "kind of scores")
         check_score(rejection_score, LOGIT_SCORES)
         if not 0 < keep <= 1:
             raise ValueError(f"keep is the share of samples to accept, in (0, 1], but it is {keep}.")
         self.rejection_score = rejection_score
         self.keep = keep
         self.rejector: Rejector | None = None
+        self.calibrator = Calibrator() if calibrator is None else calibrator
+        self.scores = scores
+        self.calibration: RunCalibration | None = None
+        self.held_out: tuple[Tensor, Tensor] | None = None  # logits and labels of the validation samples
         self.figures = nn.ModuleDict(
             {
                 stage: nn.ModuleDict(
                     {
                         "accuracies": accuracies(self.num_classes, self.class_names).clone(prefix=f"{stage}/"),
-                        "calibration_error": MulticlassCalibrationError(self.num_classes, n_bins=15),
+                        **({"probabilities": Probabilities()} if stage == "val" else {}),
                         **{name: MeanMetric() for name in ("loss", "active", "max_logit", "logit_margin")},
                     }
                 )
@@ -121,10 +144,10 @@ class ClassificationTask(Task):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Return the columns of ``predictions.csv``: index, label, score (the largest probability), rejection."""
+        """Return the columns of ``predictions.csv``: index, the most probable classes with their scores, rejection."""
         input, _, index = batch
         logits = self(input)
-        columns = labelled(logits, index, self.class_names)
+        columns = predicted(logits, index, self.class_names, self.calibration)
         if self.rejector is not None:
             unknownness = self.rejector.unknownness(logits)
             columns |= {"rejection_score": unknownness, "accepted": self.rejector.accepts(unknownness)}
@@ -135,8 +158,7 @@ class ClassificationTask(Task):
         logits = self(input).float()
         figures: Any = self.figures[stage]
         figures["accuracies"].update(logits, target)
-        # the metric takes scores within [0, 1] for probabilities, and HEM's logits may lie there
-        figures["calibration_error"].update(logits.softmax(1), target)
+        (figures["probabilities"] if stage == "val" else self.calibrator).update(logits, target)
         losses = sample_losses(self.loss, logits, target)
         if losses is not None:
             figures["loss"].update(losses)
@@ -150,21 +172,41 @@ class ClassificationTask(Task):
         """Log the validation figures."""
         self._log_figures("val")
 
+    def on_test_start(self) -> None:
+        """Fit the probabilities on the validation samples."""
+        self.calibrator.forget()
+        self.held_out = None
+        try:
+            self.held_out = validation_logits(self)
+        except LookupError as error:
+            say(self, f"no rejector: {error}", f"no calibration: {error}")
+            return
+        if reason := self.calibrator.fit(*self.held_out):
+            say(self, f"no calibration: {reason}")
+
     def on_test_epoch_end(self) -> None:
-        """Log the test figures; find the run's rejector."""
+        """Log the test figures; keep the run's rejector and its calibration."""
         self._log_figures("test")
-        save_rejector(self, self.rejection_score, self.keep)
+        folder = run_folder(self.trainer)
+        self.calibrator.finish(self, None if folder is None else RunFolder(folder))
+        if self.held_out is not None:
+            save_rejector(self, self.rejection_score, self.keep, *self.held_out)
+            self.held_out = None
 
     def on_predict_start(self) -> None:
-        """Take the run's rejector, if there is one for these weights."""
+        """Take the run's rejector and its calibration, if there are such for these weights."""
         self.rejector = run_rejector(self)
+        self.calibration = run_calibration(self) if self.scores == "calibrated" else None
 
     def _log_figures(self, stage: str) -> None:
         figures: Any = self.figures[stage]
         # `compute` has gathered all ranks already: sync_dist takes the mean of equal numbers, and Lightning asks for it
         for name, value in figures["accuracies"].compute().items():
             self.log(name, value, prog_bar=name.endswith("/accuracy"), sync_dist=True)
+        if stage == "val":
+            for name, value in figures["probabilities"].compute().items():
+                self.log(f"val/{name}", value.float(), sync_dist=True)
         for name, metric in figures.items():
-            if name != "accuracies" and metric.update_called:
+            if name not in ("accuracies", "probabilities") and metric.update_called:
                 self.log(f"{stage}/{name}", metric.compute(), sync_dist=True)
             metric.reset()

@@ -20,7 +20,7 @@ from hem.datamodules.continual import ContinualDataModule
 from hem.datamodules.counter import permutation
 from hem.losses import reduction
 from hem.modules.base import Task
-from hem.modules.classification import labelled
+from hem.modules.calibrator import predicted
 from hem.modules.examination import write_figure, write_table
 from hem.modules.rejector import passed
 from hem.strategies import Naive, Strategy
@@ -373,7 +373,6 @@ class ContinualTask(Task):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the matrix and what the strategy carries beside the weights, under a key that no other task reads."""
-        super().on_save_checkpoint(checkpoint)
         checkpoint[STATE] = {
             "strategy": type(self.strategy).__name__,
             "state": self.strategy.state_dict(),
@@ -496,7 +495,7 @@ class ContinualTask(Task):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Return the columns of ``predictions.csv``: index, label and score (the largest probability of all)."""
         input, _, index = batch
-        return labelled(self(input), index, self.class_names)
+        return predicted(self(input), index, self.class_names, None)
 
     # -- what is written -----------------------------------------------------------------------------------
 

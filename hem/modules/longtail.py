@@ -15,7 +15,8 @@ from torchmetrics.classification import MulticlassStatScores
 
 from hem.losses.functional import effective_number_weights
 from hem.modules.base import Task
-from hem.modules.classification import accuracies, labelled, log_batch
+from hem.modules.calibrator import predicted
+from hem.modules.classification import accuracies, log_batch
 from hem.modules.examination import write_figure, write_table
 from hem.modules.rejector import run_folder
 from hem.networks import CosineLinear
@@ -286,7 +287,7 @@ class LongTailTask(Task):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Return the columns of ``predictions.csv``: index, label, score (the largest probability)."""
         input, _, index = batch
-        return labelled(self(input), index, self.class_names)
+        return predicted(self(input), index, self.class_names, None)
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         input, target, *_ = batch

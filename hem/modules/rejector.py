@@ -120,32 +120,31 @@ def calibration_loader(task: Task) -> Any:
     return data.loader(images, index)
 
 
-def save_rejector(task: Task, score: str, keep: float) -> None:
+def save_rejector(task: Task, score: str, keep: float, logits: Tensor, target: Tensor) -> None:
     """Find the threshold that accepts a share of the rightly classified validation samples; save it with the run.
 
     Args:
         task: A classifier at the end of its test.
         score: One of :data:`hem.scores.LOGIT_SCORES`.
         keep: The share, in (0, 1].
+        logits: Of the validation samples of all processes, (N, C).
+        target: Their classes, (N,).
     """
     folder = run_folder(task.trainer)
-    if folder is None:
+    if folder is None or not task.trainer.is_global_zero:
         return
-    found: list[Tensor] = []
-    try:
-        for input, target, _ in passed(task, calibration_loader(task)):
-            logits = task(input)
-            found.append(LOGIT_SCORES[score](logits)[logits.argmax(1) == target])
-        right = gathered(task, found)
-        if not len(right):
-            raise LookupError("no validation sample is classified rightly")
-    except LookupError as reason:
-        if task.trainer.is_global_zero:
-            print(f"no rejector: {reason}")
+    right = LOGIT_SCORES[score](logits)[logits.argmax(1) == target]
+    if not len(right):
+        print("no rejector: no validation sample is classified rightly")
         return
-    if task.trainer.is_global_zero:
-        rejector = Rejector(score, metrics.accept_threshold(right, keep), keep, fingerprint(task.net))
-        rejector.save(folder)
+    Rejector(score, metrics.accept_threshold(right, keep), keep, fingerprint(task.net)).save(folder)
+
+
+def say(task: Task, *lines: str) -> None:
+    """Print lines, once for all processes, where a run of the command line has a reader."""
+    if task.trainer.is_global_zero and run_folder(task.trainer) is not None:
+        for line in lines:
+            print(line)
 
 
 def run_rejector(task: Task) -> Rejector | None:

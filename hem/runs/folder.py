@@ -2,7 +2,7 @@
 
 ``runs/<task>_<dataset>/<loss>/seed<k>/`` holds ``config.yaml`` (the record of the run), ``events.*`` and
 ``metrics.csv`` (curves), ``checkpoints/best.ckpt`` and ``last.ckpt``, ``results.json`` (every test figure),
-``rejector.json`` and ``predictions.csv``.
+``rejector.json``, ``calibration.json`` and ``predictions.csv``.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ class RunFolder:
     def rejector(self) -> Path:
         """``rejector.json``: the threshold that accepts most of what the network classifies rightly."""
         return self.path / "rejector.json"
+
+    @property
+    def calibration(self) -> Path:
+        """``calibration.json``: what makes probabilities of the network's logits."""
+        return self.path / "calibration.json"
 
     @property
     def study(self) -> Path:

@@ -1,0 +1,317 @@
+"""Calibration of a run: fitted on validation data, judged on test data, kept in the run folder, used by predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+
+from hem.calibration import PredictionSets, Temperature, VectorScaling, calibrate, conformal
+from hem.calibration.conformal import Score
+from hem.calibration.scaling import Method
+from hem.metrics import BrierScore, CalibrationError, NegativeLogLikelihood, Selective
+from hem.modules.base import Task
+from hem.modules.examination import write_figure
+from hem.modules.rejector import calibration_loader, fingerprint, gathered, passed, run_folder
+from hem.names import check_name
+from hem.plots.reliability import reliability_diagram
+from hem.runs import RunFolder
+from hem.runs.files import read_json, write_atomically
+from hem.scores import LOGIT_SCORES
+
+Scores = Literal["calibrated", "raw"]
+
+# what a temperature changes the order of, over samples; by the largest logit and the margin they stay in order
+CHANGED = ("msp", "energy", "entropy")
+
+
+class Probabilities(nn.Module):
+    """What is asked of probabilities and of the scores of their logits, over a set.
+
+    Args:
+        scores: Names of :data:`hem.scores.LOGIT_SCORES`, of which ``aurc`` and ``error_auroc`` are wanted.
+        ignore_index: The label of what has none.
+    """
+
+    def __init__(self, scores: tuple[str, ...] = (), ignore_index: int = -100) -> None:
+        super().__init__()
+        self.metrics = nn.ModuleDict(
+            {
+                "nll": NegativeLogLikelihood(ignore_index),
+                "brier": BrierScore(ignore_index),
+                "calibration_error": CalibrationError(ignore_index=ignore_index),
+                "calibration_error_mass": CalibrationError(binning="mass", ignore_index=ignore_index),
+                **{f"/{name}": Selective(LOGIT_SCORES[name], ignore_index) for name in scores},
+            }
+        )
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Take a batch: logits (N, C, ...) and class indices (N, ...)."""
+        for metric in self.metrics.values():
+            metric.update(logits, target)  # type: ignore[operator]
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figures over all processes, those that are no number left out."""
+        found: dict[str, Tensor] = {}
+        for name, metric in self.metrics.items():
+            assert isinstance(metric, Metric)
+            value = metric.compute()
+            found |= {f"{key}{name}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+        return {name: value for name, value in found.items() if not value.isnan()}
+
+    def diagram(self) -> Any:
+        """The reliability diagram of all processes."""
+        metric: Any = self.metrics["calibration_error"]
+        with metric.sync_context(should_sync=torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return metric.diagram()
+
+    def reset(self) -> None:
+        """Forget the set."""
+        for metric in self.metrics.values():
+            metric.reset()  # type: ignore[operator]
+
+
+def _options(sets: PredictionSets) -> dict[str, Any]:
+    options = {name: getattr(sets, name) for name in ("coverage", "score", "penalty", "free")}
+    return {"threshold": sets.threshold.item(), **options}
+
+
+class RunCalibration(NamedTuple):
+    """The probabilities of a run, and the network that they belong to."""
+
+    probabilities: Temperature | VectorScaling
+    sets: PredictionSets | None
+    samples: int  # that they were fitted on
+    weights: str  # fingerprint of the network
+
+    def save(self, folder: RunFolder) -> None:
+        """Write ``calibration.json`` into the folder of a run."""
+        kind = self.probabilities
+        numbers: dict[str, Any] = {name: value.double().tolist() for name, value in kind.named_buffers()}
+        record = {
+            "method": "temperature" if isinstance(kind, Temperature) else "vector",
+            **numbers,
+            "conformal": None if self.sets is None else _options(self.sets),
+            "samples": self.samples,
+            "weights": self.weights,
+        }
+        write_atomically(folder.calibration, json.dumps(record, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: RunFolder, net: nn.Module) -> RunCalibration | None:
+        """The calibration of a run, or None where the run has none, or one for other weights than ``net`` has.
+
+        Raises:
+            ValueError: ``calibration.json`` is damaged.
+        """
+        path = folder.calibration
+        if not path.is_file():
+            return None
+        record = read_json(path)
+        try:
+            if record["method"] == "temperature":
+                probabilities: Temperature | VectorScaling = Temperature(record["temperature"])
+            else:
+                probabilities = VectorScaling(record["weight"], record["bias"])
+            options = record["conformal"]
+            sets = None if options is None else PredictionSets(probabilities, **options)
+            found = cls(probabilities, sets, int(record["samples"]), str(record["weights"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Expected the calibration of a run in {path}, got something else ({error!r}): delete it, or make it "
+                "anew with `python cli.py test`."
+            ) from error
+        return found if found.weights == fingerprint(net) else None
+
+
+def validation_logits(task: Task) -> tuple[Tensor, Tensor]:
+    """The logits (N, C) and labels (N,) of the clean validation images, of all processes, on the CPU.
+
+    Raises:
+        LookupError: There are none; the sentence says why.
+    """
+    found = [(task(input).float(), target) for input, target, _ in passed(task, calibration_loader(task))]
+    logits, target = gathered(task, [each for each, _ in found]), gathered(task, [each for _, each in found])
+    if not len(target):
+        raise LookupError("no validation image came within limit_test_batches")
+    return logits, target
+
+
+class Calibrator(nn.Module):
+    """What a task does for its probabilities: fit them on validation data, judge them on test data, keep them.
+
+    For the test (``test/``) it logs of the softmax of the logits ``nll`` (in nats), ``brier`` (0 to 2),
+    ``calibration_error`` (15 bins of equal width) and ``calibration_error_mass`` (of equal mass); and for each score of
+    :data:`hem.scores.LOGIT_SCORES` how well it knows the network's mistakes, ``aurc/<score>`` and
+    ``error_auroc/<score>``. The same of the calibrated probabilities is below ``calibrated/``, for the scores whose
+    order a temperature changes (``msp``, ``energy``, ``entropy``); with ``temperature`` itself or, for vector scaling,
+    the ``calibrated/accuracy`` of its decisions. ``reliability.png`` draws both. Prediction sets add
+    ``conformal/coverage`` and ``conformal/size``. ``calibration.json`` keeps it all for ``predict``.
+
+    Args:
+        method: ``"temperature"``, one number, which changes no decision; ``"vector"``, two for each class.
+        coverage: The probability with which prediction sets hold the true class, in (0, 1); None: no sets.
+        score: What sets are made by: see :func:`hem.calibration.nonconformity`.
+        penalty: Of ``raps``.
+        free: Of ``raps``.
+
+    Raises:
+        ValueError: There is no such method, or the coverage is out of range.
+    """
+
+    def __init__(
+        self,
+        method: Method = "temperature",
+        coverage: float | None = None,
+        score: Score = "aps",
+        penalty: float = 0.01,
+        free: int = 5,
+    ) -> None:
+        super().__init__()
+        check_name(method, get_args(Method), "calibration method")
+        check_name(score, get_args(Score), "score of prediction sets")
+        if coverage is not None and not 0 < coverage < 1:
+            raise ValueError(f"Expected a coverage between 0 and 1, got {coverage}: 0.9 is usual, null means no sets.")
+        self.method: Method = method
+        self.coverage = coverage
+        self.score: Score = score
+        self.penalty = penalty
+        self.free = free
+        self.before = Probabilities(tuple(LOGIT_SCORES))
+        self.after = Probabilities(CHANGED)
+        self.right, self.covered, self.size = MeanMetric(), MeanMetric(), MeanMetric()
+        self.probabilities: list[Temperature | VectorScaling] = []  # in a list, for checkpoints hold the network alone
+        self.sets: list[PredictionSets] = []
+        self.samples = 0
+
+    def fit(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> str | None:
+        """Fit on validation samples: logits (N, C), class indices (N,), what a sample of each class counts (C).
+
+        Returns:
+            Why there is none, in words; None where there is one.
+        """
+        self.forget()
+        try:
+            found = calibrate(logits, target, self.method, weight=weight)
+            if self.coverage is not None:
+                options: Any = {"score": self.score, "penalty": self.penalty, "free": self.free}
+                self.sets = [conformal(logits, target, self.coverage, probabilities=found, **options)]
+        except ValueError as reason:
+            return str(reason)
+        self.probabilities = [found]
+        self.samples = len(target)
+        return None
+
+    def forget(self) -> None:
+        """Be as new."""
+        self.probabilities, self.sets, self.samples = [], [], 0
+        for metric in (self.before, self.after, self.right, self.covered, self.size):
+            metric.reset()
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Take a batch of test samples: logits (N, C), class indices (N,)."""
+        self.before.update(logits, target)
+        for each in self.probabilities:
+            scaled = each.to(logits.device).scaled(logits)
+            self.after.update(scaled, target)
+            self.right.update((scaled.argmax(1) == target).float())
+        for sets in self.sets:
+            inside = sets.to(logits.device)(logits)
+            self.covered.update(inside.gather(1, target[:, None]).float())
+            self.size.update(inside.sum(1).float())
+
+    def compute(self) -> dict[str, Tensor]:
+        """The figures over all processes, by their names below ``test/``."""
+        found = self.before.compute()
+        for each in self.probabilities:
+            found |= {f"calibrated/{name}": value for name, value in self.after.compute().items()}
+            if isinstance(each, Temperature):
+                found["temperature"] = each.temperature
+            else:
+                found["calibrated/accuracy"] = self.right.compute()
+        if self.sets:
+            found |= {"conformal/coverage": self.covered.compute(), "conformal/size": self.size.compute()}
+        return found
+
+    def finish(self, task: Task, folder: RunFolder | None) -> None:
+        """Log the figures of a test; draw the reliability diagram and keep the calibration in the folder of the run."""
+        for name, value in self.compute().items():
+            # `compute` has gathered all ranks already: sync_dist takes the mean of equal numbers, as Lightning asks
+            task.log(f"test/{name}", value.float(), sync_dist=True)
+        diagrams = {"softmax of the logits": self.before.diagram()}
+        if self.probabilities:
+            diagrams["calibrated"] = self.after.diagram()
+        if folder is not None and task.trainer.is_global_zero:
+            write_figure(task, "reliability", reliability_diagram(diagrams))
+            if self.probabilities:
+                sets = self.sets[0] if self.sets else None
+                RunCalibration(self.probabilities[0], sets, self.samples, fingerprint(task.net)).save(folder)
+        self.forget()
+
+
+def run_calibration(task: Task) -> RunCalibration | None:
+    """The calibration of the run for the weights that predict now; a line says so where there is none."""
+    path = run_folder(task.trainer)
+    if path is None:
+        return None
+    folder = RunFolder(path)
+    found = RunCalibration.load(folder, task.net)
+    if found is None and task.trainer.is_global_zero:
+        state = "belongs to other weights" if folder.calibration.is_file() else "is not there"
+        print(
+            f"predictions without calibration: {folder.calibration} {state}; scores are the softmax of the logits. Run "
+            "`python cli.py test` with this checkpoint first."
+        )
+    return found
+
+
+def predicted(
+    logits: Tensor, index: Tensor, class_names: Sequence[str], calibration: RunCalibration | None
+) -> dict[str, Any]:
+    """Return columns of ``predictions.csv``: index, the five most probable classes with scores, and the set, if any.
+
+    ``label`` and ``score`` are those of the most probable class; ``label_2``, ``score_2`` to ``label_5``, ``score_5``
+    of those behind it, as far as there are classes; ``set`` the names of the classes of the prediction set, ``|``
+    between them.
+
+    Args:
+        logits: (N, C).
+        index: (N,) of the images.
+        class_names: (C).
+        calibration: Of the run; None: scores are the softmax of the logits.
+    """
+    columns: dict[str, Any] = {"index": index}
+    best = most_probable(probabilities(logits, calibration), class_names)
+    for place in range(len(best[0])):
+        behind = "" if place == 0 else f"_{place + 1}"
+        columns[f"label{behind}"] = [each[place][0] for each in best]
+        columns[f"score{behind}"] = [each[place][1] for each in best]
+    if calibration is not None and calibration.sets is not None:
+        columns["set"] = [
+            "|".join(each) for each in named_sets(calibration.sets.to(logits.device)(logits), class_names)
+        ]
+    return columns
+
+
+def probabilities(logits: Tensor, calibration: RunCalibration | None) -> Tensor:
+    """The probabilities of logits (N, C, ...): those of the run's calibration, or their softmax where it is None."""
+    if calibration is None:
+        return logits.float().softmax(1)
+    found: Tensor = calibration.probabilities.to(logits.device)(logits)
+    return found
+
+
+def most_probable(probabilities: Tensor, class_names: Sequence[str]) -> list[tuple[tuple[str, float], ...]]:
+    """The five most probable classes of each sample, by name, with their probabilities (N, C)."""
+    best = probabilities.topk(min(5, probabilities.shape[1]), 1)
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [tuple((class_names[k], p) for k, p in zip(*each, strict=True)) for each in pairs]
+
+
+def named_sets(inside: Tensor, class_names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The names of the classes of each set, of (N, C) bool."""
+    return [tuple(class_names[k] for k in row.nonzero()[:, 0].tolist()) for row in inside]

@@ -1,0 +1,254 @@
+"""Calibration end to end: fitted and judged by test, kept in the run folder, used by predict and hem.load."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from scipy.stats import binom
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import hem
+from hem.calibration import calibrate
+from hem.datamodules import DigitsDataModule
+from hem.losses import HEMLoss
+from hem.metrics import aurc, brier_score, calibration_error, error_auroc, negative_log_likelihood
+from hem.modules import Calibrator, ClassificationTask
+from hem.modules.calibrator import CHANGED, RunCalibration
+from hem.runs import RunFolder
+from hem.scores import LOGIT_SCORES
+from tests.conftest import ROOT
+
+DIGITS = ("--config", "configs/classification/digits.yaml", "--trainer.enable_progress_bar", "false",
+          "--trainer.accelerator", "cpu", "--config", "configs/loss/hem.yaml",
+          "--trainer.max_epochs", "4")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of the digits with HEM: trained, tested, predicted."""
+    from hem.cli import main
+
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert main(["fit", *DIGITS, "--run_dir", str(folder)]) == 0
+        for command in ("test", "predict"):
+            assert main([command, *DIGITS, "--run_dir", str(folder), "--ckpt_path", "last"]) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """The same run in a folder of the test's own."""
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def logits(run):
+    """Logits and labels of the validation and of the test part."""
+    net, found = hem.load(run, "last"), {}
+    for part in ("val", "test"):
+        images, index = DigitsDataModule().part(part)
+        with torch.inference_mode():
+            found[part] = net(images.images[index]), images.targets[index]
+    return found
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())["metrics"]
+
+
+def table(folder):
+    with open(folder / "predictions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_temperature_is_that_of_the_validation_logits(run, logits):
+    record = json.loads((run / "calibration.json").read_text())
+    expected = calibrate(*logits["val"]).temperature.item()
+    assert record["method"] == "temperature"
+    assert record["samples"] == len(logits["val"][1])
+    assert record["temperature"] == pytest.approx(expected, rel=1e-4)
+    assert results(run)["test/temperature"] == pytest.approx(expected, rel=1e-4)
+    assert expected < 0.7  # HEM's logits are short
+
+
+def test_figures_before_and_after(run, logits):
+    z, y = logits["test"]
+    found = results(run)
+    scaled = calibrate(*logits["val"]).scaled(z)
+    metrics = {
+        "nll": negative_log_likelihood,
+        "brier": brier_score,
+        "calibration_error": calibration_error,
+        "calibration_error_mass": lambda z, y: calibration_error(z, y, binning="mass"),
+    }
+    for name, metric in metrics.items():
+        assert found[f"test/{name}"] == pytest.approx(float(metric(z, y)), rel=1e-3, abs=1e-4), name
+        assert found[f"test/calibrated/{name}"] == pytest.approx(float(metric(scaled, y)), rel=1e-3, abs=1e-4), name
+        assert found[f"test/calibrated/{name}"] < found[f"test/{name}"]
+    correct = z.argmax(1) == y
+    for where, values, names in (("test", z, LOGIT_SCORES), ("test/calibrated", scaled, CHANGED)):
+        for name in names:
+            unknownness = LOGIT_SCORES[name](values.double())
+            assert found[f"{where}/aurc/{name}"] == pytest.approx(aurc(unknownness, correct), rel=1e-3, abs=1e-4)
+            assert found[f"{where}/error_auroc/{name}"] == pytest.approx(error_auroc(unknownness, correct), abs=1e-3)
+    assert not {f"test/calibrated/aurc/{name}" for name in LOGIT_SCORES if name not in CHANGED} & found.keys()
+
+
+def test_scores_that_a_temperature_leaves_in_order(logits):
+    """And those that it does not: what `CHANGED` says."""
+    z, _ = logits["test"]
+    for name, score in LOGIT_SCORES.items():
+        same = torch.equal(score(z.double()).argsort(stable=True), score(z.double() / 0.2).argsort(stable=True))
+        assert same == (name not in CHANGED), name
+
+
+def test_predict_and_load_give_the_calibrated_probabilities(run, logits):
+    model = hem.load(run, "last")
+    images = DigitsDataModule().load("test").images
+    predictions, rows = model.predict(images), table(run)
+    p = calibrate(*logits["val"])(logits["test"][0])
+    best = p.topk(5, 1)
+    assert [row["label"] for row in rows] == [each.label for each in predictions]
+    assert [int(each.label) for each in predictions] == logits["test"][0].argmax(1).tolist()
+    for place, name in enumerate(("", "_2", "_3", "_4", "_5")):
+        scores = torch.tensor([float(row[f"score{name}"]) for row in rows])
+        torch.testing.assert_close(scores, best.values[:, place], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(torch.tensor([each.top[place][1] for each in predictions]), scores)
+        assert [row[f"label{name}"] for row in rows] == [each.top[place][0] for each in predictions]
+    assert all(each.calibrated and each.top[0] == (each.label, each.score) for each in predictions)
+    assert "set" not in rows[0]
+    assert predictions[0].labels is None
+
+
+def test_raw_scores_are_the_softmax_and_decide_alike(run, copy, hem_command):
+    model = hem.load(run, "last")
+    images = DigitsDataModule().load("test").images
+    raw, usual = model.predict(images, scores="raw"), model.predict(images)
+    with torch.inference_mode():
+        expected = model(images).softmax(1).amax(1)
+    torch.testing.assert_close(torch.tensor([each.score for each in raw]), expected)
+    assert not any(each.calibrated for each in raw)
+    for name in ("label", "accepted", "rejection_score"):
+        assert [getattr(each, name) for each in raw] == [getattr(each, name) for each in usual]
+    arguments = ("--run_dir", copy, "--ckpt_path", "last", "--model.scores", "raw")
+    assert hem_command("predict", *DIGITS, *arguments).code == 0
+    scores = torch.tensor([float(row["score"]) for row in table(copy)])
+    torch.testing.assert_close(scores, expected)
+    assert [row["accepted"] for row in table(copy)] == [row["accepted"] for row in table(run)]
+    with pytest.raises(ValueError, match="Unknown kind of scores 'row'; did you mean 'raw'"):
+        model.predict(images, scores="row")
+
+
+def test_the_diagram_is_a_file_and_in_tensorboard(run):
+    assert (run / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    events = EventAccumulator(str(run)).Reload()
+    assert "reliability" in events.Tags()["images"]
+
+
+def test_a_calibration_belongs_to_its_weights(run, copy, hem_command):
+    net = hem.load(copy, "last").net
+    assert RunCalibration.load(RunFolder(copy), net) is not None
+    with torch.no_grad():
+        next(net.parameters()).add_(1)
+    assert RunCalibration.load(RunFolder(copy), net) is None
+    (copy / "calibration.json").write_text('{"method": "temperature"}')
+    with pytest.raises(
+        ValueError, match=r"Expected the calibration of a run in .*calibration.json, got something else"
+    ):
+        hem.load(copy, "last")
+    (copy / "calibration.json").unlink()
+    outcome = hem_command("predict", *DIGITS, "--run_dir", copy, "--ckpt_path", "last")
+    assert "predictions without calibration:" in outcome.out
+    scores = torch.tensor([float(row["score"]) for row in table(copy)])
+    assert scores.mean() < torch.tensor([float(row["score"]) for row in table(run)]).mean()
+    assert not hem.load(copy, "last").predict(torch.rand(1, 1, 8, 8))[0].calibrated
+
+
+def test_without_validation_images(copy, hem_command):
+    (copy / "calibration.json").unlink()
+    arguments = ("--run_dir", copy, "--ckpt_path", "last", "--data.val_fraction", "0")
+    outcome = hem_command("test", *DIGITS, *arguments)
+    assert outcome.code == 0, outcome.err
+    assert "no calibration: there is no validation part" in outcome.out
+    assert not (copy / "calibration.json").exists()
+    assert "test/nll" in results(copy)
+    assert not any("calibrated" in key or "temperature" in key for key in results(copy))
+
+
+@pytest.mark.parametrize("score", ["lac", "aps", "raps"])
+def test_prediction_sets(score, copy, hem_command):
+    options = ("--run_dir", copy, "--ckpt_path", "last", "--model.calibrator", "Calibrator",
+               "--model.calibrator.coverage", "0.9", "--model.calibrator.score", score)  # fmt: skip
+    for command in ("test", "predict"):
+        outcome = hem_command(command, *DIGITS, *options)
+        assert outcome.code == 0, outcome.err
+    rows, targets = table(copy), DigitsDataModule().load("test").targets.tolist()
+    sets = [row["set"].split("|") for row in rows]
+    covered = sum(str(target) in each for target, each in zip(targets, sets, strict=True))
+    low, _ = binom.interval(0.999, len(rows), 0.9)  # no upper end: the most probable class is in every set
+    assert covered >= low
+    found = results(copy)
+    assert found["test/conformal/coverage"] == pytest.approx(covered / len(rows), abs=1e-6)
+    assert found["test/conformal/size"] == pytest.approx(sum(map(len, sets)) / len(rows), rel=1e-5)
+    images = DigitsDataModule().load("test").images
+    assert [list(each.labels) for each in hem.load(copy, "last").predict(images)] == sets
+
+
+def test_vector_scaling(copy, hem_command, logits):
+    options = ("--run_dir", copy, "--ckpt_path", "last", "--model.calibrator", "Calibrator",
+               "--model.calibrator.method", "vector")  # fmt: skip
+    assert hem_command("test", *DIGITS, *options).code == 0
+    found = results(copy)
+    expected = calibrate(*logits["val"], "vector")
+    z, y = logits["test"]
+    assert found["test/calibrated/nll"] == pytest.approx(
+        float(negative_log_likelihood(expected.scaled(z), y)), rel=1e-2
+    )
+    accuracy = (expected.scaled(z).argmax(1) == y).double().mean().item()
+    assert found["test/calibrated/accuracy"] == pytest.approx(accuracy, abs=3e-3)
+    assert "test/temperature" not in found
+    scores = hem.load(copy, "last").predict(DigitsDataModule().load("test").images)
+    p = torch.tensor([each.score for each in scores])
+    torch.testing.assert_close(p, expected(z).amax(1), rtol=1e-2, atol=1e-2)
+
+
+def test_a_network_that_tells_nothing_has_none(tmp_path):
+    """The sentence, not a temperature of 10^6."""
+    sets = Calibrator()
+    assert "no temperature makes them probabilities" in sets.fit(torch.zeros(20, 3), torch.arange(20) % 3)
+    assert sets.probabilities == []
+
+
+# Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
+@pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated")
+@pytest.mark.filterwarnings("ignore:The 'test_dataloader' does not have many workers")
+def test_a_trainer_from_python(tmp_path):
+    """Without a data module: figures before, no calibration, nothing written."""
+    data = TensorDataset(torch.rand(20, 1, 8, 8), torch.arange(20) % 10)
+    task = ClassificationTask(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), HEMLoss())
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+                      default_root_dir=tmp_path)  # fmt: skip
+    trainer.test(task, DataLoader(data, batch_size=7, num_workers=0), verbose=False)
+    assert "test/nll" in trainer.callback_metrics
+    assert not list(tmp_path.iterdir())
+    assert not any(name.startswith("calibrator") for name in task.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"method": "vektor"}, "Unknown calibration method 'vektor'; did you mean 'vector'"),
+        ({"score": "rap"}, "Unknown score of prediction sets 'rap'"),
+        ({"coverage": 90.0}, "Expected a coverage between 0 and 1, got 90.0"),
+    ],
+)
+def test_mistakes(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        Calibrator(**arguments)
