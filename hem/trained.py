@@ -21,6 +21,7 @@ from hem.modules.base import check_state
 from hem.modules.calibrator import RunCalibration, Scores, most_probable, named_sets, probabilities
 from hem.modules.rejector import Rejector
 from hem.names import check_name
+from hem.networks.weights import without_start
 from hem.runs import AtomicCheckpointIO, RunFolder
 
 
@@ -181,6 +182,7 @@ def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
     quiet()
     record = yaml.safe_load(config.read_text())
     parts = {key: record[key] for key in ("seed_everything", "model", "data")}
+    without_start(record["model"]["init_args"]["net"].get("init_args", {}))
     # the trainer goes unused: no logs, no accelerator
     cli = build(
         {**parts, "run_dir": str(folder), "trainer": {"logger": False, "accelerator": "cpu", "devices": 1}},

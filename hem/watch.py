@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor
 
 from hem.runs.checkpoints import LAST, last_checkpoint
 from hem.runs.files import atomic_file
 
 GO_ON, SAVE, STOP, NONFINITE = range(4)  # what one process has to say of a step; the largest word of all of them counts
+STATE = "watch"  # the checkpoint's key
 AGAIN = 75  # the exit code of a run that was told to stop and can be continued: EX_TEMPFAIL of sysexits.h
 
 
@@ -33,6 +34,13 @@ class Step(NamedTuple):
     logits: Tensor | None
     step: int
     epoch: int
+
+
+def _moved(value: Any, there: str, here: str) -> Any:
+    """Return a path, or a mapping of paths, with one folder in place of another."""
+    if isinstance(value, dict):
+        return {_moved(path, there, here): score for path, score in value.items()}
+    return here + value.removeprefix(there) if isinstance(value, str) and value.startswith(there) else value
 
 
 class Watch(Checkpoint):
@@ -75,11 +83,18 @@ class Watch(Checkpoint):
         self.notice: signal.Signals | None = None
         self.task_at_hand = GO_ON
         self.pending: Step | None = None
+        self.resumed: dict[str, Any] = {}  # what the checkpoint says of the training that is resumed
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen for signals. The Trainer puts back what was there before, whatever ends the run."""
+        """Take up where the checkpoint was; listen for signals. The Trainer puts back what was there before."""
+        metrics = self.resumed.get("metrics", {})
+        trainer.callback_metrics.update({name: value.to(pl_module.device) for name, value in metrics.items()})
+        if trainer.fit_loop.resumed_on_epoch_end:  # saved by `on_train_epoch_end`, which is not called again
+            self._step_plateau(trainer, pl_module, trainer.current_epoch)
+            stops = any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+            trainer.should_stop = stops and self.resumed.get("stop", False)
         self.saved, self.closed = (time.monotonic(), trainer.global_step), trainer.global_step
         self.notice, self.task_at_hand, self.pending = None, GO_ON, None
         try:
@@ -121,7 +136,9 @@ class Watch(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save an epoch that has no validation."""
+        """Save an epoch that has no validation; end one that was saved behind its validation."""
+        if trainer.fit_loop.restarting:
+            self._step_plateau(trainer, pl_module, trainer.current_epoch + 1)
         if self.closed != trainer.global_step:
             self.closed = trainer.global_step
             self._save(trainer)
@@ -131,10 +148,36 @@ class Watch(Checkpoint):
         self._read(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let no checkpoint be written behind a loss that was no number; write the curves down as far."""
+        """Let no checkpoint be written behind a loss that was no number; write the curves down as far.
+
+        The metrics go with it, for callbacks and schedules that read them at the end of the epoch.
+        """
         self._read(trainer)
+        metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
+        checkpoint[STATE] = {"metrics": metrics, "stop": trainer.should_stop}
         for logger in trainer.loggers:
             logger.save()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what it says until training begins: Lightning forgets the metrics that it has before.
+
+        Where the run was moved, what Lightning knows of the best checkpoint is told its new place: it would forget the
+        score as well, and the next epoch would become the best.
+        """
+        self.resumed = checkpoint.get(STATE, {})
+        here = self._folder(trainer)
+        if trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent == here:
+            for state in checkpoint.get("callbacks", {}).values():
+                if there := state.get("dirpath"):
+                    moved = {name: _moved(value, there, str(here)) for name, value in state.items()}
+                    state.update(moved)
+
+    @staticmethod
+    def _step_plateau(trainer: Trainer, pl_module: LightningModule, epochs: int) -> None:
+        """Step the schedules that read a metric, behind so many epochs: Lightning leaves it out in a resumed run."""
+        for each in trainer.lr_scheduler_configs:
+            if each.reduce_on_plateau and epochs % each.frequency == 0 and each.monitor in trainer.callback_metrics:
+                pl_module.lr_scheduler_step(each.scheduler, trainer.callback_metrics[each.monitor])
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

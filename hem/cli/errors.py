@@ -28,6 +28,14 @@ VOLUME = {
     errno.ENOTCONN: "the volume does not answer",
 }
 
+# how Lightning says that a metric is not there, and which ones are
+MONITOR = re.compile(
+    r"(?:(?P<who>ReduceLROnPlateau) conditioned on metric |Early stopping conditioned on metric `"
+    r"|`(?P<checkpoint>ModelCheckpoint)\(monitor=')(?P<monitor>[^\s`']+).*?(?:following:|metrics are:|metrics:)"
+    r"(?P<rest>[^\]]*)",
+    re.DOTALL,
+)
+
 
 def one_sentence(message: str, options: Iterable[str] = ()) -> str:
     """Return what the parser has to say about a mistake, in one sentence.
@@ -104,6 +112,16 @@ def sentence(error: BaseException) -> str:
         return (
             "A process that reads images was killed, most likely because the memory was full: take fewer "
             "(--data.num_workers) or smaller batches (--data.batch_size); the run goes on with `--ckpt_path auto`."
+        )
+    if found := MONITOR.search(str(error)):
+        who, monitor, listed = (
+            found["who"] or found["checkpoint"] or "EarlyStopping",
+            found["monitor"],
+            re.findall(r"[`'](.*?)[`']", found["rest"]),
+        )
+        return (
+            f"Expected the name of a metric of this run as the monitor of {who}, got '{monitor}'"
+            f"{near(monitor, listed) or ':'} there are {', '.join(listed) or 'none'}."
         )
     place = origin(error)
     own = place is not None and not place.filename.startswith((str(PACKAGE), sys.prefix, sys.base_prefix))

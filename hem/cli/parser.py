@@ -25,6 +25,7 @@ import hem.modules
 from hem.cli.configs import base_config
 from hem.cli.errors import one_sentence
 from hem.cli.registries import data_name, qualified, short_name, spelt_out, task_name
+from hem.networks.weights import without_start
 from hem.progress import ProgressBar
 from hem.runs import SaveConfig, SavePredictions, SaveResults
 from hem.runs.checkpoints import BEFORE, LAST, last_checkpoint, refuse_programs, set_aside
@@ -118,6 +119,7 @@ class HemCLI(LightningCLI):
                 set_aside(path.with_name(LAST))
         if self.subcommand and config.ckpt_path:
             refuse_programs(Path(config.ckpt_path))
+            without_start(config.model.init_args.net.get("init_args", {}))
         self.trainer_defaults["callbacks"] = [SaveResults(**names), SavePredictions()]
         given = config.trainer.callbacks or []
         if config.trainer.enable_progress_bar is not False and not any("Progress" in c.class_path for c in given):

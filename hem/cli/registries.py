@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import lightning.pytorch.cli
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -61,7 +62,11 @@ REGISTRIES = {
     "strategy": Registry("strategy", offered(hem.strategies.Strategy, hem.strategies)),
     "training": Registry("training", offered(hem.modules.adversarial_training.AdversarialTraining, hem.modules)),
     "optimizer": Registry("optimiser", offered(Optimizer, torch.optim)),
-    "lr_scheduler": Registry("schedule", offered(LRScheduler, torch.optim.lr_scheduler, hem.schedules, hem.modules)),
+    # Lightning's ReduceLROnPlateau in place of torch's: it knows its monitor
+    "lr_scheduler": Registry(
+        "schedule",
+        offered(LRScheduler, torch.optim.lr_scheduler, lightning.pytorch.cli, hem.schedules, hem.modules),
+    ),
 }
 REGISTRIES["losses"] = REGISTRIES["loss"]  # those that SumLoss adds
 

@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from hem.losses import reduction
-from hem.networks import Normalize, batch_dependent, random_layers
+from hem.networks import Normalize, Start, batch_dependent, random_layers
+from hem.networks.weights import renew
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -79,6 +81,27 @@ def sample_losses(criterion: nn.Module, logits: Tensor, target: Tensor) -> Tenso
     return losses if losses.shape == logits.select(1, 0).shape else None
 
 
+def _normalization(net: nn.Module, given: tuple[Sequence[float], Sequence[float]] | None) -> Normalize | None:
+    """The normalisation that a network's weights expect of the pixels, else the data's, else none."""
+    start: Start | None = getattr(net, "start", None)
+    found = start.normalization if start is not None and start.normalization is not None else given
+    return None if found is None else Normalize(*found)
+
+
+def _report(net: nn.Module, start: Start, normalize: Normalize | None, class_names: Sequence[str] | None) -> None:
+    """Say what a network began with; a last layer that came with the names of other classes begins anew."""
+    sentences = [str(start)]
+    if start.class_names is not None and class_names is not None and start.class_names != tuple(class_names):
+        renew(net)
+        sentences.append("Its last layer is begun anew, for its classes were others.")
+    if normalize is not None:
+        expected = start.normalization and Normalize(*start.normalization).extra_repr() == normalize.extra_repr()
+        whose = "these weights expect it" if expected else "the data or the config has it"
+        sentences.append(f"Pixels are normalised as {whose}: {normalize.extra_repr()}.")
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        print(*sentences, sep="\n")
+
+
 class Task(LightningModule):
     """A network and a loss, trained.
 
@@ -95,12 +118,15 @@ class Task(LightningModule):
         loss: The criterion, called as ``loss(logits, target)``: one of :data:`hem.losses.LOSSES` or any other.
         optimizer: Makes the optimiser from the parameters.
         lr_scheduler: Makes the schedule from the optimiser. Where a schedule takes ``total_steps`` and the
-            config leaves it null, it gets the number of optimiser steps of the whole training.
+            config leaves it null, it gets the number of optimiser steps of the whole training. ``ReduceLROnPlateau``
+            reads its ``monitor`` after every validation (torch's own, which names none: ``val/loss``).
         lr_interval: Whether the schedule advances after each ``"step"`` or each ``"epoch"``.
         num_classes: Number of classes; linked from the data module.
         class_names: Names of the classes, for metrics and figures; linked from the data module.
-        mean: Mean of each input channel, in [0, 1]; linked from the data module. None: no normalisation.
+        mean: Mean of each input channel, in [0, 1]; linked from the data module. None: no normalisation. Where the
+            network started from weights that expect another one, it is theirs that counts.
         std: Standard deviation of each input channel; linked from the data module.
+        normalize: The normalisation, in place of the weights' or the data's.
         skip_separated: Whether to run the backward pass on those samples alone that still carry error. The
             others have exactly zero gradient, so the step is the same to rounding; it costs a forward pass more
             and saves the forward and backward passes of what is learnt. For losses that reach 0 (the margin
@@ -131,6 +157,7 @@ class Task(LightningModule):
         skip_separated: bool = False,
         compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
         channels_last: bool = True,
+        normalize: Normalize | None = None,
     ) -> None:
         super().__init__()
         if class_names is not None and len(class_names) != num_classes:
@@ -145,8 +172,11 @@ class Task(LightningModule):
                 "use the statistics of the batch or draw at random: take a network with group or layer "
                 "normalisation and no dropout (for ours: --model.net.norm group), or leave skip_separated off."
             )
-        normalize = Normalize(mean, std) if mean is not None and std is not None else nn.Identity()
-        self.net = nn.Sequential(OrderedDict(normalize=normalize, backbone=net))
+        given = (mean, std) if mean is not None and std is not None else None
+        normalize = normalize or _normalization(net, given)
+        if (start := getattr(net, "start", None)) is not None:
+            _report(net, start, normalize, class_names)
+        self.net = nn.Sequential(OrderedDict(normalize=normalize or nn.Identity(), backbone=net))
         self.loss = loss
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -260,6 +290,10 @@ class Task(LightningModule):
             if self.device.type != "cpu":
                 torch.get_device_module(self.device).manual_seed(number)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the names of the classes with the weights, for a network that starts from them."""
+        checkpoint["class_names"] = list(self.class_names)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network before torch does, in a sentence; keep double precision."""
         check_state(self, checkpoint["state_dict"])
@@ -298,7 +332,13 @@ class Task(LightningModule):
             and not make.keywords.get("epochs")
         ):
             make = partial(make, total_steps=self.total_steps())
+        schedule = make(optimizer)
+        if not isinstance(schedule, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_interval}}
+        monitor = getattr(schedule, "monitor", "val/loss")  # is known at the end of an epoch that is validated
+        trainer: Any = self.trainer
+        frequency = trainer.check_val_every_n_epoch or 1 if monitor.startswith("val/") else 1
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": make(optimizer), "interval": self.lr_interval},
+            "lr_scheduler": {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "frequency": frequency},
         }

@@ -373,6 +373,7 @@ class ContinualTask(Task):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the matrix and what the strategy carries beside the weights, under a key that no other task reads."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[STATE] = {
             "strategy": type(self.strategy).__name__,
             "state": self.strategy.state_dict(),

@@ -180,8 +180,8 @@ class SegmentationTask(Task):
         loss = self.training_loss(heads[0], target)
         for factor, logits in zip(self.auxiliary, heads[1:], strict=False):
             loss = loss + factor * self.training_loss(logits, target)
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if self.logs_this_step:
+            self.log("train/loss", loss.detach(), prog_bar=True)
             self.log_training(heads[0].detach(), target)
         return loss
 

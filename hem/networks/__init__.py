@@ -9,6 +9,7 @@ from hem.networks.resnet import ResNet8, ResNet18, ResNet20, ResNet32, ResNet34,
 from hem.networks.segmentation import EncoderDecoder, TorchvisionSegmentation
 from hem.networks.segnet import SegNet
 from hem.networks.small import MLP, LeNet
+from hem.networks.weights import Start, load_weights
 
 __all__ = [
     "MLP",
@@ -26,10 +27,12 @@ __all__ = [
     "ResNet32",
     "ResNet34",
     "SegNet",
+    "Start",
     "TorchvisionSegmentation",
     "WideResNet28_10",
     "WideResNet40_2",
     "batch_dependent",
     "linear_head",
+    "load_weights",
     "random_layers",
 ]

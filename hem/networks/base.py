@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hem.networks.weights import Start, load_weights
+
 
 class CosineLinear(nn.Module):
     """The normalised linear layer that LDAM puts in place of the last layer.
@@ -28,7 +30,13 @@ class CosineLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.weight = nn.Parameter(F.normalize(torch.empty(out_features, in_features).uniform_(-1, 1)))
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        self.weight.copy_(F.normalize(self.weight.uniform_(-1, 1)))
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps features (N, D) to cosines (N, C)."""
@@ -58,6 +66,11 @@ class Network(nn.Module):
         head: maps features (N, D) to logits (N, num_classes).
         in_channels: channels of an image; an input with any other number is refused.
         image_size: (height, width) in pixels, where the body takes no other; None: any size.
+        weights: a state dict (.safetensors, .pth) or the folder of a run to start from, by `load_weights`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file cannot be read, or its weights are another network's.
 
     Example:
         >>> net = Network(nn.Flatten(), linear_head(64, 10), in_channels=1)
@@ -65,12 +78,25 @@ class Network(nn.Module):
         (torch.Size([2, 10]), torch.Size([2, 64]))
     """
 
+    last_layers = ("head.",)
+
     def __init__(
-        self, body: nn.Module, head: nn.Module, in_channels: int, image_size: tuple[int, int] | None = None
+        self,
+        body: nn.Module,
+        head: nn.Module,
+        in_channels: int,
+        image_size: tuple[int, int] | None = None,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         self.body, self.head = body, head
         self.in_channels, self.image_size = in_channels, image_size
+        self.start: Start | None = None if weights is None else load_weights(self, weights)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The body, which may be frozen, or trained at a learning rate of its own."""
+        return self.body
 
     def forward_features(self, input: Tensor) -> Tensor:
         """The features (N, D) that the head sees, of images (N, in_channels, H, W).

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import timm
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.vision_transformer import interpolate_embeddings
 
-from hem.names import near
+from hem.names import check_name, near
 from hem.networks.base import Network
 from hem.networks.published import published_weights
+from hem.networks.weights import (
+    IMAGENET,
+    Convert,
+    Normalization,
+    Start,
+    find,
+    for_channels,
+    library_conversion,
+    load_weights,
+)
 
 Source = Literal["auto", "torchvision", "timm"]
+Size = tuple[int, int]
 
 
 class Named(Network):
     """A network of torchvision or timm, its last linear layer made for `num_classes`.
 
     The network itself, without that layer, is `body`, under its own parameter names; the layer is `head`.
-    Normalisation of the pixels is not part of it.
+    Normalisation of the pixels is not part of it; `start.normalization` says what its weights expect.
 
     Args:
         name: as in `torchvision.models.list_models()` or `timm.list_models()`, e.g. "resnet50",
@@ -33,15 +47,22 @@ class Named(Network):
         pretrained: start from the published weights (all but the last layer), which are downloaded. For other
             than 3 channels the filters of the first layer are averaged over the channels.
         options: further arguments of the library's constructor, e.g. `{"patch_size": 4}`.
+        weights: what to start from instead: a state dict (.safetensors, .pth) under the library's names, the
+            folder of a run, or the name of published weights that are in the library's cache or can be
+            downloaded (torchvision: "IMAGENET1K_V2"; timm: "a1_in1k"). The last layer is taken from a file where
+            it has as many classes.
+        resize: images are scaled (bilinear) to this size, on their device, before they go in: a number of pixels,
+            (height, width), or "published", the size the network was published with. None: as they are.
 
     Raises:
-        ValueError: if the name is unknown, or the network does not end in one linear layer.
+        ValueError: if the name is unknown, the network does not end in one linear layer, `pretrained` and `weights`
+            are both given, or the weights cannot be read or are another network's.
         TypeError: if the constructor does not know one of the options.
-        OSError: if the published weights cannot be fetched.
+        OSError: if the weights are not there, or the published ones cannot be fetched.
 
     Example:
         >>> import torch
-        >>> net = Named("convnext_atto", num_classes=7, in_channels=1)
+        >>> net = Named("convnext_atto", num_classes=7, in_channels=1, resize=64)
         >>> net(torch.rand(2, 1, 32, 32)).shape, net.forward_features(torch.rand(2, 1, 32, 32)).shape
         (torch.Size([2, 7]), torch.Size([2, 320]))
     """
@@ -51,24 +72,55 @@ class Named(Network):
         name: str,
         num_classes: int = 10,
         in_channels: int = 3,
-        image_size: tuple[int, int] | None = None,
+        image_size: Size | None = None,
         source: Source = "auto",
         pretrained: bool = False,
         options: Mapping[str, Any] | None = None,
+        weights: str | None = None,
+        resize: int | Size | Literal["published"] | None = None,
     ) -> None:
-        build = _from_torchvision if _library(name, source) == "torchvision" else _from_timm
+        if pretrained and weights is not None:
+            raise ValueError(
+                f"Expected pretrained or weights, got both (weights '{weights}'): leave pretrained at false to start "
+                "from a file."
+            )
+        file = None if weights is None else find(weights)
+        published = "default" if pretrained else weights if file is None else None
+        library = _library(name, source)
+        if resize is not None:
+            size = _published_size(name, library) if resize == "published" else resize
+            image_size = (size, size) if isinstance(size, int) else (size[0], size[1])
+            if min(image_size) < 1:
+                raise ValueError(f"Expected resize in pixels, 1 or more, got {resize}: leave it out for no scaling.")
+        build = _from_torchvision if library == "torchvision" else _from_timm
         try:
-            with published_weights(name, "set pretrained to false"):
-                body, path = build(name, num_classes, in_channels, image_size, pretrained, dict(options or {}))
+            with published_weights(name, "give a file as weights, or set pretrained to false"):
+                body, path = build(name, num_classes, in_channels, image_size, published, dict(options or {}))
         except TypeError as error:
             raise TypeError(f"network '{name}' does not take the options {options}: {error}") from error
         head = body.get_submodule(path)
         body.set_submodule(path, nn.Identity())
         super().__init__(body, head, in_channels)
         self.name = name
+        self.head_path = path
+        self.resize = None if resize is None else image_size
+        if published is not None or file is not None:
+            expected = for_channels(_published_normalization(name, library, published), in_channels)
+            if file is None:
+                self.start = Start(f"published for {name} ({library}, {published})", expected)
+            else:
+                load_weights(self, file, expected, _conversion(self, library))
+
+    def library_layout(self) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """The tensors under the library's own names, and what those of the last layer begin with."""
+        head = {f"{self.head_path}.{name}": value for name, value in self.head.state_dict().items()}
+        return {**self.body.state_dict(), **head}, (f"{self.head_path}.",)
 
     def forward_features(self, input: Tensor) -> Tensor:
         """The features (N, D) that the last layer sees."""
+        if self.resize is not None and input.ndim == 4 and tuple(input.shape[2:]) != self.resize:
+            smaller = self.resize[0] < input.shape[2] or self.resize[1] < input.shape[3]
+            input = F.interpolate(input, self.resize, mode="bilinear", antialias=smaller)
         features = super().forward_features(input)
         if features.ndim != 2:
             raise ValueError(
@@ -78,7 +130,10 @@ class Named(Network):
         return features
 
 
-def _library(name: str, source: Source) -> Literal["torchvision", "timm"]:
+Library = Literal["torchvision", "timm"]
+
+
+def _library(name: str, source: Source) -> Library:
     """Which library has the network."""
     known = {
         "torchvision": torchvision.models.list_models(module=torchvision.models),
@@ -95,19 +150,70 @@ def _library(name: str, source: Source) -> Literal["torchvision", "timm"]:
     )
 
 
+def _published_size(name: str, library: Library) -> Size:
+    """Height and width that a network was published with."""
+    if library == "torchvision":
+        size: int = torchvision.models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
+        return size, size
+    published = timm.get_pretrained_cfg(name)
+    if published is None:
+        raise ValueError(f"Expected a published size of '{name}', got none from timm: give resize in pixels.")
+    return published.input_size[1], published.input_size[2]
+
+
+def _published_normalization(name: str, library: Library, published: str | None) -> Normalization:
+    """What a network's published weights expect of the pixels: its library says so."""
+    if library == "torchvision":
+        transforms = torchvision.models.get_weight(_member(name, published or "default")).transforms()
+        return tuple(transforms.mean), tuple(transforms.std)
+    config = timm.get_pretrained_cfg(_tagged(name, published or "default"))
+    return (tuple(config.mean), tuple(config.std)) if config is not None else IMAGENET
+
+
+def _member(name: str, published: str) -> str:
+    """The name under which torchvision knows published weights, such as ResNet50_Weights.IMAGENET1K_V2."""
+    known = torchvision.models.get_model_weights(name)
+    if published == "default":
+        return str(known.DEFAULT)
+    word = published.rpartition(".")[2]
+    check_name(word, [str(each.name) for each in known], f"weights of {name}")
+    return f"{known.__name__}.{word}"
+
+
+def _tagged(name: str, published: str) -> str:
+    """The name under which timm knows published weights, such as resnet50.a1_in1k."""
+    if published == "default":
+        return name
+    architecture, tag = name.partition(".")[0], published.removeprefix(f"{name.partition('.')[0]}.")
+    known = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]
+    check_name(tag, known, f"weights of {architecture}")
+    return f"{architecture}.{tag}"
+
+
+def _conversion(net: Named, library: Library) -> Convert | None:
+    """What the library does to files whose names or sizes are others."""
+    if library == "timm":
+        return library_conversion(net.body)
+    if not net.name.startswith("vit_"):
+        return None
+    size, patch = net.body.image_size, net.body.patch_size
+    return lambda state: dict(interpolate_embeddings(size, patch, OrderedDict(state)))
+
+
 def _from_timm(
     name: str,
     num_classes: int,
     in_channels: int,
-    image_size: tuple[int, int] | None,
-    pretrained: bool,
+    image_size: Size | None,
+    published: str | None,
     options: dict[str, Any],
 ) -> tuple[nn.Module, str]:
     """The network and the path of its last layer."""
-    published = timm.get_pretrained_cfg(name)
-    if image_size is not None and published is not None and published.fixed_input_size:
+    config = timm.get_pretrained_cfg(name)
+    if image_size is not None and config is not None and config.fixed_input_size:
         options.setdefault("img_size", tuple(image_size))
-    body: Any = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels, **options)
+    options |= {"num_classes": num_classes, "in_chans": in_channels, "pretrained": published is not None}
+    body: Any = timm.create_model(_tagged(name, published or "default"), **options)
     return body, _path(body, body.get_classifier(), name)
 
 
@@ -115,25 +221,25 @@ def _from_torchvision(
     name: str,
     num_classes: int,
     in_channels: int,
-    image_size: tuple[int, int] | None,
-    pretrained: bool,
+    image_size: Size | None,
+    published: str | None,
     options: dict[str, Any],
 ) -> tuple[nn.Module, str]:
     """The network and the path of its last layer."""
-    if not pretrained:
+    if published is None:
         options["num_classes"] = num_classes
         if name.startswith("vit_") and image_size is not None:
             options.setdefault("image_size", image_size[0])
         if name in ("googlenet", "inception_v3"):
             options.setdefault("init_weights", True)  # a warning says that the default is about to change
-    body: Any = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+    body: Any = torchvision.models.get_model(name, weights=published and _member(name, published), **options)
     if getattr(body, "aux_logits", False):
         body.aux_logits = False  # GoogLeNet and Inception v3 would return the auxiliary logits as well
         for auxiliary in {"aux1", "aux2", "AuxLogits"} & dict(body.named_children()).keys():
             setattr(body, auxiliary, None)
     layers = [module for module in body.modules() if isinstance(module, nn.Linear)]
     path = _path(body, layers[-1] if layers else None, name)
-    if pretrained:
+    if published is not None:
         body.set_submodule(path, nn.Linear(layers[-1].in_features, num_classes))
     if in_channels != 3:
         _replace_stem(body, in_channels)

@@ -57,4 +57,5 @@ class Normalize(nn.Module):
 
     def extra_repr(self) -> str:
         """The numbers, channel by channel."""
-        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+        mean, std = ([round(value, 6) for value in each.flatten().tolist()] for each in (self.mean, self.std))
+        return f"mean={mean}, std={std}"

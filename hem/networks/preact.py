@@ -44,6 +44,7 @@ class PreActResNet18(Network):
         num_classes: C.
         in_channels: channels of an image.
         norm: "batch" or "group"; the second leaves no statistics of the batch in the network.
+        weights: a state dict or a run's folder to start from, see `load_weights`.
 
     Source: He et al. 2016, "Identity mappings in deep residual networks"; the network of Rice et al. 2020
     ("Overfitting in adversarially robust deep learning").
@@ -54,7 +55,13 @@ class PreActResNet18(Network):
         torch.Size([2, 100])
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch") -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        norm: Norm = "batch",
+        weights: str | None = None,
+    ) -> None:
         body = residual_body(
             conv(in_channels, 64, 3),
             preact_block(norm),
@@ -64,7 +71,7 @@ class PreActResNet18(Network):
             make_norm(norm, 512),
             nn.ReLU(),
         )
-        super().__init__(body, linear_head(512, num_classes), in_channels)
+        super().__init__(body, linear_head(512, num_classes), in_channels, weights=weights)
 
 
 def _wide_body(depth: int, widen: int, in_channels: int, norm: Norm, dropout: float) -> nn.Sequential:
@@ -89,13 +96,21 @@ class WideResNet28_10(Network):
         in_channels: channels of an image.
         norm: "batch" or "group"; the second leaves no statistics of the batch in the network.
         dropout: probability of dropping between the two convolutions of a block (the paper: 0 or 0.3).
+        weights: a state dict or a run's folder to start from, see `load_weights`.
 
     Source: Zagoruyko & Komodakis 2016, "Wide residual networks".
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        norm: Norm = "batch",
+        dropout: float = 0.0,
+        weights: str | None = None,
+    ) -> None:
         body = _wide_body(28, 10, in_channels, norm, dropout)
-        super().__init__(body, linear_head(640, num_classes), in_channels)
+        super().__init__(body, linear_head(640, num_classes), in_channels, weights=weights)
 
 
 class WideResNet40_2(Network):
@@ -105,6 +120,13 @@ class WideResNet40_2(Network):
     normalization", trained with a dropout of 0.3.
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", dropout: float = 0.3) -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        norm: Norm = "batch",
+        dropout: float = 0.3,
+        weights: str | None = None,
+    ) -> None:
         body = _wide_body(40, 2, in_channels, norm, dropout)
-        super().__init__(body, linear_head(128, num_classes), in_channels)
+        super().__init__(body, linear_head(128, num_classes), in_channels, weights=weights)

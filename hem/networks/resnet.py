@@ -151,6 +151,7 @@ class ResNet18(Network):
         in_channels: channels of an image.
         norm: "batch" or "group"; the second leaves no statistics of the batch in the network.
         cosine_head: end in `CosineLinear`, as LDAM asks.
+        weights: a state dict or a run's folder to start from, see `load_weights`.
 
     Source: He et al. 2016, "Deep residual learning for image recognition".
 
@@ -162,20 +163,30 @@ class ResNet18(Network):
     """
 
     def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        norm: Norm = "batch",
+        cosine_head: bool = False,
+        weights: str | None = None,
     ) -> None:
         body = residual_body(stem(norm, in_channels, 64), basic_block(norm), 64, (64, 128, 256, 512), (2, 2, 2, 2))
-        super().__init__(body, linear_head(512, num_classes, cosine_head), in_channels)
+        super().__init__(body, linear_head(512, num_classes, cosine_head), in_channels, weights=weights)
 
 
 class ResNet34(Network):
     """ResNet-34 with a 3x3 stem; 21.28 million parameters at 10 classes. Arguments as for `ResNet18`."""
 
     def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        norm: Norm = "batch",
+        cosine_head: bool = False,
+        weights: str | None = None,
     ) -> None:
         body = residual_body(stem(norm, in_channels, 64), basic_block(norm), 64, (64, 128, 256, 512), (3, 4, 6, 3))
-        super().__init__(body, linear_head(512, num_classes, cosine_head), in_channels)
+        super().__init__(body, linear_head(512, num_classes, cosine_head), in_channels, weights=weights)
 
 
 def _thin_body(depth: int, in_channels: int, norm: Norm, stem_stride: int = 1) -> nn.Sequential:
@@ -195,6 +206,7 @@ class ResNet8(Network):
         norm: "batch" or "group".
         cosine_head: end in `CosineLinear`.
         stem_stride: 2 halves the image in the first convolution, which takes a quarter of the time.
+        weights: a state dict or a run's folder to start from, see `load_weights`.
     """
 
     def __init__(
@@ -204,18 +216,26 @@ class ResNet8(Network):
         norm: Norm = "batch",
         cosine_head: bool = False,
         stem_stride: int = 1,
+        weights: str | None = None,
     ) -> None:
         body = _thin_body(8, in_channels, norm, stem_stride)
-        super().__init__(body, linear_head(64, num_classes, cosine_head), in_channels)
+        super().__init__(body, linear_head(64, num_classes, cosine_head), in_channels, weights=weights)
 
 
 class ResNet20(Network):
     """The thin ResNet-20 of CIFAR; 0.27 million parameters. Arguments as for `ResNet18`."""
 
     def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        norm: Norm = "batch",
+        cosine_head: bool = False,
+        weights: str | None = None,
     ) -> None:
-        super().__init__(_thin_body(20, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels)
+        super().__init__(
+            _thin_body(20, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels, weights=weights
+        )
 
 
 class ResNet32(Network):
@@ -225,9 +245,16 @@ class ResNet32(Network):
     """
 
     def __init__(
-        self, num_classes: int = 10, in_channels: int = 3, norm: Norm = "batch", cosine_head: bool = False
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        norm: Norm = "batch",
+        cosine_head: bool = False,
+        weights: str | None = None,
     ) -> None:
-        super().__init__(_thin_body(32, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels)
+        super().__init__(
+            _thin_body(32, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels, weights=weights
+        )
 
 
 class ResNeXt29(Network):
@@ -239,6 +266,7 @@ class ResNeXt29(Network):
         norm: "batch" or "group".
         cardinality: groups of the grouped convolutions; 16 gives the paper's 68.1 million parameters.
         base_width: maps of each group in the first stage.
+        weights: a state dict or a run's folder to start from, see `load_weights`.
 
     Source: Xie et al. 2017, "Aggregated residual transformations for deep neural networks", section 5.3.
     """
@@ -250,6 +278,7 @@ class ResNeXt29(Network):
         norm: Norm = "batch",
         cardinality: int = 8,
         base_width: int = 64,
+        weights: str | None = None,
     ) -> None:
         body = residual_body(
             stem(norm, in_channels, 64),
@@ -258,4 +287,4 @@ class ResNeXt29(Network):
             (256, 512, 1024),
             (3, 3, 3),
         )
-        super().__init__(body, linear_head(1024, num_classes), in_channels)
+        super().__init__(body, linear_head(1024, num_classes), in_channels, weights=weights)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hem.names import check_name, near
 from hem.networks.published import published_weights
+from hem.networks.weights import IMAGENET, Normalization, Start, for_channels, load_weights
 
 Logits = Tensor | tuple[Tensor, ...]
 
@@ -30,11 +31,15 @@ class EncoderDecoder(nn.Module):
         in_channels: Channels of an image.
         encoder_weights: Name of published weights, such as "imagenet", which are downloaded; None: from scratch.
         options: Further arguments of the library's constructor, e.g. `{"decoder_pyramid_channels": 64}`.
+        weights: What to start from instead: a state dict (.safetensors, .pth) of the encoder, such as its classifier's
+            (timm's file for a "tu-" encoder, torchvision's for "resnet34"), or of the whole network, or the folder of
+            a run.
 
     Raises:
-        ValueError: If the library has no such decoder or encoder.
+        ValueError: If the library has no such decoder or encoder, `encoder_weights` and `weights` are both given, or
+            the weights cannot be read or are another network's.
         TypeError: If the constructor does not know one of the options.
-        OSError: If the published weights cannot be fetched.
+        OSError: If the weights are not there, or the published ones cannot be fetched.
 
     Example:
         >>> import torch
@@ -42,6 +47,8 @@ class EncoderDecoder(nn.Module):
         >>> net(torch.rand(1, 3, 45, 60)).shape
         torch.Size([1, 5, 45, 60])
     """
+
+    last_layers = ("model.segmentation_head.",)
 
     def __init__(
         self,
@@ -51,22 +58,38 @@ class EncoderDecoder(nn.Module):
         in_channels: int = 3,
         encoder_weights: str | None = None,
         options: Mapping[str, Any] | None = None,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
+        if encoder_weights is not None and weights is not None:
+            raise ValueError(
+                f"Expected encoder_weights or weights, got both ('{encoder_weights}' and '{weights}'): leave "
+                "encoder_weights at null to start from a file."
+            )
         check_name(name, [each.__name__ for each in smp.MODEL_ARCHITECTURES_MAPPING.values()], "decoder")
         if encoder.startswith("tu-"):
             if not timm.is_model(timms := encoder.removeprefix("tu-")):
                 raise ValueError(f"Unknown encoder '{encoder}': timm has no '{timms}'{near(timms, timm.list_models())}")
         else:
             check_name(encoder, smp.encoders.get_encoder_names(), "encoder")
+        # timm's have one set of weights for each name: the library wants to hear whether, not which
+        which = True if encoder_weights and encoder.startswith("tu-") else encoder_weights
         try:
-            with published_weights(encoder, "set encoder_weights to null"):
+            with published_weights(encoder, "give a file as weights, or set encoder_weights to null"):
                 self.model = smp.create_model(
-                    name, encoder, encoder_weights, in_channels=in_channels, classes=num_classes, **(options or {})
+                    name, encoder, which, in_channels=in_channels, classes=num_classes, **(options or {})
                 )
         except TypeError as error:
             raise TypeError(f"'{name}' does not take the options {options}: {error}") from error
         self.stride: int = getattr(self.model.encoder, "output_stride", 32)
+        self.name = f"{name} with {encoder}"
+        self.start: Start | None = None
+        if weights is not None:
+            load_weights(self, weights, for_channels(_expected(encoder, None), in_channels))
+        elif encoder_weights is not None:
+            with published_weights(encoder, "give a file as weights, or set encoder_weights to null"):
+                expected = for_channels(_expected(encoder, encoder_weights), in_channels)
+            self.start = Start(f"published for {encoder} ({encoder_weights})", expected)
 
     @property
     def encoder(self) -> nn.Module:
@@ -82,6 +105,17 @@ class EncoderDecoder(nn.Module):
         return logits[..., :height, :width]
 
 
+def _expected(encoder: str, published: str | None) -> Normalization:
+    """What the weights of an encoder expect of the pixels; torchvision's where nothing says so."""
+    if encoder.startswith("tu-"):
+        config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
+        return IMAGENET if config is None else (tuple(config.mean), tuple(config.std))
+    if published is None:
+        return IMAGENET
+    found = smp.encoders.get_preprocessing_params(encoder, published)
+    return tuple(found["mean"]), tuple(found["std"])
+
+
 class TorchvisionSegmentation(nn.Module):
     """A segmentation network of torchvision: DeepLabV3, FCN or LRASPP.
 
@@ -92,10 +126,13 @@ class TorchvisionSegmentation(nn.Module):
         num_classes: C.
         auxiliary: Whether to have the auxiliary head on the last layer but one (DeepLabV3 and FCN).
         pretrained: Start from the encoder's published ImageNet weights, which are downloaded.
+        weights: What to start from instead: a state dict of the whole network or of its encoder (torchvision's
+            classifiers), or the folder of a run.
 
     Raises:
-        ValueError: If torchvision has no such network, or it has no auxiliary head.
-        OSError: If the published weights cannot be fetched.
+        ValueError: If torchvision has no such network, or it has no auxiliary head, `pretrained` and `weights` are both
+            given, or the weights cannot be read or are another network's.
+        OSError: If the weights are not there, or the published ones cannot be fetched.
 
     Example:
         >>> import torch
@@ -104,14 +141,31 @@ class TorchvisionSegmentation(nn.Module):
         torch.Size([1, 5, 45, 60])
     """
 
-    def __init__(self, name: str, num_classes: int = 10, auxiliary: bool = False, pretrained: bool = False) -> None:
+    last_layers = (
+        *("model.classifier.4.", "model.aux_classifier.4."),
+        *("model.classifier.low_classifier.", "model.classifier.high_classifier."),
+    )
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int = 10,
+        auxiliary: bool = False,
+        pretrained: bool = False,
+        weights: str | None = None,
+    ) -> None:
         super().__init__()
+        if pretrained and weights is not None:
+            raise ValueError(
+                f"Expected pretrained or weights, got both (weights '{weights}'): leave pretrained at false to start "
+                "from a file."
+            )
         known = torchvision.models.list_models(module=torchvision.models.segmentation)
         check_name(name, known, "segmentation network")
         if auxiliary and name.startswith("lraspp"):
             raise ValueError(f"'{name}' has no auxiliary head: take a deeplabv3_* or fcn_*, or set auxiliary to false.")
         options: dict[str, Any] = {} if name.startswith("lraspp") else {"aux_loss": auxiliary}
-        with published_weights(name, "set pretrained to false"):
+        with published_weights(name, "give a file as weights, or set pretrained to false"):
             self.model = torchvision.models.get_model(
                 name,
                 weights=None,
@@ -119,6 +173,10 @@ class TorchvisionSegmentation(nn.Module):
                 num_classes=num_classes,
                 **options,
             )
+        self.name = name
+        self.start: Start | None = Start(f"published for the encoder of {name}", IMAGENET) if pretrained else None
+        if weights is not None:
+            load_weights(self, weights, IMAGENET)
 
     @property
     def encoder(self) -> nn.Module:

@@ -8,6 +8,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hem.networks.weights import Start, load_weights
+
 
 class SegNet(nn.Module):
     """SegNet with VGG-16's thirteen convolutions, each with batch normalisation.
@@ -21,9 +23,11 @@ class SegNet(nn.Module):
         in_channels: Channels of an image.
         widths: Channels of each stage of the encoder.
         depths: Convolutions of each stage.
+        weights: A state dict or a run's folder to start from, see `load_weights`.
 
     Raises:
-        ValueError: If `widths` and `depths` differ in length.
+        ValueError: If `widths` and `depths` differ in length, or the weights are another network's.
+        FileNotFoundError: If the weights are not there.
 
     Source: Badrinarayanan et al., "SegNet: a deep convolutional encoder-decoder architecture for image
     segmentation", TPAMI 2017, section 3.
@@ -35,12 +39,15 @@ class SegNet(nn.Module):
         torch.Size([2, 5, 45, 60])
     """
 
+    last_layers = ("classifier.",)
+
     def __init__(
         self,
         num_classes: int = 10,
         in_channels: int = 3,
         widths: Sequence[int] = (64, 128, 256, 512, 512),
         depths: Sequence[int] = (2, 2, 3, 3, 3),
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         if len(widths) != len(depths):
@@ -54,6 +61,7 @@ class SegNet(nn.Module):
             _stage([width] * depth + [below]) for below, width, depth in zip(outputs, widths, depths, strict=True)
         )
         self.classifier = nn.Conv2d(widths[0], num_classes, 3, padding=1)
+        self.start: Start | None = None if weights is None else load_weights(self, weights)
 
     def forward(self, input: Tensor) -> Tensor:
         """The logits (N, num_classes, H, W) of images (N, in_channels, H, W)."""

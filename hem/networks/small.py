@@ -24,6 +24,7 @@ class LeNet(Network):
         in_channels: channels of an image.
         image_size: (height, width) of the images, in pixels, each at least 4.
         batch_norm: normalise after each layer but the last.
+        weights: a state dict or a run's folder to start from, see `load_weights`.
 
     Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", with ReLU and
     max-pooling in place of the sigmoid and the trained averages.
@@ -40,6 +41,7 @@ class LeNet(Network):
         in_channels: int = 1,
         image_size: tuple[int, int] = (28, 28),
         batch_norm: bool = True,
+        weights: str | None = None,
     ) -> None:
         height, width = image_size
         if min(height, width) < 4:
@@ -55,7 +57,9 @@ class LeNet(Network):
         if batch_norm:
             layers.append(nn.BatchNorm1d(128))
         layers.append(nn.ReLU())
-        super().__init__(nn.Sequential(*layers), linear_head(128, num_classes), in_channels, image_size)
+        super().__init__(
+            nn.Sequential(*layers), linear_head(128, num_classes), in_channels, image_size, weights=weights
+        )
 
 
 class MLP(Network):
@@ -67,6 +71,7 @@ class MLP(Network):
         image_size: (height, width) of the images, in pixels.
         widths: units of each hidden layer.
         batch_norm: normalise each hidden layer before its ReLU.
+        weights: a state dict or a run's folder to start from, see `load_weights`.
 
     Example:
         >>> import torch
@@ -81,6 +86,7 @@ class MLP(Network):
         image_size: tuple[int, int] = (28, 28),
         widths: Sequence[int] = (256, 256),
         batch_norm: bool = True,
+        weights: str | None = None,
     ) -> None:
         sizes = [in_channels * math.prod(image_size), *widths]
         layers: list[nn.Module] = [nn.Flatten()]
@@ -89,4 +95,6 @@ class MLP(Network):
             if batch_norm:
                 layers.append(nn.BatchNorm1d(out_features))
             layers.append(nn.ReLU())
-        super().__init__(nn.Sequential(*layers), linear_head(sizes[-1], num_classes), in_channels, image_size)
+        super().__init__(
+            nn.Sequential(*layers), linear_head(sizes[-1], num_classes), in_channels, image_size, weights=weights
+        )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
@@ -186,6 +187,25 @@ def test_auxiliary_head(sample):
     ):
         with pytest.raises(ValueError, match=sentence):
             fit(SegmentationTask(TwoHeads(), nn.CrossEntropyLoss(), num_classes=CLASSES, **options), target, **runs)
+
+
+def test_curves_hold_their_own_step(tmp_path):
+    """A row has the accuracy of the step that it is of; no rows are no error."""
+    right = torch.tensor([0, 1, 2, 3, 4, 5]) / 10
+    target = (torch.linspace(0, 0.99, 10)[None] >= right[:, None]).long()[:, None]  # class 0 at the share `right`
+    task = SegmentationTask(nn.Conv2d(3, 2, 1), nn.CrossEntropyLoss(), partial(torch.optim.SGD, lr=1e-9), num_classes=2)
+    with torch.no_grad():
+        task.net.backbone.weight.zero_()
+        task.net.backbone.bias.copy_(torch.tensor([1.0, 0.0]))  # all pixels are of class 0
+    data = DataLoader(TensorDataset(torch.rand(6, 3, 1, 10), target), batch_size=1)
+    for every, rows in ((2, [(1, 0.1), (3, 0.3), (5, 0.5)]), (0, [])):
+        logger = CSVLogger(tmp_path, name="", version=str(every))
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        Trainer(accelerator="cpu", max_epochs=1, log_every_n_steps=every, logger=logger, **quiet).fit(task, data)
+        path = tmp_path / str(every) / "metrics.csv"
+        table = list(csv.DictReader(path.open())) if path.exists() else []
+        found = [(int(row["step"]), float(row["train/accuracy"])) for row in table if row.get("train/accuracy")]
+        assert found == [(step, pytest.approx(share)) for step, share in rows]
 
 
 def test_poly_schedule(sample):

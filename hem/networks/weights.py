@@ -1,0 +1,375 @@
+"""Weights from a file or from another run: read without running anything in it, matched by name and shape, said.
+
+A state dict may be wrapped (by data parallelism, by compilation, by another trainer), may hold more than the network
+(a classifier where an encoder is wanted), and may be of another network. What fits is found by comparing names and
+shapes; what hardly fits is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")  # keys of other trainers
+ENOUGH = 0.9  # share of a network's tensors, the last layer's left out, that have to be in the file
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that torchvision's weights expect
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
+Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+class Start(NamedTuple):
+    """What a network started from."""
+
+    source: str  # the file, or the name of published weights
+    normalization: Normalization | None = None  # what the weights expect of the pixels; None: not known
+    class_names: tuple[str, ...] | None = None  # of the last layer that came with them; None: not known
+    fitted: int | None = None  # tensors that were taken; None: a library has taken care of it
+    wanted: int = 0  # tensors that there were places for
+    unused: tuple[str, ...] = ()  # tensors of the file without a place
+    fresh: tuple[str, ...] = ()  # tensors of the network that the file does not fill
+
+    def __str__(self) -> str:
+        """One sentence: what came, what stayed behind, what is new."""
+        if self.fitted is None:
+            return f"Weights: {self.source}"
+        text = f"Weights: {self.fitted} of {self.wanted} tensors from {self.source}"
+        text += f"; left out of it: {_listed(self.unused)}" if self.unused else ""
+        return text + (f"; begun anew: {_listed(self.fresh)}" if self.fresh else "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The layers of some tensors, the first three of them by name."""
+    layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+    more = f" and {len(layers) - 3} more layers" if len(layers) > 3 else ""
+    return ", ".join(layers[:3]) + more
+
+
+def without_start(init_args: Any) -> None:
+    """Take what a network starts from out of its arguments, where a checkpoint is to fill it: the file may be gone.
+
+    Args:
+        init_args: The arguments of a config, a mapping; it is changed.
+
+    Example:
+        >>> arguments = {"name": "resnet18", "pretrained": True}
+        >>> without_start(arguments)
+        >>> arguments
+        {'name': 'resnet18', 'pretrained': False}
+    """
+    for name, nothing in (("weights", None), ("pretrained", False), ("encoder_weights", None)):
+        if name in init_args:
+            init_args[name] = nothing
+
+
+# -- reading -----------------------------------------------------------------------------------------------
+
+
+def find(weights: str | Path) -> Path | None:
+    """The file or folder that is meant, or None where a name is no path at all.
+
+    A relative path that is not there is looked for in the folder that the environment's ``HEM_WEIGHTS`` names.
+
+    Raises:
+        FileNotFoundError: It looks like a path, but there is nothing.
+    """
+    path = Path(weights).expanduser()
+    shelf = os.environ.get("HEM_WEIGHTS")
+    places = [path, *([Path(shelf).expanduser() / path] if shelf else [])]
+    for place in places:
+        if place.exists():
+            return place
+    if path.suffix not in SUFFIXES and len(path.parts) == 1:
+        return None
+    raise FileNotFoundError(
+        f"Expected weights at {' or '.join(str(place) for place in places)}, got nothing there: give the path of a "
+        "state dict (.safetensors, .pth) or the folder of a run; a relative path is also looked for in the folder that "
+        "the environment's HEM_WEIGHTS names."
+    )
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """Read a state dict; only tensors and plain values come in, nothing in the file is executed.
+
+    Args:
+        path: A ``.safetensors`` file, a file of ``torch.save``, or the folder of a run (its best checkpoint, else its
+            last) or of a hub's model.
+
+    Returns:
+        The tensors by name, and whatever else the file holds.
+
+    Raises:
+        FileNotFoundError: The folder holds no weights.
+        ValueError: The file is damaged, calls for more than tensors and plain values, or holds no state dict.
+    """
+    if path.is_dir():
+        names = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin")
+        found = next((path / name for name in names if (path / name).is_file()), None)
+        if found is None:
+            raise FileNotFoundError(
+                f"Expected the folder of a run or of a model at {path}, got one without {', '.join(names)}: train it "
+                "first, or give the path of the file."
+            )
+        path = found
+    damaged = f"Expected a state dict at {path}, got a file that is cut short or damaged: copy or fetch it anew."
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path), {}
+        except SafetensorError as error:
+            raise ValueError(f"{damaged[:-1]} ({error}).") from error
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch itself would take bytes that have changed
+                raise ValueError(damaged)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise ValueError(
+                f"Expected tensors and plain values at {path}, got a file that calls for more, which could be a "
+                "program: where you trust it, load it yourself and save its state dict, "
+                "torch.save(net.state_dict(), path)."
+            ) from error
+        raise ValueError(damaged) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError, IndexError) as error:
+        raise ValueError(damaged) from error
+    inner = content
+    if isinstance(content, Mapping):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    tensors = {k: v for k, v in inner.items() if isinstance(v, Tensor)} if isinstance(inner, Mapping) else {}
+    if not tensors:
+        raise ValueError(
+            f"Expected a state dict at {path}, tensors by name, got {type(content).__name__}: save one by "
+            "torch.save(net.state_dict(), path)."
+        )
+    return tensors, content
+
+
+# -- matching ----------------------------------------------------------------------------------------------
+
+
+class Match(NamedTuple):
+    """A way to read the names of a file as those of a network."""
+
+    places: dict[str, Tensor]  # the network's tensors, or those of a part of it
+    values: dict[str, Tensor]  # the file's tensors under the network's names, of whatever shape
+    unused: tuple[str, ...]
+    head: tuple[str, ...]  # what the names of the last layer begin with
+
+    def fits(self, name: str) -> bool:
+        """Whether the file has a tensor of that name and shape."""
+        return name in self.values and self.values[name].shape == self.places[name].shape
+
+    def body(self) -> list[str]:
+        """The names that matter: without the last layer and BatchNorm's counters, which no output depends on."""
+        return [k for k in self.places if not k.endswith("num_batches_tracked") and not k.startswith(self.head)]
+
+    def share(self) -> float:
+        """Share of the body that the file fills."""
+        body = self.body()
+        return sum(map(self.fits, body)) / len(body) if body else 1.0
+
+
+def _matches(net: nn.Module, states: Iterable[dict[str, Tensor]]) -> Iterator[Match]:
+    """Every reading of the file's names: without any of its prefixes, as those of the network or a part of it."""
+    head = last_layers(net)
+    parts: list[tuple[dict[str, Tensor], tuple[str, ...]]] = [(net.state_dict(), head)]
+    for path in ("model", "body", "encoder", "encoder.model"):
+        try:
+            part = net.get_submodule(path)
+        except AttributeError:
+            continue
+        inside = tuple(name.removeprefix(f"{path}.") for name in head if name.startswith(f"{path}."))
+        parts.append((part.state_dict(), inside))
+    if callable(layout := getattr(net, "library_layout", None)):
+        parts.append(layout())
+    for state in states:
+        prefixes = {".".join(name.split(".")[:depth]) for name in state for depth in range(4)}
+        for prefix in sorted(prefixes, key=lambda each: (len(each), each)):
+            start = f"{prefix}." if prefix else ""
+            # timm's encoders write stages_0 where the classifier has stages.0
+            found = {k.removeprefix(start).replace(".", "_"): k for k in state if k.startswith(start)}
+            for places, inside in parts:
+                values = {k: state[found[flat]] for k in places if (flat := k.replace(".", "_")) in found}
+                if values:
+                    taken = {found[k.replace(".", "_")] for k in values}
+                    yield Match(places, values, tuple(k for k in state if k not in taken), inside)
+
+
+def last_layers(net: nn.Module) -> tuple[str, ...]:
+    """What the names of a network's last layer begin with: as it says itself, else its last module with weights."""
+    said: tuple[str, ...] | None = getattr(net, "last_layers", None)
+    if said is not None:
+        return said
+    leaves = [name for name, module in net.named_modules() if list(module.parameters(recurse=False))]
+    return (f"{leaves[-1]}.",) if leaves and leaves[-1] else ()
+
+
+def renew(net: nn.Module) -> None:
+    """Begin a network's last layer anew."""
+    for name, module in net.named_modules():
+        if f"{name}.".startswith(last_layers(net)) and callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+
+
+def load_weights(
+    net: nn.Module, weights: str | Path, normalization: Normalization | None = None, convert: Convert | None = None
+) -> Start:
+    """Start a network from a file's weights, or from another run's.
+
+    Names are compared without wrappers such as ``module.``; where the file is of a classifier and the network has an
+    encoder, the encoder is filled. The last layer is taken where it has the same shape. A first convolution over 3
+    channels is brought to the network's. What it began with is kept as ``net.start``, from which a task takes the
+    normalisation and the names of the classes.
+
+    Args:
+        net: Any network; it is changed.
+        weights: A ``.safetensors`` file, a file of ``torch.save``, the folder of a run or of a hub's model.
+        normalization: What the weights expect, where the file does not say so (checkpoints of runs do).
+        convert: Brings the names and shapes of a library's older or foreign files to its own.
+
+    Returns:
+        What fitted.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, no state dict, holds NaN, or fits less than 9 in 10 of the network's tensors (its
+            last layer's left out).
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from hem.networks import LeNet
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save({"module." + k: v for k, v in LeNet(10).state_dict().items()}, f"{folder}/lenet.pth")
+        ...     start = load_weights(LeNet(7), f"{folder}/lenet.pth")
+        >>> start.fitted, start.fresh
+        (18, ('head.weight', 'head.bias'))
+    """
+    path = find(weights)
+    if path is None:
+        raise FileNotFoundError(
+            f"Expected the path of a state dict (.safetensors, .pth) or of a run's folder as weights, got '{weights}': "
+            "give a path; names of published weights are for networks of a library."
+        )
+    state, content = read(path)
+    states = [state]
+    if convert is not None:
+        try:
+            states.append(convert(_unwrapped(state)))
+        except Exception:  # a file of another network, on which a library's conversion stumbles in its own way
+            states = [state]
+    best = max(_matches(net, states), key=lambda m: (m.share() >= ENOUGH, sum(map(m.fits, m.places))), default=None)
+    if best is not None:
+        _adapt_stem(best)
+    if best is None or best.share() < ENOUGH or not any(map(best.fits, best.places)):
+        raise ValueError(_refusal(net, path, state, best))
+    taken = [name for name in best.places if best.fits(name)]
+    if broken := [name for name in taken if best.values[name].is_floating_point() and best.values[name].isnan().any()]:
+        raise ValueError(
+            f"Expected numbers as weights, got NaN in {_listed(broken)} of {path}: take an earlier checkpoint of that "
+            "training."
+        )
+    with torch.no_grad():
+        for name in taken:
+            best.places[name].copy_(best.values[name])
+    filled = {best.places[name].data_ptr() for name in taken}
+    names = content.get("class_names")
+    brought = any(name.startswith(best.head) for name in taken)
+    start = Start(
+        source=str(path),
+        normalization=_normalization(state) or normalization,
+        class_names=tuple(names) if brought and isinstance(names, list) else None,
+        fitted=len(taken),
+        wanted=len(best.places),
+        unused=tuple(name for name in best.unused if not name.startswith("net.normalize.")),
+        fresh=tuple(
+            name
+            for name, value in net.state_dict().items()
+            if value.data_ptr() not in filled and not name.endswith("num_batches_tracked")
+        ),
+    )
+    net.start = start  # type: ignore[assignment]
+    return start
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names without what trainers put before them, for a library's own conversion."""
+    found = {}
+    for name, value in state.items():
+        for wrapper in ("_orig_mod.", "module.", "net.backbone.", "body."):
+            name = name.removeprefix(wrapper)
+        found[name] = value
+    return found
+
+
+def _adapt_stem(match: Match) -> None:
+    """Bring a first convolution over 3 channels to the network's channels, as timm does."""
+    for name, place in match.places.items():
+        value = match.values.get(name)
+        if value is None or value.shape == place.shape:
+            continue
+        if value.ndim == 4 == place.ndim and value.shape[1] == 3 and value[:, 0].shape == place[:, 0].shape:
+            match.values[name] = adapt_input_conv(place.shape[1], value)
+
+
+def _normalization(state: Mapping[str, Tensor]) -> Normalization | None:
+    """The normalisation that a checkpoint of a run brings."""
+    try:
+        mean, std = (state[f"net.normalize.{key}"].flatten().tolist() for key in ("mean", "std"))
+    except KeyError:
+        return None
+    return tuple(mean), tuple(std)
+
+
+def for_channels(normalization: Normalization, channels: int) -> Normalization:
+    """The normalisation of 3 channels for images of another number of channels: the mean of them for each.
+
+    Example:
+        >>> for_channels(((0.25, 0.5, 0.75), (0.5, 0.5, 0.5)), 1)
+        ((0.5,), (0.5,))
+    """
+    mean, std = normalization
+    if len(mean) == channels:
+        return normalization
+    return (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
+
+
+def _refusal(net: nn.Module, path: Path, state: Mapping[str, Tensor], best: Match | None) -> str:
+    """What is said of a file that hardly fits."""
+    kind = getattr(net, "name", None) or type(net).__name__
+    if best is None:
+        found = f"whose names are others ({', '.join(list(state)[:2])}, ...)"
+    else:
+        body = best.body()
+        fitting = sum(map(best.fits, body))
+        unfit = next((k for k in body if k in best.values and not best.fits(k)), None)
+        why = f"it lacks {next((k for k in body if k not in best.values), '')}"
+        if unfit is not None:
+            why = f"{unfit} has shape {tuple(best.values[unfit].shape)}, not {tuple(best.places[unfit].shape)}"
+        found = f"that fills {fitting} of {len(body)} tensors ({why})"
+    return (
+        f"Expected weights of {kind}, got {path}, {found}: give a file of this network, or the network that this file "
+        "is of."
+    )
+
+
+def library_conversion(body: nn.Module) -> Convert | None:
+    """What timm does to foreign and older files of a network: other frameworks' names, position embeddings resized.
+
+    By timm's convention it stands in the network's own file.
+    """
+    file = sys.modules.get(type(body).__module__)
+    convert = getattr(file, "checkpoint_filter_fn", None) if type(body).__module__.startswith("timm.") else None
+    return None if convert is None else lambda state: convert(state, body)
