@@ -101,12 +101,8 @@ class MaskFolder(MaskDataset):
         masks = folder.with_name("masks")
         files = paired(images, lambda image: masks / image.relative_to(folder).with_suffix(".png"))
         mask_of = dict(files)
-        refuse_faults(
-            [image for image in mask_of if image not in self._checked],
-            lambda image: pair_fault(image, mask_of[image]),
-            root,
-            "--data.dataset.skip",
-        )
+        new = [image for image in mask_of if image not in self._checked]
+        refuse_faults(new, lambda image: pair_fault(image, mask_of[image]), root, "--data.dataset.skip")
         self._checked |= set(mask_of)
         return files
 

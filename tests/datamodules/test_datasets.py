@@ -415,6 +415,8 @@ def test_the_lists_of_files_are_known_again(tmp_path):
     assert all(str(tmp_path / "b") in sentence for sentence in changed)
     assert module("a", split_seed=1).changed_files(kept)[0].startswith("The train part of the folder in")
     assert "trained before there was one" in module("a").changed_files(None)[0]
+    folder_tree(tmp_path / "c", ("train", "val", "test"))
+    assert module("c").changed_files(None) == []  # no part was ever drawn
     digits = hd.DigitsDataModule()
     assert digits.files() == {}
     assert digits.changed_files(None) == digits.changed_files({}) == []
