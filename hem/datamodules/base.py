@@ -393,6 +393,12 @@ class ImageDataModule(LightningDataModule, ABC):
                     raise ValueError("There is no validation part, since val_fraction is 0: set it, or test instead.")
                 if self.trainer is not None:
                     self.trainer.limit_val_batches = 0  # or Lightning warns that the list of loaders is empty
+            elif len(self.part("val")[1]) == 0:
+                raise ValueError(
+                    f"Expected images to validate on, got none: val_fraction {self.val_fraction:g} of "
+                    f"{len(self.images('train'))} training images of {self.num_classes} classes leaves none. Take a "
+                    "larger val_fraction, or 0 to train without validation."
+                )
         elif stage == "test":
             self.images("test")
         else:

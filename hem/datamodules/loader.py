@@ -88,6 +88,8 @@ class Batches(Sampler[Tensor]):
                 f"their number, but it is {batch_size} with {world} processes; "
                 f"take {max(1, batch_size // world) * world}."
             )
+        if length == 0:
+            raise ValueError("Expected samples to go through, got none: take a larger share of the data, or more data.")
         if length < world:
             raise ValueError(f"There are {length} samples for {world} processes: use at most {length} of them.")
         self.order = order

@@ -1,5 +1,6 @@
 """The metrics that torchmetrics lacks, as functions and as Metric classes: probabilities, selective prediction."""
 
+from hem.metrics.accuracy import ClassAccuracy
 from hem.metrics.probability import (
     BrierScore,
     CalibrationError,
@@ -15,6 +16,7 @@ from hem.metrics.selective import Selective, aurc, error_auroc, risk_coverage
 __all__ = [
     "BrierScore",
     "CalibrationError",
+    "ClassAccuracy",
     "NegativeLogLikelihood",
     "Reliability",
     "Selective",

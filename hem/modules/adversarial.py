@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -293,14 +294,12 @@ class AdversarialTask(Task):
         pair = torch.tensor([float(held.sum()), float(len(held))], dtype=torch.float64, device=self.device)
         total: Any = self.trainer.strategy.reduce(pair, reduce_op="sum")
         count, images = total.tolist()
-        return count / max(images, 1), int(images)
+        return count / images if images else math.nan, int(images)
 
     def _accuracies(self, stage: str) -> Any:
         return self.figures[stage]
 
     def _log_accuracies(self, stage: str) -> None:
         figures = self._accuracies(stage)
-        # `compute` has gathered all ranks already: sync_dist takes the mean of equal numbers, and Lightning asks for it
-        for name, value in figures.compute().items():
-            self.log(name, value, prog_bar=name.endswith("/accuracy"), sync_dist=True)
+        self.log_found(figures.compute(), (f"{stage}/accuracy",))
         figures.reset()

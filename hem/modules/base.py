@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Literal
@@ -278,6 +278,21 @@ class Task(LightningModule):
             batch_size=len(target),
             sync_dist=True,
         )
+
+    def log_found(self, values: Mapping[str, Tensor], shown: Collection[str] = ()) -> None:
+        """Log figures of a whole part, the same numbers on all processes; NaN is a figure of nothing, and left out.
+
+        A class without a sample has no accuracy: its key is not there, where 0 would say that all was wrong.
+
+        Args:
+            values: Numbers by key.
+            shown: The keys that the progress bar shows.
+        """
+        absent = torch.stack([value.isnan() for value in values.values()]).tolist()
+        for (key, value), nothing in zip(values.items(), absent, strict=True):
+            if not nothing:
+                # sync_dist takes the mean of equal numbers, and Lightning asks for it
+                self.log(key, value.float(), prog_bar=key in shown, sync_dist=True)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what the network itself draws (dropout): by epoch, batch and rank, so that a resumed run repeats it."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import ClasswiseWrapper, MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from hem.metrics import ClassAccuracy
 from hem.modules.base import Task, sample_losses
 from hem.modules.calibrator import (
     Calibrator,
@@ -29,6 +30,8 @@ from hem.scores import LOGIT_SCORES, check_score
 def accuracies(num_classes: int, class_names: Sequence[str]) -> MetricCollection:
     """Return the figures that read logits: ``accuracy``, ``accuracy_top5`` and ``class_accuracy/<name>``.
 
+    The last ones are NaN for classes without a sample: see :meth:`~hem.modules.base.Task.log_found`.
+
     Args:
         num_classes: Number of classes; with five or fewer there is no top-5.
         class_names: Name of each class.
@@ -36,7 +39,7 @@ def accuracies(num_classes: int, class_names: Sequence[str]) -> MetricCollection
     metrics: dict[str, Metric | MetricCollection] = {
         "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
         "class": ClasswiseWrapper(
-            MulticlassAccuracy(num_classes, average="none", validate_args=False),
+            ClassAccuracy(num_classes),
             labels=list(class_names),
             prefix="class_accuracy/",
         ),
@@ -200,10 +203,9 @@ class ClassificationTask(Task):
 
     def _log_figures(self, stage: str) -> None:
         figures: Any = self.figures[stage]
-        # `compute` has gathered all ranks already: sync_dist takes the mean of equal numbers, and Lightning asks for it
-        for name, value in figures["accuracies"].compute().items():
-            self.log(name, value, prog_bar=name.endswith("/accuracy"), sync_dist=True)
+        self.log_found(figures["accuracies"].compute(), (f"{stage}/accuracy",))
         if stage == "val":
+            # `compute` has gathered all ranks already: sync_dist takes the mean of equal numbers, and Lightning asks
             for name, value in figures["probabilities"].compute().items():
                 self.log(f"val/{name}", value.float(), sync_dist=True)
         for name, metric in figures.items():

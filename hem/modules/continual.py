@@ -480,7 +480,8 @@ class ContinualTask(Task):
         self.log("test/accuracy", whole, prog_bar=True, sync_dist=True)
         if not self.matrix:
             for task, accuracy in enumerate(row, 1):
-                self.log(f"test/accuracy/{task}", accuracy, logger=False, sync_dist=True)
+                if not math.isnan(accuracy):
+                    self.log(f"test/accuracy/{task}", accuracy, logger=False, sync_dist=True)
             return
         if len(self.matrix) < self.stream.tasks and self.trainer.is_global_zero:
             print(f"only {len(self.matrix)} of the {self.stream.tasks} tasks are learnt: the figures are of those")

@@ -22,6 +22,7 @@ from hem.datamodules.base import ImageDataModule
 from hem.datamodules.corruption import CLEAN, ComputedCorruptions, Condition, CorruptedImages
 from hem.modules.base import Task
 from hem.modules.examination import write_figure, write_table
+from hem.modules.rejector import limited
 
 Accuracies = dict[tuple[str, int], float]  # by corruption and severity; ("clean", 0) is among them
 PREFIX = "test/corruption/"  # of the keys in results.json
@@ -188,9 +189,8 @@ class CorruptionTask(Task):
         trainer, self.examples = self.trainer, {}
         right: dict[Condition, Tensor] = {}
         seen: dict[Condition, Tensor] = {}
-        limit = trainer.limit_test_batches
         for loader, conditions in self.corrupted.passes(self._data()):
-            batches: Any = islice(loader, limit if isinstance(limit, int) else int(limit * len(loader)))
+            batches: Any = islice(loader, limited(trainer.limit_test_batches, len(loader)))
             if trainer.progress_bar_callback is not None and trainer.is_global_zero:
                 title = "all corruptions" if len(conditions) > 1 else "{} {}".format(*conditions[0])
                 batches = track(batches, title, total=len(loader), transient=True)

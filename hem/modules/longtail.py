@@ -310,7 +310,6 @@ class LongTailTask(Task):
     def _log_figures(self, stage: str) -> dict[str, tuple[Tensor, Tensor]]:
         """Log the figures; return what is right and what was seen of each class, (C) each, by variant."""
         figures: Any = self.figures[stage]
-        # `compute` has gathered all ranks already: sync_dist takes the mean of equal numbers, and Lightning asks for it
         found = dict(figures["accuracies"].compute())
         classes: dict[str, tuple[Tensor, Tensor]] = {}
         for name in self.variants:
@@ -318,8 +317,7 @@ class LongTailTask(Task):
             classes[name] = right, seen
             where = stage if name == "plain" else f"{stage}/{name}"
             found |= {f"{where}/{key}": value for key, value in shot_accuracies(right, seen, self.groups).items()}
-        for key, value in found.items():
-            self.log(key, value.float(), prog_bar=key == f"{stage}/accuracy", sync_dist=True)
+        self.log_found(found, (f"{stage}/accuracy",))
         for metric in figures.values():
             metric.reset()
         return classes

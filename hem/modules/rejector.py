@@ -83,11 +83,19 @@ def run_folder(trainer: Trainer) -> Path | None:
 def passed(task: Task, loader: Any) -> Iterator[Batch]:
     """Batches as a ``test_step`` gets them: on the device, of the run's precision, within its limit."""
     trainer: Any = task.trainer
-    limit = trainer.limit_test_batches
-    count = limit if isinstance(limit, int) else int(limit * len(loader))
-    for batch in islice(loader, count):
+    for batch in islice(loader, limited(trainer.limit_test_batches, len(loader))):
         with trainer.precision_plugin.test_step_context():
             yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def limited(limit: int | float, count: int) -> int:
+    """How many of ``count`` batches a limit of Lightning's leaves: a number, or a share, but then one at least.
+
+    Example:
+        >>> limited(3, 10), limited(1.0, 10), limited(0.1, 5)
+        (3, 10, 1)
+    """
+    return limit if isinstance(limit, int) else max(int(limit * count), int(limit > 0))
 
 
 def gathered(task: Task, parts: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -204,7 +205,9 @@ class SegmentationTask(Task):
     def log_training(self, logits: Tensor, target: Tensor) -> None:
         """Log pixel accuracy on the batch as it is trained on, and the share of pixels that still carry error."""
         labelled = target != self.ignore_index
-        count = labelled.sum().clamp(min=1)
+        if not bool(labelled.any()):  # a figure of nothing
+            return
+        count = labelled.sum()
         self.log("train/accuracy", ((logits.argmax(1) == target) & labelled).sum() / count, prog_bar=True)
         losses = sample_losses(self.loss, logits, target)
         if losses is not None:
@@ -353,18 +356,27 @@ class SegmentationTask(Task):
         """Log what the confusion matrix of all processes says, and return it."""
         figures: Any = self.figures[stage]
         matrix: Tensor = figures["confusion"].compute()
+        if int(matrix.sum()) == 0:
+            nothing = (
+                f"Expected pixels with a label in the {stage} images, got masks that are void (ignore_index "
+                f"{self.ignore_index}) as a whole: there is nothing to measure; look at the masks' values."
+            )
+            if self.trainer.state.fn != "fit":
+                raise ValueError(nothing)
+            rank_zero_warn(nothing)
         each, recall = iou(matrix), class_accuracy(matrix)
         found = {
             "miou": each.nanmean(),
             "mean_accuracy": recall.nanmean(),
             "accuracy": matrix.diagonal().sum() / matrix.sum(),
             **{f"iou/{name}": value for name, value in zip(self.class_names, each, strict=True)},
-            **{name: figures[name].compute() for name in ("loss", "active") if figures[name].update_called},
         }
-        for name, value in found.items():
-            if not value.isnan():  # a class that is nowhere; a loss without a value for each pixel
-                # all ranks have the same number: sync_dist takes its mean, and Lightning asks for it
-                self.log(f"{stage}/{name}", value.float(), prog_bar=name in ("miou", "accuracy"), sync_dist=True)
+        self.log_found(
+            {f"{stage}/{name}": value for name, value in found.items()}, (f"{stage}/miou", f"{stage}/accuracy")
+        )
+        for name in ("loss", "active"):
+            if figures[name].update_called and int(matrix.sum()):
+                self.log(f"{stage}/{name}", figures[name].compute().float(), sync_dist=True)
         for metric in figures.values():
             metric.reset()
         return matrix.cpu()

@@ -373,3 +373,11 @@ def test_batches_on_the_accelerator_are_those_of_the_processor(on_device):
         assert torch.equal(ours[2], theirs.index)
         assert torch.allclose(ours[0], theirs.input, atol=1e-6)
         assert torch.allclose(ours[1], theirs.target, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_share_that_leaves_nothing_to_validate_on_is_named(stage):
+    """At the start, not as `0 samples for 1 processes` before the first validation."""
+    data = DigitsDataModule(val_fraction=0.001)
+    with pytest.raises(ValueError, match=r"to validate on, got none: val_fraction 0.001 of 1438 .* larger"):
+        data.setup(stage)

@@ -157,7 +157,9 @@ def test_batches_without_a_label(loss):
     net = TwoHeads(1)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     task = SegmentationTask(net, loss, partial(torch.optim.SGD, lr=1.0), num_classes=CLASSES)
-    runner = fit(task, torch.full((6, 4, 5), VOID))
+    with pytest.warns(UserWarning, match="Expected pixels with a label in the val images"):
+        runner = fit(task, torch.full((6, 4, 5), VOID))
+    assert "train/accuracy" not in runner.callback_metrics
     assert runner.callback_metrics["train/loss"] == 0
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(value.isfinite() for value in runner.callback_metrics.values())
@@ -295,6 +297,13 @@ def test_run_folder(hem_command, tmp_path):
     assert outcome.code == 0, outcome.err
     whole = torch.load(tmp_path / "whole" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(state[name], value) for name, value in whole.items())
+
+
+def test_masks_without_a_label(sample):
+    """Nothing to measure is an error, not a test without figures."""
+    logits, target = sample
+    with pytest.raises(ValueError, match=r"Expected pixels with a label in the test images, got masks that are void"):
+        figures((logits, torch.full_like(target, VOID)))
 
 
 @pytest.mark.parametrize("loss", ["median_frequency", "ce_dice", "hem_plus", "ce"])
