@@ -48,6 +48,9 @@ bench: setup  ## what each loss costs beside cross_entropy, as ratios
 bench-train: setup  ## images per second of training beside a bare loop and the usual recipes (HEM_DATA says where)
 	$(BIN)/python benchmarks/train.py --data mnist cifar10
 
+gpu: setup  ## what only a card can show, in eight minutes: correctness, speed, CIFAR-10 if HEM_DATA has it; GPU="--device cpu --quick" to try
+	$(BIN)/python benchmarks/gpu.py $(GPU)
+
 cluster-check: setup  ## runs over network namespaces and a SLURM of this machine (docs/clusters.md); root, half an hour
 	bash tests/cluster/namespaces.sh
 	bash tests/cluster/slurm.sh
@@ -55,4 +58,4 @@ cluster-check: setup  ## runs over network namespaces and a SLURM of this machin
 clean:  ## remove what the tools leave behind, the environment included; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache *.egg-info
 
-.PHONY: help setup train tensorboard test quick lint types study study-killed bench bench-train cluster-check clean
+.PHONY: help setup train tensorboard test quick lint types study study-killed bench bench-train gpu cluster-check clean

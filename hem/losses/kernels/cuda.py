@@ -1,8 +1,13 @@
 """The kernels for a GPU, in Triton: the mathematics and the saved numbers of ``margin.c``.
 
-A program takes a block of samples and walks over the classes, a few at a time. In memory as ``(samples, C)``
-the block is a few rows, which it follows in long strides; as ``(images, C, pixels)`` it is a run of pixels,
-followed class by class. Of the strides of samples and classes one is 1: that is all that tells the two apart.
+A program takes a tile of samples and classes. In memory as ``(samples, C)`` (``ROWS``) the tile is a few rows, as
+``(images, C, pixels)`` a run of pixels for every class. All classes of a tile fit into registers as long as ``_tile``
+says so: the loop over the classes is then a single turn, the compiler sees that both loops of the forward load the
+same, and the logits are read once. What ``tests/losses/test_cuda_code.py`` holds it to.
+
+The number of classes is a constant to the compiler, as are the layout and the sizes of the tile: it leaves out the
+classes that a tile, a power of two, has too many, and loads 128 bits at a time wherever the memory is aligned so.
+For that, a mask must not depend on data: ignored samples are read like others, and masked behind.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
@@ -22,103 +27,141 @@ from hem.losses.kernels.problem import Problem
 
 
 @triton.jit
-def _locate(
-    input, target, margins, margin, image_stride, span, sample_stride, class_stride, classes,
-    ignore_index, SAMPLES: tl.constexpr, REAL: tl.constexpr,
-):  # fmt: skip
-    """This program's samples: number, whether there is one, label, whether a class, logits, z_y, margin."""
+def _block(target, span, ignore_index, CLASSES: tl.constexpr, ROWS: tl.constexpr, SAMPLES: tl.constexpr):
+    """This program's samples: number, whether there is one, label, whether a class, and where their logits start."""
     blocks = tl.cdiv(span, SAMPLES)
     image = (tl.program_id(0) // blocks).to(tl.int64)
     place = (tl.program_id(0) % blocks).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)
     inside = place < span
     sample = image * span + place
     label = tl.load(target + sample, mask=inside, other=ignore_index)
-    known = (label >= 0) & (label < classes) & (label != ignore_index)
-    logits = image * image_stride + place * sample_stride
-    zy = tl.load(input + logits + label * class_stride, mask=known, other=0.0).to(REAL)
-    m = tl.zeros((SAMPLES,), REAL) + margin if margins is None else tl.load(margins + label, mask=known, other=0.0)
-    return sample, inside, label, known, logits, zy, m
+    known = (label >= 0) & (label < CLASSES) & (label != ignore_index)
+    return sample, inside, label, known, sample * CLASSES if ROWS else image * CLASSES * span + place
 
 
 @triton.jit
-def _errors(input, logits, zy, m, label, mask, first, class_stride, classes, CLASSES: tl.constexpr, REAL: tl.constexpr):
-    """The errors of the classes from ``first`` on, and where their logits lie; a NaN stays."""
-    c = first + tl.arange(0, CLASSES).to(tl.int64)
-    mask = mask[:, None] & (c < classes)[None, :]
-    offset = logits[:, None] + (c * class_stride)[None, :]
-    e = tl.load(input + offset, mask=mask, other=0.0).to(REAL) - zy[:, None] + m[:, None]
-    target = label[:, None] == c[None, :]
-    return tl.where((e < 0) | target | ~mask, 0.0, e), target, offset
+def _of_label(input, margins, margin, start, step, label, known, REAL: tl.constexpr):
+    """z_y and the margin of each sample."""
+    zy = tl.load(input + start + label * step, mask=known, other=0.0).to(REAL)
+    m = tl.zeros(label.shape, REAL) + margin if margins is None else tl.load(margins + label, mask=known, other=0.0)
+    return zy, m
 
 
 @triton.jit
+def _differences(input, start, step, read, zy, m, label, first, CLASSES: tl.constexpr, WIDTH: tl.constexpr):
+    """(z_j - z_y) + m of the classes from ``first`` on: it, which is the target's, where it lies, which is a class."""
+    c = first + tl.arange(0, WIDTH)[None, :]
+    offset = start[:, None] + c.to(tl.int64) * step
+    z = tl.load(input + offset, mask=read & (c < CLASSES), other=0.0).to(zy.dtype)
+    return z - zy[:, None] + m[:, None], label.to(tl.int32)[:, None] == c, offset, c < CLASSES
+
+
+@triton.jit
+def _errors(input, start, step, read, zy, m, label, first, CLASSES: tl.constexpr, WIDTH: tl.constexpr):
+    """The errors of the classes from ``first`` on; a NaN stays."""
+    e, of_target, _, there = _differences(input, start, step, read, zy, m, label, first, CLASSES, WIDTH)
+    return tl.where(of_target | ~there, 0.0, tl.where(e < 0, 0.0, e))
+
+
+@triton.jit
+def _mean(total, mass):
+    """The mean of nothing is 0."""
+    return total / tl.where(mass == 0, float("inf"), mass)
+
+
+@triton.jit(do_not_specialize=["ignore_index"])
 def _forward(
-    input, target, margins, weight, threshold, count, losses, totals, margin,
-    image_stride, span, sample_stride, class_stride, classes, ignore_index,
-    HIGH: tl.constexpr, REAL: tl.constexpr, SAMPLES: tl.constexpr, CLASSES: tl.constexpr,
+    input, target, margins, weight, threshold, count, losses, totals, loss, mass, margin, span, ignore_index,
+    CLASSES: tl.constexpr, HIGH: tl.constexpr, MEAN: tl.constexpr, ROWS: tl.constexpr, REAL: tl.constexpr,
+    LEAST: tl.constexpr, SAMPLES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    sample, inside, label, known, logits, zy, m = _locate(
-        input, target, margins, margin, image_stride, span, sample_stride, class_stride, classes,
-        ignore_index, SAMPLES, REAL,
-    )  # fmt: skip
-    total = tl.zeros((SAMPLES, CLASSES), REAL)
-    largest = tl.zeros((SAMPLES, CLASSES), REAL)
-    for first in range(0, classes, CLASSES):
-        e, _, _ = _errors(input, logits, zy, m, label, known, first, class_stride, classes, CLASSES, REAL)
-        total += e
-        largest = tl.maximum(largest, e)
-    limit = tl.sum(total, 1) / classes
-    most = tl.max(largest, 1)
+    sample, inside, label, known, start = _block(target, span, ignore_index, CLASSES, ROWS, SAMPLES)
+    step = 1 if ROWS else span
+    zy, m = _of_label(input, margins, margin, start, step, label, known, REAL)
+    read = inside[:, None]
+    total = tl.zeros((SAMPLES,), REAL)
+    most = tl.zeros((SAMPLES,), REAL)
+    for first in range(0, CLASSES, WIDTH):
+        e = _errors(input, start, step, read, zy, m, label, first, CLASSES, WIDTH)
+        total += tl.sum(e, 1)
+        most = tl.maximum(most, tl.max(e, 1))
+    # rounded as on a CPU, where an error equals the mean; what `/` is for float64 only
+    limit = total / CLASSES if REAL == tl.float64 else tl.div_rn(total, tl.full((SAMPLES,), CLASSES, REAL))  # noqa: SIM300
     limit = tl.where(limit > most, most, limit)  # the sum of errors near the end of REAL overflows
-    if not HIGH:
-        limit = tl.where(limit == limit, 0.0, limit)
-    total = tl.zeros((SAMPLES, CLASSES), REAL)
-    number = tl.zeros((SAMPLES, CLASSES), REAL)
-    for first in range(0, classes, CLASSES):
-        e, _, _ = _errors(input, logits, zy, m, label, known, first, class_stride, classes, CLASSES, REAL)
-        keep = (e != 0) & ~(e < limit[:, None])
-        total += tl.where(keep, e, 0.0)
-        number += keep.to(REAL)
-    k = tl.sum(number, 1)
-    l = tl.sum(total, 1) / (tl.where(k == 0, 1.0, k) if HIGH else classes)  # noqa: E741
-    wrong = inside & ~known & (label != ignore_index)
-    l = tl.where(wrong, float("nan"), l)  # noqa: E741
+    # Above 0, which is no error, and below every other number: one comparison then tells what is kept.
+    least = tl.full((SAMPLES,), LEAST, REAL)
+    limit = tl.where(limit < least if HIGH else limit == limit, least, limit)
+    total = tl.zeros((SAMPLES,), REAL)
+    k = tl.zeros((SAMPLES,), REAL)
+    for first in range(0, CLASSES, WIDTH):
+        e = _errors(input, start, step, read, zy, m, label, first, CLASSES, WIDTH)
+        keep = ~(e < limit[:, None])
+        total += tl.sum(tl.where(keep, e, 0.0), 1)
+        k += tl.sum(tl.where(keep, 1.0, 0.0), 1)
+    k = tl.where(known, k, 0.0)
+    l = tl.where(known, total, 0.0)  # noqa: E741
+    l = l / (tl.where(k == 0, 1.0, k) if HIGH else CLASSES)  # noqa: E741
+    l = tl.where(inside & ~known & (label != ignore_index), float("nan"), l)  # noqa: E741
     w = known.to(REAL) if weight is None else tl.load(weight + label, mask=known, other=0.0)
     tl.store(threshold + sample, limit, mask=inside)
     tl.store(count + sample, tl.where(l == l, k, l), mask=inside)
     if losses is not None:
         tl.store(losses + sample, w * l, mask=inside)
-    tl.store(totals + tl.program_id(0), tl.sum(w * l, 0))
-    mass = tl.where(l == 0, 0.0, w) if HIGH else known.to(REAL)
-    tl.store(totals + tl.num_programs(0) + tl.program_id(0), tl.sum(mass, 0))
+    of_all = tl.sum(w * l, 0)
+    of_mass = tl.sum(tl.where(l == 0, 0.0, w) if HIGH else known.to(REAL), 0)
+    if totals is None:
+        tl.store(loss, _mean(of_all, of_mass) if MEAN else of_all)
+        tl.store(mass, of_mass)
+    else:
+        tl.store(totals + tl.program_id(0), of_all)
+        tl.store(totals + tl.num_programs(0) + tl.program_id(0), of_mass)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["programs"])
+def _finish(totals, loss, mass, programs, MEAN: tl.constexpr, WIDTH: tl.constexpr):
+    """Sum or mean, and mass, from the totals of all programs; in a fixed order: the same bits every time."""
+    i = tl.arange(0, WIDTH)
+    of_all = tl.zeros((WIDTH,), totals.dtype.element_ty)
+    of_mass = tl.zeros((WIDTH,), totals.dtype.element_ty)
+    for first in range(0, programs, WIDTH):
+        inside = first + i < programs
+        of_all += tl.load(totals + first + i, mask=inside, other=0.0)
+        of_mass += tl.load(totals + programs + first + i, mask=inside, other=0.0)
+    of_all, of_mass = tl.sum(of_all, 0), tl.sum(of_mass, 0)
+    tl.store(loss, _mean(of_all, of_mass) if MEAN else of_all)
+    tl.store(mass, of_mass)
+
+
+@triton.jit(do_not_specialize=["ignore_index"])
 def _backward(
-    input, target, margins, weight, threshold, count, upstream, grad, margin,
-    image_stride, span, sample_stride, class_stride, classes, ignore_index,
-    EACH: tl.constexpr, HIGH: tl.constexpr, REAL: tl.constexpr, SAMPLES: tl.constexpr, CLASSES: tl.constexpr,
+    input, target, margins, weight, threshold, count, upstream, mass, grad, margin, span, ignore_index,
+    EACH: tl.constexpr, CLASSES: tl.constexpr, HIGH: tl.constexpr, MEAN: tl.constexpr, ROWS: tl.constexpr,
+    REAL: tl.constexpr, SAMPLES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    sample, inside, label, known, logits, zy, m = _locate(
-        input, target, margins, margin, image_stride, span, sample_stride, class_stride, classes,
-        ignore_index, SAMPLES, REAL,
-    )  # fmt: skip
+    sample, inside, label, known, start = _block(target, span, ignore_index, CLASSES, ROWS, SAMPLES)
+    step = 1 if ROWS else span
     limit = tl.load(threshold + sample, mask=inside, other=0.0)
     k = tl.load(count + sample, mask=inside, other=0.0)
+    zy, m = _of_label(input, margins, margin, start, step, label, known, REAL)
     up = tl.load(upstream + sample, mask=inside, other=0.0) if EACH else tl.load(upstream)
+    if MEAN:
+        up = _mean(up, tl.load(mass))
     if weight is not None:
         up *= tl.load(weight + label, mask=known, other=0.0)
-    up = up / (tl.where(k == 0, 1.0, k) if HIGH else tl.where(k == k, classes, k))
+    up = up / (tl.where(k == 0, 1.0, k) if HIGH else tl.where(k == k, CLASSES, k))
     up = tl.where(k == 0, 0.0, up)  # whatever the upstream gradient is
     down = tl.where(k == 0, 0.0, -up * k)
-    for first in range(0, classes, CLASSES):
-        e, target_class, offset = _errors(
-            input, logits, zy, m, label, known & (k != 0), first, class_stride, classes, CLASSES, REAL
-        )
-        keep = (e != 0) & ~(e < limit[:, None]) | (k != k)[:, None]
-        g = tl.where(target_class, down[:, None], tl.where(keep, up[:, None], 0.0))
-        c = first + tl.arange(0, CLASSES)
-        tl.store(grad + offset, g.to(grad.dtype.element_ty), mask=inside[:, None] & (c < classes)[None, :])
+    limit = tl.where(k == k, limit, k)  # of a sample whose loss is NaN all are kept
+    if ROWS:
+        read = (k != 0)[:, None]
+    else:  # eight pixels share a mask, so that a load stays wide: of neighbours without error nothing is read
+        push = tl.reshape((inside & (k != 0)).to(tl.int32), (SAMPLES // 8, 8))
+        push = tl.reshape(tl.broadcast_to(tl.max(push, 1)[:, None], (SAMPLES // 8, 8)), (SAMPLES,))
+        read = tl.max_constancy(push != 0, (8,))[:, None]
+    for first in range(0, CLASSES, WIDTH):
+        e, of_target, offset, there = _differences(input, start, step, read, zy, m, label, first, CLASSES, WIDTH)
+        g = tl.where(of_target, down[:, None], tl.where(e < limit[:, None], 0.0, up[:, None]))
+        tl.store(grad + offset, g.to(grad.dtype.element_ty), mask=inside[:, None] & there)
 
 
 def runs(device: str, dtype: torch.dtype) -> bool:
@@ -130,44 +173,61 @@ def runs(device: str, dtype: torch.dtype) -> bool:
 
 def forward(problem: Problem, saved: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor, int]:
     """Fill ``saved`` and ``losses``; give sum or mean, mass, and -1: a label that is no class makes a loss NaN."""
-    programs, arguments, sizes = _launch(problem, saved)
-    totals = saved.new_zeros((2, programs))  # summed in a fixed order: the same bits every time
-    if programs:
-        with torch.cuda.device_of(problem.input):  # which need not be the current one
-            _forward[(programs,)](*arguments[:6], losses, totals, *arguments[6:], **sizes)
-    loss, mass = totals.sum(1).unbind()
-    return loss / _divisor(mass) if problem.mean else loss, mass, -1
+    programs, arguments, sizes = _launch(problem, saved, backward=False)
+    if not programs:
+        return saved.new_zeros(()), saved.new_zeros(()), -1
+    loss, mass = saved.new_empty(()), saved.new_empty(())
+    totals = saved.new_empty((2, programs)) if programs > 1 else None
+    least = 5e-324 if saved.dtype == torch.float64 else 2**-149
+    with torch.cuda.device_of(problem.input):  # which need not be the current one
+        _forward[(programs,)](*arguments[:6], losses, totals, loss, mass, *arguments[6:], LEAST=least, **sizes)
+        if totals is not None:
+            if programs > 10_000:  # too many for one program
+                totals = totals.sum(1, keepdim=True)
+            _finish[(1,)](totals, loss, mass, totals.shape[1], MEAN=problem.mean, WIDTH=1024)
+    return loss, mass, -1
 
 
 def backward(problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor, grad: Tensor) -> None:
     """Fill ``grad``."""
-    programs, arguments, sizes = _launch(problem, saved)
+    programs, arguments, sizes = _launch(problem, saved, backward=True)
     if programs:
         sizes["EACH"] = upstream.dim() > 0
-        upstream = upstream / _divisor(mass) if problem.mean else upstream
         with torch.cuda.device_of(problem.input):
-            _backward[(programs,)](*arguments[:6], upstream, grad, *arguments[6:], **sizes)
+            _backward[(programs,)](*arguments[:6], upstream, mass, grad, *arguments[6:], **sizes)
 
 
-def _divisor(mass: Tensor) -> Tensor:
-    """The denominator of the mean; where it is 0, infinity, which makes 0 of whatever it divides."""
-    return torch.where(mass != 0, mass, torch.inf)
-
-
-def _launch(problem: Problem, saved: Tensor) -> tuple[int, tuple[Any, ...], dict[str, Any]]:
+def _launch(problem: Problem, saved: Tensor, *, backward: bool) -> tuple[int, tuple[Any, ...], dict[str, Any]]:
     """How many programs, the arguments of both kernels, and what they are compiled for."""
-    images, classes, pixels, ignore_index, high, _, margin, margins, weight, input, target = problem
-    if saved.dtype == torch.float64 and margins is None:
+    images, classes, pixels, ignore_index, high, mean, margin, margins, weight, input, target = problem
+    double = saved.dtype == torch.float64
+    if double and margins is None:
         margins = saved.new_full((classes,), margin)  # Triton takes a bare number in float32
-    if pixels == 1:
-        images, span, strides = 1, images, (0, images, classes, 1)
-        width = min(triton.next_power_of_2(max(classes, 1)), 4096)
-        samples = max(1024 // width, 1)
-    else:
-        span, strides = pixels, (classes * pixels, pixels, 1, pixels)
-        samples = min(max(triton.next_power_of_2(max(pixels, 1)), 16), 512)
-        width = min(triton.next_power_of_2(max(classes, 1)), 2048 // samples)
-    arguments = (input, target, margins, weight, saved[0], saved[1], margin, *strides, classes, ignore_index)
-    sizes = {"HIGH": high, "SAMPLES": samples, "CLASSES": width, "num_warps": 8 if width >= 2048 else 4}
-    sizes["REAL"] = tl.float64 if saved.dtype == torch.float64 else tl.float32
+    rows = pixels == 1
+    images, span = (1, images) if rows else (images, pixels)
+    samples, width, warps = _tile(classes, span, rows, input.element_size(), backward)
+    arguments = (input, target, margins, weight, saved[0], saved[1], margin, span, ignore_index)
+    sizes = {"CLASSES": classes, "HIGH": high, "MEAN": mean, "ROWS": rows, "REAL": tl.float64 if double else tl.float32}
+    sizes |= {"SAMPLES": samples, "WIDTH": width, "num_warps": warps, "enable_fp_fusion": False}
     return images * triton.cdiv(span, samples), arguments, sizes
+
+
+def _tile(classes: int, span: int, rows: bool, itemsize: int, backward: bool) -> tuple[int, int, int]:
+    """Samples and classes of a program, and its warps.
+
+    The forward wants all classes in registers, the backward, which reads them once anyway, wants many programs.
+    """
+    width: int = triton.next_power_of_2(classes)
+    if rows:
+        most = 4096 if backward else 16384 if itemsize == 8 else 32768
+        width = width if width <= most else min(most, 8192)
+        samples = 128 if width <= 16 else max(1024 // width, 1)
+        return samples, width, min(max(samples * width // 512, 4), 32)
+    if width <= 32:  # one thread takes all classes of as many pixels as 128 bits hold
+        samples, warps = (1024 if itemsize == 2 and width <= 16 and not backward else 512), 4
+    elif width <= 256:
+        samples, warps = 16384 // max(width, 128), 4 if width == 64 else 8
+    else:
+        samples, width, warps = 128, 64, 4
+    samples = samples // 2 if itemsize == 8 else samples
+    return min(samples, max(triton.next_power_of_2(span), 16)), width, warps
