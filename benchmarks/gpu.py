@@ -54,7 +54,7 @@ def wait(running: dict[Any, tuple[str, float]], path: Path) -> None:
     """Wait for processes, each until its own time is up and a little longer, for a line about it; then end it."""
     for process, (stage, until) in running.items():
         try:
-            code = process.wait(max(until + 5 - time.time(), 1))
+            code = process.wait(max(until + 8 - time.time(), 1))
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()

@@ -528,7 +528,7 @@ def training(stage: Stage) -> None:
     mnist = ["--config", "configs/classification/mnist.yaml"]
     hem = ["--config", "configs/loss/hem.yaml"]
     graphs = [*fast, *(["--model.compile", "reduce-overhead"] if stage.cuda else [])]
-    batch = 32 if stage.quick else 512
+    batch = 8 if stage.quick else 512
 
     def by_fit(*words: str) -> Callable[[Steps], None]:
         return lambda steps: fit(stage, steps, [*words, "--data.batch_size", str(batch)])
@@ -549,7 +549,7 @@ def training(stage: Stage) -> None:
         ("LeNet", "fit with CUDA graphs", by_fit(*mnist, *graphs)),
     ]
     for network, way, run in ways:
-        steps = Steps(stage, 2 if stage.quick else 30, 2 if stage.quick else 12)
+        steps = Steps(stage, 1 if stage.quick else 30, 2 if stage.quick else 12)
         began = time.time()
         try:
             run(steps)

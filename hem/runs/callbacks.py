@@ -18,10 +18,11 @@ from lightning.pytorch.callbacks import BasePredictionWriter, Callback
 from lightning.pytorch.cli import SaveConfigCallback
 from torch import Tensor
 
+from hem import __version__
 from hem.runs.files import write_atomically
 from hem.runs.folder import RunFolder
 
-PACKAGES = ("hem", "torch", "torchvision", "lightning", "torchmetrics")
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 
 
 class SaveConfig(SaveConfigCallback):
@@ -61,7 +62,7 @@ class SaveResults(Callback):
             "metrics": {key: float(value) for key, value in sorted(trainer.callback_metrics.items())},
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+            "versions": {"python": platform.python_version(), "hem": __version__} | {p: version(p) for p in PACKAGES},
             "hardware": hardware(),
             "devices": trainer.world_size,
         }

@@ -184,7 +184,7 @@ def forward(problem: Problem, saved: Tensor, losses: Tensor | None) -> tuple[Ten
         if totals is not None:
             if programs > 10_000:  # too many for one program
                 totals = totals.sum(1, keepdim=True)
-            _finish[(1,)](totals, loss, mass, totals.shape[1], MEAN=problem.mean, WIDTH=1024)
+            _finish[(1,)](totals, loss, mass, totals.shape[1], MEAN=problem.mean, WIDTH=1024, enable_fp_fusion=False)
     return loss, mass, -1
 
 
