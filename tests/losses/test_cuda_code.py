@@ -59,7 +59,7 @@ KINDS = [((33, 10), torch.float16), ((2, 5, 30, 40), torch.float32), ((9, 70), t
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("kind", range(len(KINDS)))
 def test_compiles_for_every_processor(capability, kind):
-    """With and without losses of each sample, margins and weights by class; HEM and multi-margin: each with each once."""
+    """Every variant meets every kind and processor: losses by sample, margins and weights by class, multi-margin."""
     shape, dtype = KINDS[kind]
     for launch in kernel_code.launches(shape, dtype, **VARIANTS[(kind + capability // 10) % 3]):
         assert kernel_code.read(launch, capability).spilled == 0
