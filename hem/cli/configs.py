@@ -63,12 +63,9 @@ def find(name: str) -> Path:
             if path.is_file():
                 return path
     shipped = short_names()
-    if Path(name).is_dir() or (SHIPPED / inside).is_dir():
-        inside_it = [each for each in shipped if each.startswith(f"{inside.rstrip('/')}/")]
-        there = ", ".join(inside_it or sorted(map(str, Path(name).glob("*.yaml"))))
-        raise FileNotFoundError(
-            f"Expected a config, got the folder '{name}': name one of {', '.join(there) or 'yours'}."
-        )
+    folder = [each for each in shipped if each.startswith(f"{inside.rstrip('/')}/")]
+    if there := ", ".join(folder or sorted(map(str, Path(name).glob("*.yaml")))):
+        raise FileNotFoundError(f"Expected a config, got the folder '{name}': name one of {there}.")
     word = inside.removesuffix(".yaml").removesuffix(".yml")
     beside = near(name, map(str, Path(name).parent.glob("*.y*ml")))
     same = [each for each in shipped if each.rpartition("/")[2] == word.rpartition("/")[2]][:4]
@@ -79,22 +76,59 @@ def find(name: str) -> Path:
     )
 
 
+class Strict(yaml.SafeLoader):
+    """YAML in which a key stands once: of two, the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping.
+
+        Raises:
+            ConstructorError: If a key stands in it twice.
+        """
+        self.flatten_mapping(node)
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                mark = node.value[index][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands there twice", mark)
+        return super().construct_mapping(node, deep)
+
+
 def read(path: Path) -> dict[str, Any]:
     """Return what a config says.
 
     Raises:
-        ValueError: If it is no YAML, or holds no mapping.
+        ValueError: If it is no YAML, holds no mapping, or has arguments of a class beside its ``init_args``.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), Strict)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()).replace('in "<unicode string>", ', "")
         mend = ": indent with spaces, not with tabs" if r"'\t'" in said else ""
         raise ValueError(f"{path} is not valid YAML{mend}: {said}") from None
     if not isinstance(content, dict):
         holds = "is empty" if content is None else f"holds {str(content)[:40]!r}"
         raise ValueError(f"Expected keys such as model, data and trainer in {path}, which {holds}: see `hem configs`.")
+    for keys, part in mappings(content):
+        beside = [key for key in part if key not in ("class_path", "init_args", "dict_kwargs")]
+        if "class_path" in part and beside:
+            where = ".".join(key for key in keys if key != "init_args")
+            raise ValueError(
+                f"{path} has '{beside[0]}' beside the class_path of {where}: put it under init_args, as in "
+                f"{{class_path: {part['class_path']}, init_args: {{{beside[0]}: {part[beside[0]]}}}}}."
+            )
     return content
+
+
+def mappings(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Yield every mapping in what a config says, with the keys that lead to it."""
+    if isinstance(value, list):
+        for each in value:
+            yield from mappings(each, keys)
+    elif isinstance(value, dict):
+        yield keys, value
+        for key, each in value.items():
+            yield from mappings(each, (*keys, str(key)))
 
 
 def is_text(value: str) -> bool:
@@ -118,8 +152,12 @@ def expanded(args: Sequence[str]) -> list[str]:
         FileNotFoundError: If a config is not there.
         ValueError: If one is no YAML, is given twice, or would be overruled by one behind it.
     """
-    paths = {value: find(value) for value in given(args) if not is_text(value)}
-    check({str(path): read(path) for path in paths.values()}, [str(paths[v]) for v in given(args) if v in paths])
+    names = [value for value in given(args) if not is_text(value)]
+    paths = {name: find(name) for name in names}
+    for index, name in enumerate(names):
+        if paths[name] in [paths[other] for other in names[:index]]:
+            raise ValueError(f"{name} is given twice: leave one out.")
+    check({name: read(path) for name, path in paths.items()})
     out: list[str] = []
     for option, value in pairwise(["", *args]):
         if option in OPTIONS and value in paths:
@@ -130,33 +168,41 @@ def expanded(args: Sequence[str]) -> list[str]:
     return out
 
 
-def check(contents: dict[str, dict[str, Any]], order: Sequence[str]) -> None:
+def check(contents: dict[str, dict[str, Any]]) -> None:
     """Refuse configs that cannot mean what they say together.
 
     Args:
-        contents: What each config says.
-        order: The configs as they were given.
+        contents: What each config says, in the order in which they count.
 
     Raises:
-        ValueError: If one is a study, is given twice, or a loss is overruled by a whole config behind it.
+        ValueError: If one is a study, is overruled by a whole config behind it, or two are whole.
     """
-    for index, name in enumerate(order):
-        content = contents[name]
+    for index, (name, content) in enumerate(contents.items()):
         if "tasks" in content and "seeds" in content:
             raise ValueError(f"{name} is a study, no config of a run: `python -m hem.study {name}`.")
-        if name in order[:index]:
-            raise ValueError(f"{name} is given twice: leave one out.")
-        if "class_path" in mapping(content, "model"):
-            continue
         parts = mapping(content, "model", "init_args")
-        for later in order[index + 1 :]:
-            whole = "class_path" in mapping(contents[later], "model")
+        for later in list(contents)[index + 1 :]:
             same = [part for part in parts if part in mapping(contents[later], "model", "init_args")]
-            if whole and same:
+            if not whole(contents[later]) or not same:
+                continue
+            if whole(content):
                 raise ValueError(
-                    f"{later} overrules the {same[0]} of {name}, since the later config counts: "
-                    f"give `--config {name}` behind it."
+                    f"{name} and {later} are both whole configs, of which the later overrules the network and the loss "
+                    "of the other: give one of them, then what changes it."
                 )
+            raise ValueError(
+                f"{later} overrules the {same[0]} of {name}, since the later config counts: "
+                f"give `--config {name}` behind it."
+            )
+
+
+def whole(content: dict[str, Any]) -> bool:
+    """Whether a config has a task with its network, and data."""
+    return (
+        "class_path" in mapping(content, "model")
+        and "net" in mapping(content, "model", "init_args")
+        and "class_path" in mapping(content, "data")
+    )
 
 
 def mapping(content: dict[str, Any], *keys: str) -> dict[str, Any]:

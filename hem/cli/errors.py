@@ -6,7 +6,7 @@ import errno
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -37,6 +37,154 @@ MONITOR = re.compile(
 )
 
 
+# what a user may mean by an option of one word, where the parser knows it by another
+MEANT = {
+    "epochs": "trainer.max_epochs",
+    "devices": "trainer.devices",
+    "gpus": "trainer.devices",
+    "lr": "model.optimizer.lr",
+    "learning_rate": "model.optimizer.lr",
+    "weight_decay": "model.optimizer.weight_decay",
+    "margin": "model.loss.margin",
+    "batch_size": "data.batch_size",
+    "root": "data.root",
+    "dataset": "data",
+    "checkpoint": "ckpt_path",
+    **{key: f"model.{key}" for key in ("loss", "net", "optimizer", "lr_scheduler", "strategy", "training")},
+}
+START = "start from a config such as --config classification/digits (`hem configs` lists them)"
+
+
+class Said:
+    """What the parser says of a mistake: nested types over many lines, of which the innermost concern the user.
+
+    Args:
+        message: The parser's own message.
+        options: Every option that the command takes, for near names.
+    """
+
+    def __init__(self, message: str, options: Iterable[str] = ()) -> None:
+        self.message = message
+        self.options = list(options)
+        keys = [(found[1], found.end()) for found in re.finditer(r'Parser key "([^"]+)"', message)]
+        #: the option that is concerned, as it is typed
+        self.key = ".".join(dict.fromkeys(key.removesuffix(".init_args") for key, _ in keys))
+        #: what is said of it
+        self.inner = message[keys[-1][1] :] if keys else message
+        owners = re.findall(r"Problem with given class_path '([^']+)'", message)
+        owners += re.findall(r"is not accepted\. Got value: Namespace\(class_path='([^']+)'", message)
+        #: the path of the class that is asked for, if there is one
+        self.owner = owners[-1] if owners else ""
+
+    @property
+    def owner_name(self) -> str:
+        """The name of the class."""
+        return self.owner.rpartition(".")[2]
+
+
+def several(said: Said, found: re.Match[str]) -> str:
+    """Two libraries have a class of that name."""
+    return f"{said.key} '{found[1]}' could be several classes: name one by its path, {found[2]}"
+
+
+def unknown(said: Said, found: re.Match[str]) -> str:
+    """No class has that name."""
+    word, key = found[1], said.key.rpartition(".")[2]
+    if (registry := REGISTRIES.get(key)) is None:
+        return f"{said.key} expects the path of a class, got '{word}'"
+    listing = f"available: {', '.join(registry.classes)}, or the path of your own class"
+    return f"unknown {registry.what} '{word}'{near(word, registry.classes) or ';'} {listing}"
+
+
+def unknown_argument(said: Said, found: re.Match[str]) -> str:
+    """A class has no argument of that name."""
+    word = (found[1] or found[2]).partition(".")[0]
+    takes = [name for name in parameters(said.owner) if name not in ("params", "optimizer")]  # what it is built on
+    return f"{said.owner_name} has no argument '{word}'{near(word, takes) or ';'} it takes {', '.join(takes) or 'none'}"
+
+
+def unknown_option(said: Said, found: re.Match[str]) -> str:
+    """The command has no option of that name."""
+    word = (found[1] or found[2]).removesuffix(".class_path")
+    if said.owner:  # of the class that was chosen
+        return unknown_argument(said, found)
+    meant = MEANT.get(word.rpartition(".")[2])
+    return f"there is no option '{word}'" + (f"; did you mean '{meant}'?" if meant else near(word, said.options))
+
+
+def stray(said: Said, found: re.Match[str]) -> str:
+    """A word belongs to no option."""
+    word = found[1]
+    meant = f"; did you mean '-{word}'?" if word.startswith("-") else ": a value stands behind its --option"
+    return f"expected options such as --trainer.max_epochs 3, got '{word}'{meant}"
+
+
+def required(said: Said, found: re.Match[str]) -> str:
+    """Something is missing that has no default."""
+    names = re.sub(r"\b(fit|validate|test|predict)\.", "", found[1])
+    mine = [name for name in names.split(", ") if (said.key and "." in said.key) or said.key.startswith("trainer")]
+    if said.owner and mine:
+        return f"{said.owner_name} needs {names}: give it as --{said.key}.{mine[0]} VALUE, or in a config"
+    return f"{said.key or 'the command'} needs {names}: {START}"
+
+
+def no_value(said: Said, found: re.Match[str]) -> str:
+    """An option is the last word, or another option follows it."""
+    return f"an option {found[1]}... stands without a value: give one behind it"
+
+
+def group(said: Said, found: re.Match[str]) -> str:
+    """A value stands where options of its own are wanted."""
+    return f"{said.key} is a group of options, such as --trainer.max_epochs 3, got '{found[1]}'"
+
+
+def wrong_value(said: Said, found: re.Match[str]) -> str:
+    """A value is of another kind."""
+    said_of_it = said.inner[: found.start()]
+    kinds = re.findall(r"Expected an? (<class '[^']+'>|[\w.]+\[.*\])", said_of_it + found[0])
+    if "Not of type Tensor" in said_of_it:
+        kinds.append("a list of numbers")
+    expected = " or ".join(dict.fromkeys(word for kind in kinds for word in in_words(kind).split(" or ")))
+    detail = re.search(r"(?:should|must|does not|invalid|not in|one of) .*", said_of_it.rpartition("Errors:")[2])
+    what = f"expects {expected}" if expected else detail[0] if detail else "has a value of the wrong kind"
+    value = found["value"].strip()
+    if value == "None" and "NestedArg" in said.message:  # the parser makes a word of it on its way into a class
+        return f"{said.key} cannot be null on the command line: leave it out, or write it into a config"
+    return f"{said.key} {what}, got '{value}'"
+
+
+def in_words(kind: str) -> str:
+    """Return a type as a user would say it.
+
+    Example:
+        >>> in_words("<class 'NoneType'>"), in_words("typing.Literal['step', 'epoch']"), in_words("list[int]")
+        ('null', 'step or epoch', 'a list')
+    """
+    if found := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
+        return " or ".join(word.strip("'") for word in found[1].split(", "))
+    if kind.startswith(("list[", "collections.abc.Iterable[")) or kind == "<class 'list'>":
+        return "a list"
+    if kind.startswith("dict["):
+        return "a mapping"
+    name = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", kind)
+    return "null" if name == "NoneType" else name
+
+
+#: what is looked for in the parser's messages, and who answers; the first that is found
+RULES: tuple[tuple[str, Callable[[Said, re.Match[str]], str]], ...] = (
+    (r"Multiple subclasses with name (\S+)\. .* ambiguity: (.*)\.", several),
+    (r"dot import path string: (\S+)", unknown),
+    (r"Option '([^']+)' is not accepted()", unknown_argument),
+    (r"does not accept option '([^']+)'|[Uu]nrecognized arguments: --(\S+)", unknown_option),
+    (r"[Uu]nrecognized arguments: (.*)", stray),
+    (r"arguments are required: ([^\n]+)", required),
+    (r"argument (--\S+): expected one argument", no_value),
+    (r"Unable to load config ['\"]([^'\"\n]*)", group),
+    (r"Expected an? [^\n]+?\. Got value: (?P<value>[^\n]*)", wrong_value),
+    (r"Given value: (?P<value>[^\n]*?)(?:\. Got value: Namespace[^\n]*)?(?:\n|$)", wrong_value),
+)
+
+
 def one_sentence(message: str, options: Iterable[str] = ()) -> str:
     """Return what the parser has to say about a mistake, in one sentence.
 
@@ -50,35 +198,12 @@ def one_sentence(message: str, options: Iterable[str] = ()) -> str:
         ...     - Problem with given class_path 'hem.modules.ClassificationTask':
         ...         Parser key "loss":
         ...           - Expected a dot import path string: Hem''')
-        "unknown loss 'Hem'; did you mean 'HEMLoss' ...?; available: BalancedSoftmaxLoss, ..."
+        "unknown loss 'Hem'; did you mean 'HEMLoss' ...? available: BalancedSoftmaxLoss, ..."
     """
-    key = ".".join(part.removesuffix(".init_args") for part in re.findall(r'Parser key "([^"]+)"', message))
-    owner = re.findall(r"Problem with given class_path '([^']+)'", message)
-    if found := re.search(r"dot import path string: (\S+)|Import path (\S+)|No module named '([^']+)'", message):
-        word = next(group for group in found.groups() if group)
-        kind, names = REGISTRIES.get(key.rpartition(".")[2], ("class", {}))
-        listing = f"; available: {', '.join(names)}, or the path of your own class" if names else ""
-        where = "" if names else f" for {key}"
-        return f"unknown {kind} '{word}'{where}{near(word, names)}{listing}"
-    if (found := re.search(r"Option '([^']+)' is not accepted|unrecognized arguments: --([\w.]+)", message)) and owner:
-        word = (found[1] or found[2]).partition(".")[0]
-        takes = parameters(owner[-1])
-        name = owner[-1].rpartition(".")[2]
-        return f"{name} has no argument '{word}'{near(word, takes)}; it takes {', '.join(takes)}"
-    if found := re.search(r"does not accept option '([^']+)'|nrecognized arguments: --([\w.]+)", message):
-        word = found[1] or found[2]
-        return f"there is no option '{word}'{near(word, options)}"
-    if found := re.search(r"arguments are required: (.+)", message):
-        example = "such as --config configs/classification/digits.yaml"
-        return f"{key or 'the command'} needs {found[1]}: start from a file in configs/, {example}"
-    if found := re.search(r"Expected an? (?:<class '([\w.]+)'>|(\w+))[^\n]*Got value: (.*)", message):
-        return f"{key} expects {found[1] or found[2]}, got '{found[3].strip()}'"
-    if "Subtypes:" in message and (given := re.search(r"Given value: (.*)", message)):
-        kinds = re.findall(r"Expected an? <class '([\w.]+)'>", message)
-        detail = re.search(r"(?:should|must|does not|invalid|not in|one of) .*", message.rpartition("Errors:")[2])
-        expected = " or ".join(dict.fromkeys(kind.replace("NoneType", "null") for kind in kinds))
-        what = detail[0] if detail and not kinds else f"expects {expected}"
-        return f"{key} {what}, got '{given[1].strip()}'"
+    said = Said(message, options)
+    for pattern, answer in RULES:
+        if found := re.search(pattern, said.inner):
+            return answer(said, found)
     return " ".join(message.split())
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from hem.cli.configs import expanded
@@ -32,8 +33,10 @@ EXAMPLES = """\
 
 def program() -> str:
     """Return what was typed to come here: ``hem``, ``python -m hem`` or ``python cli.py``."""
-    name = os.path.basename(sys.argv[0])
-    return {"hem": "hem", "__main__.py": "python -m hem"}.get(name, "python cli.py")
+    path = Path(sys.argv[0])
+    if path.name == "__main__.py" and path.parent.name == "hem":
+        return "python -m hem"
+    return "hem" if path.name == "hem" else "python cli.py"
 
 
 def overview() -> str:
@@ -108,13 +111,8 @@ def refuse(first: str) -> NoReturn:
         ValueError: Always.
     """
     known = (*COMMANDS, *LISTINGS)
-    given = (
-        "an option first"
-        if first.startswith("-")
-        else f"'{first}'{near(MEANT.get(first, first), known)}"
-        if first
-        else "none"
-    )
+    given = f"'{first}'{near(MEANT.get(first, first), known)}" if first else "none"
+    given = "an option first" if first.startswith("-") else given
     raise ValueError(f"Expected a command, one of {', '.join(known)}, got {given}: see `{program()} --help`.")
 
 
@@ -125,6 +123,7 @@ def run(arguments: Sequence[str]) -> int:
     if not sys.flags.safe_path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # own classes: `hem` finds them as `python cli.py` does
     from hem.cli.errors import mistake, sentence
+    from hem.cli.own import Unusable
     from hem.cli.parser import build
 
     try:
@@ -132,8 +131,9 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get("HEM_TRACEBACK"):
             raise
-        print(f"error: {sentence(mistake(error))}", file=sys.stderr)
-        return 1
+        cause = mistake(error)
+        print(f"error: {sentence(cause)}", file=sys.stderr)
+        return 2 if isinstance(cause, Unusable) else 1
     except SystemExit as stop:
         return int(stop.code or 0) if not isinstance(stop.code, str) else 1
     return 0

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -24,7 +26,8 @@ import hem.losses
 import hem.modules
 from hem.cli.configs import base_config
 from hem.cli.errors import one_sentence
-from hem.cli.registries import data_name, qualified, short_name, spelt_out, task_name
+from hem.cli.own import Unusable
+from hem.cli.registries import data_name, parameters, qualified, short_name, spelt_out, task_name
 from hem.networks.weights import without_start
 from hem.progress import ProgressBar
 from hem.runs import SaveConfig, SavePredictions, SaveResults
@@ -57,12 +60,29 @@ class Parser(LightningArgumentParser):
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
         """Parse a config, in which our classes may have their short names, as on the command line."""
         loaded = yaml.safe_load(content)
-        spelt = spelt_out(loaded)
+        try:
+            spelt = spelt_out(loaded)
+        except Unusable as error:
+            self.error(str(error), error)
         return super().parse_string(content if spelt == loaded else yaml.safe_dump(spelt), *args, **kwargs)
 
 
 class HemCLI(LightningCLI):
-    """Lightning's command line with our links from the data to the network, the loss and the task."""
+    """Lightning's command line with our links from the data to the network, the loss and the task.
+
+    Args:
+        command: The only command whose options are made; None: all of them.
+        kwargs: Lightning's.
+    """
+
+    def __init__(self, *args: Any, command: str | None = None, **kwargs: Any) -> None:
+        self.command = command
+        super().__init__(*args, **kwargs)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's is static
+        """Return the commands, or the one that is wanted: the options of each take a fifth of a second to make."""
+        commands = LightningCLI.subcommands()
+        return {self.command: commands[self.command]} if self.command else commands
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder and the checkpoint rule; link what the data module knows to whoever asks for it."""
@@ -90,6 +110,8 @@ class HemCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Decide the run folder, and send the logs and checkpoints of the run there."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        refuse_null(config.model, "model")
+        refuse_null(config.data, "data")
         data = config.data.init_args.get("data") or config.data  # a stream has the name of what it is made of
         names = {
             "task": task_name(config.model.class_path),
@@ -107,6 +129,8 @@ class HemCLI(LightningCLI):
                 config.trainer.logger = [each for each in config.trainer.logger if "CSV" not in each.class_path]
             for logger in config.trainer.logger:
                 logger.init_args.save_dir = str(folder)
+        if self.subcommand in ("validate", "test", "predict") and not config.ckpt_path:
+            refuse_untrained(self.subcommand, config.model.init_args.net)
         first = getattr(rank_zero_only, "rank", 0) == 0
         if self.subcommand == "fit" and config.ckpt_path == "auto":
             config.ckpt_path = "last" if last_checkpoint(folder / "checkpoints") else None
@@ -124,6 +148,46 @@ class HemCLI(LightningCLI):
         given = config.trainer.callbacks or []
         if config.trainer.enable_progress_bar is not False and not any("Progress" in c.class_path for c in given):
             self.trainer_defaults["callbacks"].append(ProgressBar())
+
+
+def refuse_null(value: Any, key: str) -> None:
+    """Refuse ``null`` where a class takes a number, a word or a truth value, which the parser lets through.
+
+    Args:
+        value: A part of the config.
+        key: The option that stands for it.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if isinstance(value, list):
+        for each in value:
+            refuse_null(each, key)
+    if not isinstance(value, Namespace) or "class_path" not in value:
+        return
+    taken = parameters(value.class_path)
+    given = value.get("init_args")
+    for name, each in (vars(given) if given else {}).items():
+        kind = taken[name].annotation if name in taken else ""
+        kind = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+        if each is None and re.fullmatch(r"(int|float|str|bool)( \| (int|float|str|bool))*", kind):
+            raise ValueError(
+                f"{key}.{name} expects {kind.replace(' |', ' or')}, got null: leave it out for its default."
+            )
+        refuse_null(each, f"{key}.{name}")
+
+
+def refuse_untrained(command: str, net: Namespace) -> None:
+    """Refuse to measure a network of random weights.
+
+    Raises:
+        ValueError: If the network, one of ours, brings no weights of its own.
+    """
+    if net.class_path.startswith("hem.") and not any(net.init_args.get(key) for key in ("pretrained", "weights")):
+        raise ValueError(
+            f"{command} needs a trained network: give --ckpt_path best, last or the path of a checkpoint "
+            "(random weights would be measured)."
+        )
 
 
 def refuse_used(folder: Path) -> None:
@@ -165,6 +229,7 @@ def build(args: Sequence[str] | dict[str, Any], run: bool = True) -> HemCLI:
         run: Whether to run a command (the first argument); otherwise the objects are built only.
     """
     defaults = {"default_config_files": [str(base_config())]}
+    command = next((each for each in args if each in COMMANDS), None) if run and not isinstance(args, dict) else None
     return HemCLI(
         hem.modules.Task,
         hem.datamodules.ImageDataModule,
@@ -174,7 +239,8 @@ def build(args: Sequence[str] | dict[str, Any], run: bool = True) -> HemCLI:
         load_from_checkpoint_support=False,
         save_config_callback=SaveConfig,
         parser_class=Parser,
-        parser_kwargs=dict.fromkeys(COMMANDS, defaults) if run else defaults,
+        parser_kwargs=dict.fromkeys([command] if command else COMMANDS, defaults) if run else defaults,
         args=args if isinstance(args, dict) else qualified(args),
         run=run,
+        command=command,
     )

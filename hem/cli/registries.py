@@ -5,14 +5,19 @@ One table serves short names, in YAML and on the command line, near names, and w
 
 from __future__ import annotations
 
+import importlib
 import inspect
-import sys
+import re
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import lightning.pytorch.callbacks
 import lightning.pytorch.cli
+import lightning.pytorch.loggers
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -23,70 +28,92 @@ import hem.modules
 import hem.networks
 import hem.schedules
 import hem.strategies
+from hem.cli.own import check_class
+from hem.datamodules import ImageDataModule, MaskDataset, Sampling, Subset
+from hem.modules import Task
+from hem.modules.adversarial_training import AdversarialTraining
+from hem.strategies import Strategy
 
 
 class Registry(NamedTuple):
     """What one key of a config may name."""
 
     what: str  #: in words, for a sentence
+    base: type  #: what all of them derive from
     classes: dict[str, str]  #: the path of each class by its short name
 
     def path(self, name: Any) -> Any:
-        """Return the path of a class of ours, and anything else as it is."""
-        return self.classes.get(name, name) if isinstance(name, str) else name
+        """Return the path of a class of ours; a path is returned as it is, and anything else.
+
+        Raises:
+            Unusable: If nothing can be imported by that path, or it is no class of this kind.
+        """
+        if not isinstance(name, str):
+            return name
+        path = self.classes.get(name, name)
+        if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", path) and path not in self.classes.values():
+            check_class(path, self.base, self.what, self.classes)
+        return path
 
 
-def offered(base: type, *rooms: ModuleType, but: Sequence[type] = ()) -> dict[str, str]:
+NO_CHOICE = ("Network", "CosineLinear", "Normalize")  # parts of networks
+
+
+def offered(base: type, *rooms: ModuleType) -> dict[str, str]:
     """Return the classes that rooms offer under one base, the base itself left out: their paths by their names."""
     found = {
         name: f"{room.__name__}.{name}"
         for room in rooms
         for name, value in vars(room).items()
-        if isinstance(value, type) and issubclass(value, base) and name[0] != "_" and value not in (base, *but)
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and name[0] != "_"
+        and value is not base
+        and name not in NO_CHOICE
     }
     return dict(sorted(found.items()))
 
 
+# Lightning's ReduceLROnPlateau in place of torch's: it knows its monitor
+SCHEDULES = (torch.optim.lr_scheduler, lightning.pytorch.cli, hem.schedules, hem.modules)
 #: by the last word of an option or a key: ``--model.loss HEMLoss``, ``loss: {class_path: HEMLoss}``
 REGISTRIES = {
-    "model": Registry("task", offered(hem.modules.Task, hem.modules)),
-    "data": Registry("data module", offered(hem.datamodules.ImageDataModule, hem.datamodules)),
-    "dataset": Registry("data set", offered(hem.datamodules.MaskDataset, hem.datamodules)),
-    "subset": Registry("subset", offered(hem.datamodules.Subset, hem.datamodules)),
-    "sampling": Registry("sampling", offered(hem.datamodules.Sampling, hem.datamodules)),
-    "loss": Registry("loss", offered(nn.Module, hem.losses)),
-    "net": Registry(
-        "network",
-        offered(nn.Module, hem.networks, but=(hem.networks.Network, hem.networks.CosineLinear, hem.networks.Normalize)),
-    ),
-    "strategy": Registry("strategy", offered(hem.strategies.Strategy, hem.strategies)),
-    "training": Registry("training", offered(hem.modules.adversarial_training.AdversarialTraining, hem.modules)),
-    "optimizer": Registry("optimiser", offered(Optimizer, torch.optim)),
-    # Lightning's ReduceLROnPlateau in place of torch's: it knows its monitor
-    "lr_scheduler": Registry(
-        "schedule",
-        offered(LRScheduler, torch.optim.lr_scheduler, lightning.pytorch.cli, hem.schedules, hem.modules),
-    ),
+    key: Registry(what, base, offered(base, *rooms))
+    for key, what, base, rooms in (
+        ("model", "task", Task, (hem.modules,)),
+        ("data", "data module", ImageDataModule, (hem.datamodules,)),
+        ("dataset", "data set", MaskDataset, (hem.datamodules,)),
+        ("subset", "subset", Subset, (hem.datamodules,)),
+        ("sampling", "sampling", Sampling, (hem.datamodules,)),
+        ("loss", "loss", nn.Module, (hem.losses,)),
+        ("net", "network", nn.Module, (hem.networks,)),
+        ("strategy", "strategy", Strategy, (hem.strategies,)),
+        ("training", "training", AdversarialTraining, (hem.modules,)),
+        ("optimizer", "optimiser", Optimizer, (torch.optim,)),
+        ("lr_scheduler", "schedule", LRScheduler, SCHEDULES),
+        ("callbacks", "callback", Callback, (lightning.pytorch.callbacks,)),
+        ("logger", "logger", Logger, (lightning.pytorch.loggers,)),
+    )
 }
 REGISTRIES["losses"] = REGISTRIES["loss"]  # those that SumLoss adds
 
 
-def parameters(class_path: str) -> list[str]:
-    """Return the names that a class takes, its bases' among them where it hands arguments on to them."""
-    names: dict[str, None] = {}
+def parameters(class_path: str) -> dict[str, inspect.Parameter]:
+    """Return what a class takes, its bases' among it where it hands arguments on to them."""
+    taken: dict[str, inspect.Parameter] = {}
     for base in class_of(class_path).__mro__[:-1]:
         if "__init__" in vars(base):
-            found = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-            names |= {p.name: None for p in list(found)[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+            found = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
+            taken = {p.name: p for p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | taken
             if not any(p.kind is p.VAR_KEYWORD for p in found):
                 break
-    return list(names)
+    return taken
 
 
 def class_of(class_path: str) -> type:
-    """Return the class that a path names; its module is imported already, as the parser has checked it."""
+    """Return the class that a path names."""
     module, _, name = class_path.rpartition(".")
-    found: type = getattr(sys.modules[module], name)
+    found: type = getattr(importlib.import_module(module), name)
     return found
 
 
@@ -121,25 +148,28 @@ def qualified(args: Sequence[str]) -> list[str]:
         words = (option or (out[-1] if out else "")).lstrip("-").split(".")
         while words[-1:] and words[-1] in ("class_path", "help"):
             words.pop()
-        if words and words[-1] in REGISTRIES:
+        if words[:1] in (["model"], ["data"]) and words[-1] in REGISTRIES:
             argument = f"{option}{equals}{REGISTRIES[words[-1]].path(value)}"
         out.append(argument)
     return out
 
 
-def spelt_out(content: Any, key: str = "") -> Any:
+def spelt_out(content: dict[str, Any]) -> dict[str, Any]:
     """Return what a config says with our own class names spelt out, as :func:`qualified` does for arguments.
 
-    Args:
-        content: A mapping, list or value as YAML has it.
-        key: The key that it stands under.
+    Raises:
+        Unusable: If a class is named by a path that leads to none.
 
     Example:
         >>> spelt_out({"model": {"init_args": {"net": {"class_path": "MLP"}, "loss": "HEMLoss"}}})
         {'model': {'init_args': {'net': {'class_path': 'hem.networks.MLP'}, 'loss': 'hem.losses.HEMLoss'}}}
     """
-    if isinstance(content, dict):
-        return {name: spelt_out(value, key if name == "class_path" else str(name)) for name, value in content.items()}
-    if isinstance(content, list):
-        return [spelt_out(value, key) for value in content]
-    return REGISTRIES[key].path(content) if key in REGISTRIES else content
+    return {key: _spelt_out(value, key) if key in ("model", "data") else value for key, value in content.items()}
+
+
+def _spelt_out(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _spelt_out(each, key if name == "class_path" else str(name)) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_spelt_out(each, key) for each in value]
+    return REGISTRIES[key].path(value) if key in REGISTRIES else value
