@@ -142,7 +142,7 @@ def test_config_files(kind, hem_command, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [((), ["fit", "test", "predict"]), (("trian",), ["trian", "fit"]), (("fit",), ["configs/"])],
+    [((), ["fit", "test", "predict"]), (("trian",), ["trian", "fit"]), (("fit",), ["hem configs"])],
 )
 def test_no_command_no_config(arguments, words, hem_command):
     """Nothing, a wrong command, and a command without a config say what is needed."""
