@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hem.checks import check_pixels
 from hem.datamodules.counter import key, normal, uniform
 from hem.names import check_name
 
@@ -375,7 +376,7 @@ def pgd(
         restart.
 
     Raises:
-        ValueError: For an eps, norm, objective or count out of its range.
+        ValueError: For pixels outside [0, 1], or an eps, norm, objective or count out of its range.
 
     Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks"; momentum:
     Croce & Hein 2020, equation 3; linear schedule: Yu & Xu 2023.
@@ -385,6 +386,7 @@ def pgd(
         >>> pgd(lambda x: x.flatten(1) @ weight, torch.tensor([[0.6, 0.5]]), torch.tensor([0]), 0.04)
         tensor([[0.5600, 0.5400]])
     """
+    check_pixels(input)
     check_eps(eps, norm, input[0].numel() if len(input) else None)
     if steps < 1 or restarts < 1:
         raise ValueError(f"Expected at least 1 step and 1 restart, got {steps} and {restarts}: raise them.")
@@ -515,7 +517,7 @@ def autoattack(
 
     Raises:
         ImportError: If pyautoattack is not installed.
-        ValueError: For an eps out of its range, or fewer than 4 classes.
+        ValueError: For pixels outside [0, 1], an eps out of its range, or fewer than 4 classes.
 
     Source: Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks".
@@ -526,6 +528,7 @@ def autoattack(
             f"AutoAttack's targeted DLR needs 4 classes, got {num_classes}: use pgd with the objectives 'margin', "
             "'ce' and 'mifpe', and Square."
         )
+    check_pixels(input)
     check_eps(eps, norm, input[0].numel() if len(input) else None)
     log, flags = logging.getLogger("auto-attack"), _Flags()
     propagate, log.propagate = log.propagate, False
@@ -584,12 +587,13 @@ def square(
 
     Raises:
         ImportError: If pyautoattack is not installed.
-        ValueError: For an eps out of its range.
+        ValueError: For pixels outside [0, 1], or an eps out of its range.
 
     Source: Andriushchenko et al. 2020, "Square Attack: a query-efficient black-box adversarial attack via
     random search".
     """
     package = library()
+    check_pixels(input)
     check_eps(eps, norm, input[0].numel() if len(input) else None)
     if not len(input):
         return input.clone()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
 from hem import pictures
+from hem.checks import check_pixels
 from hem.datamodules.decoder import decode_image
 from hem.datamodules.images import Fit
 from hem.datamodules.masks import Pad, Stretch
@@ -163,6 +164,7 @@ class Segmenter(nn.Module):
 def _logits(net: nn.Module, images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         images = images.float() / 255
+    check_pixels(images)
     logits: Tensor = net(images)
     return logits
 

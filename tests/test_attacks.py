@@ -2,6 +2,7 @@
 
 import builtins
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from hem.attacks import (
     square,
     zero_gradients,
 )
+from hem.checks import check_pixels
 from hem.losses import LOSSES, HEMLoss
 
 
@@ -444,3 +446,29 @@ def test_square_breaks_and_stays_within_eps(norm):
     assert length.max() <= eps + 1e-5
     with attacking(net):
         assert (net(found).argmax(1) == target).float().mean() < 0.5
+
+
+@pytest.mark.parametrize("attack", [pgd, square, partial(autoattack, num_classes=4)])
+def test_pixels_outside_the_box_are_refused(attack):
+    """As a wrong eps is: bytes that were not divided, normalised images, NaN."""
+    for images, sentence in (
+        (255 * torch.rand(2, 1, 6, 6), "divide bytes by 255"),
+        (4 * torch.rand(2, 1, 6, 6) - 2, "leave normalisation to the network"),
+        (torch.full((2, 1, 6, 6), torch.nan), "got nan"),
+    ):
+        with pytest.raises(ValueError, match=rf"Expected pixels in \[0, 1\].*{sentence}"):
+            attack(tiny_net(), images, torch.tensor([0, 1]), 0.1)
+    with pytest.raises(TypeError, match=r"Expected floating-point images in \[0, 1\], got torch.uint8"):
+        attack(tiny_net(), torch.zeros(2, 1, 6, 6).byte(), torch.tensor([0, 1]), 0.1)
+
+
+def test_pixels_are_not_looked_at_while_torch_traces():
+    def looked_at(images):
+        check_pixels(images)
+        return images + 1
+
+    outside = torch.full((2, 2), 7.0)
+    assert torch.equal(torch.func.vmap(looked_at)(outside), outside + 1)
+    assert torch.export.export(torch.nn.Identity(), (outside,)) is not None
+    check_pixels(torch.full((2, 2), 1.0005).bfloat16())
+    check_pixels(torch.empty(0))

@@ -75,6 +75,11 @@ ARGUMENTS = {
     "batch size of nought": (["--data.batch_size", "0"], 1, ["batch_size", "0"]),
     "margin below nought": (["--model.loss", "HEMLoss", "--model.loss.margin", "-1"], 1, ["margin", "-1"]),
     "class weights of another length": (["--model.loss.weight", "[1.0, 2.0]"], 1, ["weight", "10"]),
+    "one sample at a time through BatchNorm": (
+        ["--data.batch_size", "1"],
+        1,
+        ["BatchNorm", "--data.batch_size"],
+    ),
     "nothing to train on": (["--model.loss.reduction", "none"], 1, ["reduction", "'mean'"]),
     "unknown torchvision or timm name": (
         ["--model.net", "Named", "--model.net.name", "resnet81"],

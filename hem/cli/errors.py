@@ -238,6 +238,12 @@ def sentence(error: BaseException) -> str:
             "A process that reads images was killed, most likely because the memory was full: take fewer "
             "(--data.num_workers) or smaller batches (--data.batch_size); the run goes on with `--ckpt_path auto`."
         )
+    if "Expected more than 1 value per channel" in str(error):  # torch's BatchNorm, of (1, C) or (1, C, 1, 1)
+        return (
+            "Expected two samples or more in each batch of a device, which BatchNorm needs for its averages, got one: "
+            "raise --data.batch_size (it counts the samples of all devices), or take a network with another "
+            "normalisation or none (of ours some have --model.net.norm group, others --model.net.batch_norm false)."
+        )
     if found := MONITOR.search(str(error)):
         who, monitor, listed = (
             found["who"] or found["checkpoint"] or "EarlyStopping",

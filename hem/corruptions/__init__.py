@@ -105,7 +105,7 @@ def corrupt(
 
     Raises:
         TypeError: If the images are not float32.
-        ValueError: If there is no such corruption or severity, or the shapes are wrong.
+        ValueError: If there is no such corruption or severity, pixels are outside [0, 1], or the shapes are wrong.
 
     Example:
         >>> import torch

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hem.checks import check_pixels
+
 SEVERITIES = (1, 2, 3, 4, 5)
 
 # The constants of the five severities, by the side of the images they are meant for.
@@ -164,6 +166,7 @@ def constants(name: str, images: Tensor, severity: int, key: Tensor) -> Any:
             f"{tuple(key.shape)}: make them by hem.datamodules.counter.key."
         )
     check_severity(severity)
+    check_pixels(images)
     side = math.log(min(images.shape[2:]))
     sizes = CONSTANTS[name]
     return sizes[min(sizes, key=lambda size: abs(math.log(size) - side))][severity - 1]

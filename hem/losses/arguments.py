@@ -274,6 +274,11 @@ def _check_values(samples: Samples) -> None:
 def label_error(label: int, input: Tensor) -> ValueError:
     """The sentence for a label that is none of the input's classes."""
     shape = tuple(input.shape)
+    if shape[class_dim(input)] == 1:
+        return ValueError(
+            f"target holds label {label}, but input of shape {shape} has one logit for each sample, the only class 0: "
+            "give the network an output for each class, two for a binary problem, or take nn.BCEWithLogitsLoss."
+        )
     return ValueError(
         f"target holds label {label}, but input of shape {shape} has classes 0 to "
         f"{shape[class_dim(input)] - 1}; set ignore_index={label} if it marks samples without a label."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -165,6 +165,11 @@ class Task(LightningModule):
                 f"Expected one name per class, got {len(class_names)} names for {num_classes} classes: "
                 "give `class_names` of that length, or none."
             )
+        if class_names is not None and (twice := [name for name, n in Counter(class_names).items() if n > 1]):
+            raise ValueError(
+                f"Expected class names that differ, got '{twice[0]}' more than once: rename one of them, or one's "
+                "figures would replace the other's."
+            )
         if skip_separated and (found := batch_dependent(net) + random_layers(net)):
             raise ValueError(
                 f"skip_separated needs a network whose output for a sample depends on that sample alone, but "
@@ -225,6 +230,11 @@ class Task(LightningModule):
             target: What the criterion takes.
             criterion: Another one than the task's own.
         """
+        if criterion is None and logits.shape[1:2] != (self.num_classes,):
+            raise ValueError(
+                f"Expected {self.num_classes} logits of the network for each sample, one for each class, got shape "
+                f"{tuple(logits.shape)}: give the network's last layer as many outputs, two for two classes."
+            )
         self.latest_logits = logits.detach()  # what is saved with a batch whose loss is no number
         with self._loss_scopes():
             loss = reduction.evaluate(self.loss if criterion is None else criterion, logits, target)

@@ -227,3 +227,16 @@ def test_files_that_cannot_be_read(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "exif.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0")
     with pytest.warns(UserWarning, match="Corrupt EXIF"):
         assert decode_image(tmp_path / "exif.jpg").size == (4, 4)
+
+
+def test_predict_refuses_pixels_outside_0_and_1():
+    """Bytes as floating-point numbers and normalised images; bytes themselves are fine."""
+    model = Trained(torch.nn.Conv2d(3, 2, 6), ["a", "b"], 3, (6, 6))
+    images = torch.from_numpy(noise(2, 3, 6, 6))
+    assert torch.equal(model(images), model(images / 255))
+    with pytest.raises(ValueError, match=r"Expected pixels in \[0, 1\], got \S+ to 25\d: divide bytes by 255"):
+        model.predict(images.float())
+    with pytest.raises(ValueError, match=r"leave normalisation to the network"):
+        model(images / 255 - 0.5)
+    with pytest.raises(TypeError, match=r"Expected floating-point images in \[0, 1\], got torch.int64"):
+        model(images.long())

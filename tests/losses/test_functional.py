@@ -359,6 +359,12 @@ BAD_INPUT = {
 }
 
 
+def test_one_logit_for_two_labels():
+    """A binary problem with one output, as BCEWithLogitsLoss takes it, is told what it needs."""
+    with pytest.raises(ValueError, match=r"label 1, but input of shape \(4, 1\) has one logit.*two for a binary"):
+        FUNCTIONS["hem"](torch.zeros(4, 1), torch.tensor([0, 1, 0, 1]))
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_labels_of_subclasses_and_under_counting_modes_are_checked(name):
     """Masks of torchvision are a subclass; what counts operations is no tracer."""

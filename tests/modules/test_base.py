@@ -103,6 +103,20 @@ class Rows(Logger):
         self.rows[step] = metrics
 
 
+def test_one_logit_for_two_classes_is_refused():
+    """It would be argued over as class 0 for ever: the accuracy would be that of a constant."""
+    task = ClassificationTask(nn.Sequential(nn.Flatten(), nn.Linear(4, 1)), HEMLoss(), num_classes=2)
+    data = DataLoader(TensorDataset(torch.rand(4, 1, 2, 2), torch.zeros(4).long()), batch_size=2)
+    with pytest.raises(ValueError, match=r"Expected 2 logits of the network for each sample.*got shape \(2, 1\)"):
+        Trainer(max_epochs=1, **QUIET).fit(task, data)
+
+
+def test_two_classes_of_one_name_are_refused():
+    """The figures of one would be overwritten by those of the other."""
+    with pytest.raises(ValueError, match="Expected class names that differ, got 'crane' more than once"):
+        ClassificationTask(net(), HEMLoss(), num_classes=3, class_names=["crane", "cat", "crane"])
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_row_holds_the_figures_of_its_own_step(accumulate):
     """Every third step has a row; loss and accuracy in it are those of that step's last micro-batch."""
