@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 import hem
 from hem.losses import LOSSES
@@ -40,6 +42,7 @@ STAND_INS = {
     "camvid": mask_trees.camvid_tree,
     "camvid_segnet": mask_trees.camvid_tree,
     "camvid_small": mask_trees.camvid_tree,
+    "camvid_finetune": mask_trees.camvid_tree,
     "cityscapes": mask_trees.cityscapes_tree,
     "voc": mask_trees.voc_tree,
     "mask_folder": mask_trees.mask_folder_tree,
@@ -69,23 +72,40 @@ SMALL_NETWORK = {
     "cityscapes": ("--model.net.encoder", "tu-mobilenetv3_small_050"),
     "voc": ("--model.net.name", "deeplabv3_mobilenet_v3_large"),
 }
+# a small network in place of one whose published weights would be fetched
+SMALL_START = {
+    "imagenet_finetune": ("--model.net.name", "mobilenet_v3_small"),
+    "inaturalist2018_finetune": ("--model.net.name", "test_convnext"),
+    "folder_finetune": ("--model.net.name", "test_vit"),
+}
 ONE_IMAGE_PER_CLASS = ("cifar100", "tiny_imagenet", "imagenet", "imagenet_lt", "inaturalist2018")
 
 
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory):
+    """A folder of weights, which are random, under the names that configs start from."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(timm.create_model("tf_efficientnet_lite0").state_dict(), folder / "tf_efficientnet_lite0.safetensors")
+    return folder
+
+
 @pytest.mark.parametrize("config", TASKS)
-def test_task_config(config, hem_command, tmp_path):
+def test_task_config(config, hem_command, tmp_path, shelf, monkeypatch):
     """Fits two batches and tests two, on small data in the official layout where the data set is none of ours.
 
     A config that examines a trained network is given one: two batches of the classification config of that name.
     """
     task, name = Path(config).parent.name, Path(config).stem
-    data_set = re.sub("_(pgd|trades|open|small|permuted|fast)$", "", name)
+    data_set = re.sub("_(pgd|trades|open|small|permuted|fast|finetune)$", "", name)
     root = tmp_path / "data"
     data = []
+    monkeypatch.setenv("HEM_WEIGHTS", str(shelf))
+    if name in SMALL_START:
+        data += [*SMALL_START[name], "--model.net.weights", "null"]
     if data_set in STAND_INS:
         root.mkdir()
         STAND_INS[data_set](root)
-        data = ["--data.root", root, "--data.num_workers", 0]
+        data += ["--data.root", root, "--data.num_workers", 0]
         if "datamodules.LongTail" in (ROOT / config).read_text():
             data += ["--data.subset.imbalance", 1]  # there is no tail in one or two images of each class
     validation = 0 if data_set in ONE_IMAGE_PER_CLASS else 0.5

@@ -112,6 +112,9 @@ class HemCLI(LightningCLI):
         config = self.config[self.subcommand] if self.subcommand else self.config
         refuse_null(config.model, "model")
         refuse_null(config.data, "data")
+        arguments = config.model.init_args.net.get("init_args") or {}
+        for name in [name for name, value in arguments.items() if value == "None"]:
+            arguments[name] = None  # so jsonargparse writes `--model.net.<name> null` where a string may stand
         data = config.data.init_args.get("data") or config.data  # a stream has the name of what it is made of
         names = {
             "task": task_name(config.model.class_path),
@@ -143,7 +146,7 @@ class HemCLI(LightningCLI):
                 set_aside(path.with_name(LAST))
         if self.subcommand and config.ckpt_path:
             refuse_programs(Path(config.ckpt_path))
-            without_start(config.model.init_args.net.get("init_args", {}))
+            without_start(arguments)
         self.trainer_defaults["callbacks"] = [SaveResults(**names), SavePredictions()]
         given = config.trainer.callbacks or []
         if config.trainer.enable_progress_bar is not False and not any("Progress" in c.class_path for c in given):

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from hem.losses import reduction
+from hem.modules.finetuning import encoder_of, groups
 from hem.networks import Normalize, Start, batch_dependent, random_layers
 from hem.networks.weights import renew
 
@@ -127,6 +128,11 @@ class Task(LightningModule):
             network started from weights that expect another one, it is theirs that counts.
         std: Standard deviation of each input channel; linked from the data module.
         normalize: The normalisation, in place of the weights' or the data's.
+        encoder_lr: The learning rate of the network's encoder as a factor of the other layers'.
+        layer_decay: The learning rate of each layer of the encoder as a factor of the next one's: layer-wise decay,
+            0.65 to 0.85 for transformers; see :func:`~hem.modules.finetuning.groups`.
+        frozen_epochs: For how many epochs the encoder stands still, its BatchNorm statistics and dropout too; "all":
+            for good.
         skip_separated: Whether to run the backward pass on those samples alone that still carry error. The
             others have exactly zero gradient, so the step is the same to rounding; it costs a forward pass more
             and saves the forward and backward passes of what is learnt. For losses that reach 0 (the margin
@@ -138,7 +144,9 @@ class Task(LightningModule):
             (ResNet-18) of the time, on a GPU it is what half precision wants.
 
     Raises:
-        ValueError: If ``class_names`` has another length, or ``skip_separated`` meets a network whose samples mix.
+        ValueError: If ``class_names`` has another length, ``skip_separated`` meets a network whose samples mix,
+            ``encoder_lr``, ``layer_decay`` or ``frozen_epochs`` is out of its range or meets a network without an
+            encoder, or a schedule overrides the learning rates of the layers.
     """
 
     resumes_within_epochs = True  # whether a checkpoint between two steps holds all that the next one needs
@@ -158,6 +166,9 @@ class Task(LightningModule):
         compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
         channels_last: bool = True,
         normalize: Normalize | None = None,
+        encoder_lr: float = 1.0,
+        layer_decay: float = 1.0,
+        frozen_epochs: int | Literal["all"] = 0,
     ) -> None:
         super().__init__()
         if class_names is not None and len(class_names) != num_classes:
@@ -182,6 +193,18 @@ class Task(LightningModule):
         if (start := getattr(net, "start", None)) is not None:
             _report(net, start, normalize, class_names)
         self.net = nn.Sequential(OrderedDict(normalize=normalize or nn.Identity(), backbone=net))
+        if encoder_lr <= 0:
+            raise ValueError(f"encoder_lr is a factor of the learning rate, above 0, but it is {encoder_lr}.")
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"layer_decay is a factor of the learning rate in (0, 1], but it is {layer_decay}.")
+        if frozen_epochs != "all" and frozen_epochs < 0:
+            raise ValueError(f"frozen_epochs is a number of epochs, 0 or more, or all, but it is {frozen_epochs}.")
+        if frozen_epochs or (encoder_lr, layer_decay) != (1, 1):
+            encoder = encoder_of(net)
+            if frozen_epochs == "all":
+                encoder.requires_grad_(False)
+        self.encoder_lr, self.layer_decay, self.frozen_epochs = encoder_lr, layer_decay, frozen_epochs
+        self._paused: list[str] = []  # parameters of the encoder that will learn when it does
         self.loss = loss
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -335,29 +358,72 @@ class Task(LightningModule):
                     parameter.grad.mul_(factor)
             self.accumulation.reset()
 
+    # -- an encoder that stands still ----------------------------------------------------------------------
+
+    @property
+    def encoder_frozen(self) -> bool:
+        """Whether the encoder stands still in this epoch."""
+        return self.frozen_epochs == "all" or self.current_epoch < self.frozen_epochs
+
+    def train(self, mode: bool = True) -> Task:
+        """Put the network in training mode; an encoder that stands still stays in evaluation mode."""
+        super().train(mode)
+        if self.encoder_frozen:
+            encoder_of(self.net.backbone).eval()  # type: ignore[arg-type]
+        return self
+
+    def on_train_start(self) -> None:
+        """Hold the encoder where a run is resumed in the middle of an epoch, whose start is not told then."""
+        self._hold_encoder()
+
+    def on_train_epoch_start(self) -> None:
+        """Hold the encoder, or let it go."""
+        self._hold_encoder()
+
+    def _hold_encoder(self) -> None:
+        if not self.frozen_epochs:
+            return
+        frozen, encoder = self.encoder_frozen, encoder_of(self.net.backbone)  # type: ignore[arg-type]
+        encoder.train(not frozen)
+        if self.frozen_epochs == "all" or frozen == bool(self._paused):
+            return
+        if frozen and not getattr(self.trainer.strategy.model, "find_unused_parameters", True):
+            raise ValueError(
+                f"An encoder that stands still for {self.frozen_epochs} epochs has no gradients that devices could "
+                "share, and DDP waits for them: set trainer.strategy to ddp_find_unused_parameters_true, or "
+                "frozen_epochs to 0 or all."
+            )
+        parameters = dict(encoder.named_parameters())
+        learning = [name for name, p in parameters.items() if p.requires_grad] if frozen else self._paused
+        for name in learning:
+            parameters[name].requires_grad_(not frozen)
+        self._paused = learning if frozen else []
+
     # -- optimisation --------------------------------------------------------------------------------------
 
     def total_steps(self) -> int:
         """Return the number of optimiser steps that the schedule spans: those of the whole training."""
         return int(self.trainer.estimated_stepping_batches)
 
-    def build_optimizer(self) -> Optimizer:
-        """Build the optimiser over the network's parameters."""
-        return self.optimizer(p for p in self.net.parameters() if p.requires_grad)
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimiser over the network's parameters, and the schedule over the optimiser."""
-        optimizer = self.build_optimizer()
+        optimizer, scales = self._optimizer()
         if self.lr_scheduler is None:
             return optimizer
         make = self.lr_scheduler
-        if (
-            isinstance(make, partial)
-            and make.keywords.get("total_steps", 0) is None
-            and not make.keywords.get("epochs")
-        ):
-            make = partial(make, total_steps=self.total_steps())
+        if isinstance(make, partial):
+            if make.keywords.get("total_steps", 0) is None and not make.keywords.get("epochs"):
+                make = partial(make, total_steps=self.total_steps())
+            if isinstance(highest := make.keywords.get("max_lr"), (int, float)) and len(scales) > 1:
+                make = partial(make, max_lr=[highest * scale for scale in scales])
         schedule = make(optimizer)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for rate, scale in zip(rates, scales, strict=True):
+            if abs(rate * scales[-1] - scale * rates[-1]) > 1e-9:
+                raise ValueError(
+                    f"Expected learning rates in the proportion {_numbers(scales)}, got {_numbers(rates)} from the "
+                    "schedule: take one that multiplies the optimiser's rates, or OneCycleLR with one number as max_lr."
+                )
         if not isinstance(schedule, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_interval}}
         monitor = getattr(schedule, "monitor", "val/loss")  # is known at the end of an epoch that is validated
@@ -367,3 +433,22 @@ class Task(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "frequency": frequency},
         }
+
+    def _optimizer(self) -> tuple[Optimizer, list[float]]:
+        """The optimiser over what learns, and the factor of the learning rate of each of its groups."""
+        if (self.encoder_lr, self.layer_decay) == (1, 1):
+            return self.optimizer(p for p in self.net.parameters() if p.requires_grad), [1.0]
+        net: Any = self.net.backbone
+        found = [
+            (learning, scale)
+            for params, scale in groups(net, self.encoder_lr, self.layer_decay)
+            if (learning := [p for p in params if p.requires_grad])
+        ]
+        optimizer = self.optimizer([{"params": params} for params, _ in found])
+        for group, (_, scale) in zip(optimizer.param_groups, found, strict=True):
+            group["lr"] *= scale
+        return optimizer, [scale for _, scale in found]
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -184,7 +184,7 @@ class ContinualTask(Task):
         **kwargs: See :class:`~hem.modules.base.Task`.
 
     Raises:
-        ValueError: ``skip_separated`` is on, or the mask or counts are none of those.
+        ValueError: ``skip_separated`` or ``frozen_epochs`` is on, or the mask or counts are none of those.
     """
 
     resumes_within_epochs = False  # a task begins with an epoch, and its strategy keeps what steps have left behind
@@ -198,6 +198,11 @@ class ContinualTask(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if self.frozen_epochs not in (0, "all"):
+            raise ValueError(
+                f"A stream begins its optimiser anew with each task: set frozen_epochs to 0 or all, not "
+                f"{self.frozen_epochs}."
+            )
         if self.skip_separated:
             raise ValueError("A strategy needs the logits of all samples: leave skip_separated off.")
         for name, value, allowed in (("mask", mask, get_args(Mask)), ("counts", counts, get_args(Counts))):
@@ -320,12 +325,14 @@ class ContinualTask(Task):
 
     def on_train_start(self) -> None:
         """Test the untrained network."""
+        super().on_train_start()
         if not self.baseline:
             self.baseline = self.tested(-1)
             self._record()
 
     def on_train_epoch_start(self) -> None:
         """Begin a task, where the epoch is its first one."""
+        super().on_train_epoch_start()
         if self.current_epoch % self.stream.epochs_per_task:
             return
         if self.current_epoch:

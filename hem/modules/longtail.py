@@ -241,10 +241,12 @@ class LongTailTask(Task):
 
     def on_train_start(self) -> None:
         """Re-weight the loss where a run is resumed in the middle of an epoch, whose start is not told then."""
+        super().on_train_start()
         self._reweight()
 
     def on_train_epoch_start(self) -> None:
         """Re-weight the loss from ``drw_epoch`` on, also where a run is resumed behind it."""
+        super().on_train_epoch_start()
         self._reweight()
 
     def _reweight(self) -> None:

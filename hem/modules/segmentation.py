@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import PolynomialLR
@@ -100,17 +99,12 @@ class SegmentationTask(Task):
         palette: RGB of each class; linked from the data module. None: shades of grey.
         auxiliary: The factor of each auxiliary head's loss, for networks that give (logits, auxiliary, ...) in
             training.
-        encoder_lr: The encoder's learning rate as a factor of the other layers'; needs a network that has an
-            ``encoder``.
         window: Height and width of the windows that slide over images in validation and test; None: whole images.
         stride: Their steps; None: two thirds of the window.
         scales: Scales over which the logits are averaged in test and prediction.
         flip: Whether to average over mirror images as well.
         examples: Number of test images in ``overlays.png``.
         **kwargs: See :class:`~hem.modules.base.Task`.
-
-    Raises:
-        ValueError: If ``encoder_lr`` meets a network without an encoder, or a schedule that overrides it.
     """
 
     def __init__(
@@ -120,7 +114,6 @@ class SegmentationTask(Task):
         unknown_index: int = 255,
         palette: Sequence[tuple[int, int, int]] | None = None,
         auxiliary: Sequence[float] = (0.4,),
-        encoder_lr: float = 1.0,
         window: tuple[int, int] | None = None,
         stride: tuple[int, int] | None = None,
         scales: Sequence[float] = (1.0,),
@@ -129,14 +122,11 @@ class SegmentationTask(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if encoder_lr <= 0:
-            raise ValueError(f"encoder_lr is a factor of the learning rate, above 0, but it is {encoder_lr}.")
         self.ignore_index = ignore_index
         self.unknown_index = unknown_index
         shades = [round(255 * c / max(self.num_classes - 1, 1)) for c in range(self.num_classes)]
         self.palette = [(v, v, v) for v in shades] if palette is None else [(r, g, b) for r, g, b in palette]
         self.auxiliary = list(auxiliary)
-        self.encoder_lr = encoder_lr
         self.window = window
         self.stride = stride or (window and (max(1, 2 * window[0] // 3), max(1, 2 * window[1] // 3)))
         self.scales = list(scales)
@@ -212,39 +202,6 @@ class SegmentationTask(Task):
         losses = sample_losses(self.loss, logits, target)
         if losses is not None:
             self.log("train/active", (losses > 0).sum() / count)
-
-    def build_optimizer(self) -> Optimizer:
-        """Build the optimiser; the encoder's parameters in a group of their own where its rate is another."""
-        if self.encoder_lr == 1:
-            return super().build_optimizer()
-        backbone = self.net.backbone
-        if not isinstance(encoder := getattr(backbone, "encoder", None), nn.Module):
-            raise ValueError(
-                f"encoder_lr needs a network whose encoder is its attribute `encoder`, which "
-                f"{type(backbone).__name__} has not: leave encoder_lr at 1."
-            )
-        inside = {id(parameter) for parameter in encoder.parameters()}
-        trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
-        optimizer = self.optimizer(
-            [
-                {"params": [parameter for parameter in trained if id(parameter) in inside]},
-                {"params": [parameter for parameter in trained if id(parameter) not in inside]},
-            ]
-        )
-        optimizer.param_groups[0]["lr"] *= self.encoder_lr
-        return optimizer
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build optimiser and schedule, and see that the schedule has left the encoder its own rate."""
-        found: Any = super().configure_optimizers()
-        groups = (found["optimizer"] if isinstance(found, dict) else found).param_groups
-        if self.encoder_lr != 1 and abs(groups[0]["lr"] - self.encoder_lr * groups[1]["lr"]) > 1e-9:
-            raise ValueError(
-                f"The schedule gives the encoder {groups[0]['lr']:g} and the other layers {groups[1]['lr']:g}, not "
-                f"{self.encoder_lr:g} of it: give OneCycleLR a list of two as max_lr, the encoder's first, or take "
-                "a schedule that multiplies the optimiser's rates."
-            )
-        return found  # type: ignore[no-any-return]
 
     # -- evaluation ----------------------------------------------------------------------------------------
 

@@ -240,8 +240,10 @@ def test_learning_rates_of_encoder_and_head(sample):
     encoder, rest = runner.optimizers[0].param_groups
     assert {id(p) for p in encoder["params"]} == {id(p) for p in net.encoder.parameters()}
     assert len(encoder["params"]) + len(rest["params"]) == len(list(net.parameters()))
-    with pytest.raises(ValueError, match="give OneCycleLR a list of two as max_lr"):
-        fit(task(TwoHeads(1), 0.2), sample[1])
+    runner = fit(task(TwoHeads(1), 0.2), sample[1])  # one number, which the config has
+    assert [group["max_lr"] for group in runner.optimizers[0].param_groups] == pytest.approx([0.02, 0.2])
+    with pytest.raises(ValueError, match=r"rates in the proportion 0.1, 1, got .*OneCycleLR with one number"):
+        fit(task(TwoHeads(1), [0.2, 0.2]), sample[1])
     with pytest.raises(ValueError, match="needs a network whose encoder is its attribute `encoder`, which Conv2d"):
         fit(task(nn.Conv2d(3, CLASSES, 1), 0.2), sample[1])
     with pytest.raises(ValueError, match="above 0, but it is 0"):

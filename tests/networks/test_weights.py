@@ -351,6 +351,15 @@ def test_another_run_is_a_start(run, hem_command, tmp_path):
     torch.testing.assert_close(fewer.body[0].weight, own.backbone.body[0].weight, rtol=0, atol=0)
 
 
+def test_null_on_the_command_line_is_no_file(hem_command, tmp_path):
+    """The parser makes the word None of it where a string may stand."""
+    config = tmp_path / "start.yaml"
+    config.write_text("{model: {init_args: {net: {init_args: {weights: gone.pth}}}}}")
+    common = (*DIGITS, "--config", config, "--run_dir", tmp_path / "run")
+    assert "Expected weights at gone.pth, got nothing there" in hem_command("fit", *common).err
+    assert hem_command("fit", *common, "--model.net.weights", "null").code == 0
+
+
 def test_a_run_keeps_the_normalisation_of_its_weights(hem_command, tmp_path):
     """In `hem.load` without the file, and in ONNX."""
     file = tmp_path / "net.pth"
