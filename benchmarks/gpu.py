@@ -10,8 +10,8 @@ does not touch the others. In the order of their worth:
 * `correctness`: the kernels against float64, all dtypes, shapes, layouts; several processes at a time, and with them
 * `tests`: the tests that need a card;
 * `losses`: time, memory and achieved bandwidth of HEM beside `F.cross_entropy`, `torch.compile` and a copy;
-* `training`: images per second of `fit` beside a bare loop, and both compiled;
 * `tiles`: what other sizes of the kernels' tiles would give;
+* `training`: images per second of `fit` beside a bare loop, and both compiled;
 * `cifar10`: ResNet-18 with cross-entropy and HEM, where HEM_DATA has CIFAR-10;
 * `seeds`: more of that, until the time is up.
 
@@ -37,7 +37,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 # the most that each may take of the time, in seconds
-STAGES = {"correctness": 90, "tests": 150, "losses": 150, "training": 150, "tiles": 60, "cifar10": 600, "seeds": 600}
+STAGES = {"correctness": 90, "tests": 120, "losses": 150, "tiles": 50, "training": 150, "cifar10": 600, "seeds": 600}
 TOGETHER = 6  # processes of the stage `correctness`, most of whose time is compilation
 
 

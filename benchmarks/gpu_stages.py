@@ -395,30 +395,39 @@ def tiles(stage: Stage) -> None:
 
 # -- tests -------------------------------------------------------------------------------------------------------
 
-# the tests of the kernels run on the card where there is one; those marked `cuda` are skipped without
-TESTS = ["tests/losses/test_kernels.py", "tests/losses/test_contract.py", "tests/losses/test_functional.py"]
+# the tests of the kernels run on the card where there is one
+TESTS = ["tests/test_cuda.py", "tests/losses/test_kernels.py", "tests/test_configs.py::test_overlay",
+         "tests/datamodules/test_base.py::test_batches_on_the_accelerator_are_those_of_the_processor"]  # fmt: skip
 
 
 def tests(stage: Stage) -> None:
     """What pytest says of the tests that need a card."""
     start = time.time()
-    workers = ["-n", "6", "--dist", "load"] if stage.cuda else []
+    workers = ["-n", "8", "--dist", "load"] if stage.cuda else []
     # that another version of torch warns of something new is no fault of the card
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "default", "--tb=short", *workers]
-    runs = [["-m", "cuda", "tests"], TESTS]
-    if stage.quick:
-        runs = [["-m", "cuda", "tests/test_cuda.py"], ["tests/losses/test_kernels.py", "-k", "half or layout"]]
-    for what in runs:
-        done = subprocess.run(
-            [*command, *what], cwd=ROOT, text=True, capture_output=True, timeout=max(stage.left() - 3, 5)
-        )
-        lines = done.stdout.strip().splitlines()
-        failed = [line[:300] for line in lines if re.match(r"(FAILED|ERROR)", line)]
-        summary = next((line for line in reversed(lines) if re.search(r"\d+ (passed|failed|skipped|error)", line)), "?")
-        stage.write(what=" ".join(what), summary=summary.strip("= "), failed=failed, seconds=round(time.time() - start))
-        if done.returncode not in (0, 5):
-            gpu_rows.write(stage.rows, stage="error", of="tests", error=done.stdout[-6000:] + done.stderr[-1500:])
-        start = time.time()
+    command = [sys.executable, "-m", "pytest", "-v", "-W", "default", "--tb=short", "--color=no", *workers]
+    what = ["tests/test_cuda.py", "tests/losses/test_kernels.py", "-k", "cuda or half"] if stage.quick else TESTS
+    what += [] if stage.quick else ["-k", "not interpreter"]
+    # line by line, so that tests that hang leave those that were done
+    lines: list[str] = []
+    with subprocess.Popen(
+        [*command, *what], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as run:
+        assert run.stdout is not None
+        try:
+            lines.extend(run.stdout)
+        except TimeIsUp:
+            run.kill()
+            lines.extend(run.stdout)
+            stage.error("", TimeoutError(f"the time was up after {len(lines)} lines"))
+    passed, skipped = (
+        sum(f" {word}" in line or f"{word} " in line for line in lines) for word in ("PASSED", "SKIPPED")
+    )
+    failed = sorted({found[1] for line in lines if (found := re.match(r"(?:FAILED|ERROR) (tests\S+\S*)", line))})
+    summary = f"{passed} passed, {len(failed)} failed, {skipped} skipped"
+    stage.write(what=" ".join(what), summary=summary, failed=failed, seconds=round(time.time() - start))
+    if failed or run.returncode:
+        gpu_rows.write(stage.rows, stage="error", of="tests", error="".join(lines)[-14000:])
 
 
 # -- training ----------------------------------------------------------------------------------------------------
