@@ -96,7 +96,7 @@ def test_task_config(config, hem_command, tmp_path, shelf, monkeypatch):
     A config that examines a trained network is given one: two batches of the classification config of that name.
     """
     task, name = Path(config).parent.name, Path(config).stem
-    data_set = re.sub("_(pgd|trades|open|small|permuted|fast|finetune)$", "", name)
+    data_set = re.sub("_(pgd|trades|open|small|permuted|fast|finetune|probe)$", "", name)
     root = tmp_path / "data"
     data = []
     monkeypatch.setenv("HEM_WEIGHTS", str(shelf))

@@ -221,6 +221,10 @@ class ImageDataModule(LightningDataModule, ABC):
             self._images[split] = images
         return self._images[split]
 
+    def replace(self, split: Split, images: Images) -> None:
+        """Put other images in the place of an official part: as many, in the same order."""
+        self._images[split] = images
+
     def part(self, part: Split) -> tuple[Images, Tensor]:
         """The images among which a part lies, and the positions of its samples, (N,) int64, ascending.
 
@@ -327,7 +331,7 @@ class ImageDataModule(LightningDataModule, ABC):
             world=1 if trainer is None else trainer.world_size,
             device=device,
         )
-        drawn = bool(self.augment or self.mixing) or not isinstance(images, MemoryImages)  # else no key is needed
+        drawn = bool(self.augment or self.mixing) or not images.batched  # else no key is needed
         made = Loader(
             images,
             batches,
@@ -451,7 +455,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """On the device: pixels from 0..255 to [0, 1], and for training the augmentation."""
         if not isinstance(batch, RawBatch):
             return batch
-        input, target = batch.input.float().div_(255), batch.target
+        pixels = batch.input.dtype == torch.uint8  # and not features
+        input, target = batch.input.float().div_(255) if pixels else batch.input, batch.target
         if batch.key is not None:
             for stream, augment in enumerate(self.augment):
                 input = augment(input, key_of(batch.key, stream))

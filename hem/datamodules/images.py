@@ -62,6 +62,7 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
     """A fixed sequence of uint8 images with targets; ``targets`` is an int64 tensor of shape (N,)."""
 
     targets: Tensor
+    batched = False  # whether :meth:`take` gives many of them at once, in no time
     paths: Sequence[str] | None = None  #: of the N files, where the images lie in files
 
     def __len__(self) -> int:
@@ -74,6 +75,11 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
     def augmented(self, index: int, key: int) -> tuple[Tensor, int]:
         """The same for training: changed at random, as a function of the key alone."""
         return self[index]
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Several images and their targets (N,) at once."""
+        images, targets = zip(*(self[i] for i in index.tolist()), strict=True)
+        return torch.stack(images), torch.stack([torch.as_tensor(target) for target in targets])
 
     @abstractmethod
     def name_of(self, index: int) -> str:
@@ -97,6 +103,8 @@ class MemoryImages(Images):
         >>> len(images), images.name_of(1)
         (2, 'toy/test/00001')
     """
+
+    batched = True
 
     def __init__(self, images: Tensor, targets: Tensor, name: str = "images") -> None:
         if images.dtype != torch.uint8:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hem.datamodules.counter import integers
 from hem.datamodules.counter import key as key_of
-from hem.datamodules.images import Images, MemoryImages
+from hem.datamodules.images import Images
 
 
 class Batch(NamedTuple):
@@ -194,7 +194,7 @@ class Loader:
             yield torch.cat([index, other]), torch.cat([k, other_key]), size
 
     def _fetch(self, requests: Iterator[Request]) -> Iterator[RawBatch]:
-        if isinstance(self.images, MemoryImages):
+        if self.images.batched:
             for request in requests:
                 yield read(self.images, request)
             return
@@ -224,7 +224,7 @@ def read(images: Images, request: Request) -> RawBatch:
         ValueError: A file is damaged.
     """
     index, key, size = request
-    if isinstance(images, MemoryImages):
+    if images.batched:
         return RawBatch(*images.take(index), index, key, size)
     batch = _Decoder(images)[request]
     if isinstance(batch, Exception):

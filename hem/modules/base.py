@@ -219,8 +219,9 @@ class Task(LightningModule):
         self.class_names = list(class_names) if class_names is not None else [str(c) for c in range(num_classes)]
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the logits of a batch of images in [0, 1]."""
-        logits: Tensor = self.net(input)
+        """Return the logits of a batch of images in [0, 1], or of features (N, D): see :mod:`hem.modules.probe`."""
+        net: Any = self.net
+        logits: Tensor = net.backbone.head(input) if input.ndim == 2 else net(input)
         return logits
 
     # -- training ------------------------------------------------------------------------------------------

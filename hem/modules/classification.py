@@ -21,6 +21,7 @@ from hem.modules.calibrator import (
     run_calibration,
     validation_logits,
 )
+from hem.modules.probe import use_features
 from hem.modules.rejector import Rejector, run_folder, run_rejector, save_rejector, say
 from hem.names import check_name
 from hem.runs import RunFolder
@@ -97,6 +98,8 @@ class ClassificationTask(Task):
         keep: The share, in (0, 1].
         calibrator: Fits the probabilities; None: one temperature.
         scores: Whether predictions have ``"calibrated"`` probabilities, or ``"raw"`` ones, the softmax of the logits.
+        features: A folder in which the features of the images are kept, computed once, so that an epoch of the last
+            layer takes a second; for encoders that stand still (``frozen_epochs: all``) and data without augmentation.
         **kwargs: See :class:`~hem.modules.base.Task`.
     """
 
@@ -107,9 +110,11 @@ class ClassificationTask(Task):
         keep: float = 0.95,
         calibrator: Calibrator | None = None,
         scores: Scores = "calibrated",
+        features: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.features = features
         check_name(scores, get_args(Scores), "kind of scores")
         check_score(rejection_score, LOGIT_SCORES)
         if not 0 < keep <= 1:
@@ -133,6 +138,11 @@ class ClassificationTask(Task):
                 for stage in ("val", "test")
             }
         )
+
+    def setup(self, stage: str) -> None:
+        """Take features in place of images, where they are to be kept."""
+        if self.features is not None:
+            use_features(self, self.features, stage)
 
     def log_training(self, logits: Tensor, target: Tensor) -> None:
         """Log accuracy on the batch as it is trained on, and the share of samples that still carry error."""

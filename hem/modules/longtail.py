@@ -18,6 +18,7 @@ from hem.modules.base import Task
 from hem.modules.calibrator import predicted
 from hem.modules.classification import accuracies, log_batch
 from hem.modules.examination import write_figure, write_table
+from hem.modules.probe import use_features
 from hem.modules.rejector import run_folder
 from hem.networks import CosineLinear
 
@@ -142,6 +143,8 @@ class LongTailTask(Task):
             figures.
         normalize_tau: Strength of tau-normalisation of the last layer: see :func:`tau_normalized`. None: no such
             figures.
+        features: A folder in which the features of the images are kept, computed once, so that an epoch of the last
+            layer takes a second; for encoders that stand still (``frozen_epochs: all``) and data without augmentation.
         **kwargs: See :class:`~hem.modules.base.Task`.
 
     Raises:
@@ -159,9 +162,11 @@ class LongTailTask(Task):
         drw_beta: float = 0.9999,
         adjust_tau: float | None = None,
         normalize_tau: float | None = None,
+        features: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.features = features
         if class_counts is None or len(class_counts) != self.num_classes:
             raise ValueError(
                 f"class_counts holds {len(class_counts or ())} numbers, but there are {self.num_classes} classes: "
@@ -229,6 +234,11 @@ class LongTailTask(Task):
             }
         )
 
+    def setup(self, stage: str) -> None:
+        """Take features in place of images, where they are to be kept."""
+        if self.features is not None:
+            use_features(self, self.features, stage)
+
     # -- training ------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
@@ -271,7 +281,7 @@ class LongTailTask(Task):
             found["plain"] = self(input)
         else:
             net: Any = self.net
-            features = net.backbone.forward_features(net.normalize(input))
+            features = input if input.ndim == 2 else net.backbone.forward_features(net.normalize(input))
             found["plain"] = net.backbone.head(features)
             found["tau_normalized"] = tau_normalized(features, net.backbone.head, self.normalize_tau)
         if self.adjust_tau is not None:

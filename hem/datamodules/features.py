@@ -1,0 +1,122 @@
+"""Features of images under a network that stands still: computed once, kept in a file, read from it by its mapping."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hem.datamodules.images import Images, MemoryImages
+from hem.datamodules.loader import Batches, Loader
+
+
+class FeatureImages(Images):
+    """The images of another set as an encoder sees them: vectors (D,) float32 in place of pixels.
+
+    They are computed when the first of them is asked for, by one process while the others wait, and kept in
+    ``<folder>/<name>_<key>.npy``, where the key is a hash of the images and of what encodes them: other weights, other
+    pixels, other file. The file is mapped into memory, where all processes share it.
+
+    Args:
+        images: The images.
+        encode: uint8 images (N, C, H, W) to features (N, D); it is called when it is its turn, not before.
+        identity: What else the features depend on, such as the tensors of the encoder, as bytes; likewise.
+        folder: Where the file lies.
+        batch_size: Images that are encoded at once.
+        workers: Processes that decode files.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> pixels = MemoryImages(torch.full((3, 1, 2, 2), 7, dtype=torch.uint8), torch.tensor([0, 1, 0]), "toy/train")
+        >>> with TemporaryDirectory() as folder:
+        ...     set = FeatureImages(pixels, lambda batch: batch.flatten(1).float().mean(1, True), lambda: [b""], folder)
+        ...     set.take(torch.tensor([2, 0]))
+        Features of toy/train: 3 images ... 3 x 1 in ...
+        (tensor([[7.],
+                [7.]]), tensor([0, 0]))
+    """
+
+    batched = True
+
+    def __init__(
+        self,
+        images: Images,
+        encode: Callable[[Tensor], Tensor],
+        identity: Callable[[], Sequence[bytes]],
+        folder: str | Path,
+        batch_size: int = 256,
+        workers: int = 0,
+    ) -> None:
+        self.source = images
+        self.targets = images.targets.cpu()
+        self.encode = encode
+        self.identity = identity
+        self.folder = Path(folder)
+        self.batch_size = batch_size
+        self.workers = workers
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.features[index], int(self.targets[index])
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Several features (N, D) and their targets (N,) at once."""
+        return self.features[index.cpu()], self.targets[index.cpu()]
+
+    def name_of(self, index: int) -> str:
+        """The name of the image."""
+        return self.source.name_of(index)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """All features (N, D), mapped into memory."""
+        path = self.folder / f"{self.source.name_of(0).rpartition('/')[0].replace('/', '_') or 'images'}_{self.key}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.is_file():
+                self._compute(path)
+        return torch.from_numpy(np.load(path, mmap_mode="c"))  # c: whoever writes to it changes a copy
+
+    @property
+    def key(self) -> str:
+        """The hash of the images and of what encodes them."""
+        found = hashlib.blake2b(digest_size=8)
+        if isinstance(self.source, MemoryImages):
+            found.update(self.source.images.cpu().contiguous().numpy().data)
+        for path in self.source.paths or ():
+            found.update(f"{path} {os.path.getsize(path)} {os.path.getmtime(path)}\n".encode())
+        for part in self.identity():
+            found.update(part)
+        return found.hexdigest()
+
+    def _compute(self, path: Path) -> None:
+        """Encode all images in order into a file that is there whole or not at all."""
+        count, began = len(self), time.monotonic()
+        place = self.source.name_of(0).rpartition("/")[0] or "images"
+        print(f"Features of {place}: {count} images are encoded once ...", end=" ", flush=True)
+        order = torch.arange(count)
+        batches = Batches(lambda epoch: order, count, self.batch_size, training=False)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        kept: np.memmap | None = None
+        done = 0
+        try:
+            for batch in Loader(self.source, batches, workers=self.workers):
+                features = self.encode(batch.input).float().cpu().numpy()
+                if kept is None:
+                    kept = np.lib.format.open_memmap(beside, "w+", np.float32, (count, features.shape[1]))
+                kept[done : done + len(features)] = features
+                done += len(features)
+            assert kept is not None  # no set is empty
+            kept.flush()
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        print(f"{count} x {kept.shape[1]} in {time.monotonic() - began:.0f} s: {path}")
