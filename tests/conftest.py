@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.processes import ROOT, Outcome
+
 # the tests' tensors are small: a second thread waits more than it works, above all beside other work
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
@@ -21,14 +20,6 @@ def _environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
-
-
-class Outcome(NamedTuple):
-    """What a command left: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture

@@ -1,15 +1,13 @@
 """Two processes train and test as one does: through the command line, with gloo, as a user would."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests import processes
+
 pytestmark = pytest.mark.slow
 
 
@@ -18,22 +16,13 @@ def run(command: str, folder: Path, devices: int, loss: str, *options: object) -
         *("--config", "configs/classification/digits.yaml", "--config", f"configs/loss/{loss}.yaml"),
         # batch statistics are per process by design of torch's BatchNorm: a network without them is compared
         *("--model.net", "MLP", "--model.net.batch_norm", "false", "--data.batch_size", "50"),
-        *("--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--trainer.devices", str(devices)),
-        *("--trainer.strategy", "ddp" if devices > 1 else "auto", "--run_dir", str(folder)),
+        *("--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--run_dir", str(folder)),
         *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
         *(("--ckpt_path", "last") if command == "test" and not options else ()),
         *map(str, options),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "cli.py", command, *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    done = processes.hem(command, *arguments, ranks=devices).wait()
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize("loss", ["hem", "dice"])

@@ -5,39 +5,30 @@ and shuffling, so every source of randomness is in play.
 """
 
 import csv
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests import processes
+
 EPOCHS = 4
-COMMAND = [sys.executable, "cli.py", "fit", "--config", "configs/classification/digits.yaml",
+COMMAND = ["fit", "--config", "configs/classification/digits.yaml",
            "--config", "configs/loss/hem.yaml", "--trainer.max_epochs", str(EPOCHS), "--trainer.accelerator", "cpu",
            "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
            "--data.augment", "[{class_path: hem.datamodules.augment.RandomCrop, init_args: {padding: 1}}]"]  # fmt: skip
 pytestmark = pytest.mark.slow
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*COMMAND, "--run_dir", str(folder), *options],
-        cwd=ROOT,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(folder: Path, *options: str) -> processes.Processes:
+    return processes.hem(*COMMAND, "--run_dir", folder, *options)
 
 
-def finish(process: subprocess.Popen) -> None:
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+def finish(process: processes.Processes) -> None:
+    done = process.wait()
+    assert done.code == 0, done.err
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -77,13 +68,13 @@ def test_killed_and_resumed(epoch, undisturbed, tmp_path):
     process = start(folder)
     seen, mark = -1, None
     deadline = time.monotonic() + 240
-    while seen < epoch and process.poll() is None and time.monotonic() < deadline:
+    while seen < epoch and process.running() and time.monotonic() < deadline:
         if last.exists() and last.stat().st_mtime_ns != mark:
             mark, seen = last.stat().st_mtime_ns, seen + 1
         time.sleep(0.002)
-    assert process.poll() is None, f"the run ended before epoch {epoch}: {process.stderr.read()}"
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    done = process.wait()
+    assert done.code == -signal.SIGKILL, f"the run ended before epoch {epoch}: {done.err}"
 
     checkpoint = torch.load(last, weights_only=True)  # whole, whenever the kill came
     assert checkpoint["epoch"] < EPOCHS - 1, "killed too late to prove anything"

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ from torchvision.datasets.utils import extract_archive
 from hem.cli import main
 from hem.runs.checkpoints import AtomicCheckpointIO, last_checkpoint
 from hem.watch import AGAIN
+from tests import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = "configs/classification/digits.yaml"
@@ -89,15 +89,8 @@ def happening(what: str, step: int, **more: object) -> tuple[str, ...]:
 NET = ("--model.net", "tests.test_survival.Dropping")
 
 
-def process(folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "cli.py", *map(str, COMMON), *NET, "--run_dir", str(folder), *options],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def process(folder: Path, *options: str, ranks: int = 1) -> processes.Outcome:
+    return processes.hem(*COMMON, *NET, "--run_dir", folder, *options, ranks=ranks).wait()
 
 
 def state(folder: Path) -> dict:
@@ -143,7 +136,7 @@ def test_killed_in_the_middle_of_an_epoch(undisturbed, hem_command, tmp_path):
     options = ("--watch.save_steps", "3", "--ckpt_path", "auto")
     folder = tmp_path / "run"
     done = process(folder, *options, *happening("kill", STEPS + 13))
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.code == -signal.SIGKILL, done.err
     reached = state(folder)
     assert STEPS < reached["global_step"] <= STEPS + 13
     loader = reached["loops"]["fit_loop"]["state_dict"]["combined_loader"]
@@ -335,16 +328,15 @@ def test_nan(step, hem_command, tmp_path):
 def test_two_processes_end_together(what, code, tmp_path):
     """What happens to the second of two processes ends both after the same step, and neither waits for the other."""
     folder = tmp_path / "run"
-    done = process(folder, "--trainer.devices", "2", "--trainer.strategy", "ddp", "--watch.save_steps", "4",
-                   *happening(what, STEPS + 7, rank=1))  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
+    done = process(folder, "--watch.save_steps", "4", *happening(what, STEPS + 7, rank=1), ranks=2)
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err
     if what == "nan":
-        assert done.stderr.count("Expected a finite loss") == 1
+        assert done.err.count("Expected a finite loss") == 1
         assert [path.name for path in folder.glob("*.pt")] == [f"nonfinite_step{STEPS + 8}_rank1.pt"]
         assert state(folder)["global_step"] <= STEPS + 7
     else:
-        assert done.stderr.count("stopped by a signal") == 1
+        assert done.err.count("stopped by a signal") == 1
         assert state(folder)["global_step"] == STEPS + 9
     assert all(value.isfinite().all() for value in state(folder)["state_dict"].values())
 
@@ -402,9 +394,9 @@ def test_disk_really_full(volume):
     """From the first byte that does not fit, wherever it is written: also by TensorBoard's thread."""
     folder = volume("size=200k")
     done = process(folder / "run", "--watch.save_steps", "5", "--model.net", "MLP")
-    assert done.returncode == 1
-    assert "the disk is full" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 1
+    assert "the disk is full" in done.err
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs a POSIX system")

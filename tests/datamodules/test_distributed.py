@@ -1,19 +1,18 @@
-"""Two processes do what one does: real ones, started by Lightning, talking through gloo."""
+"""Two processes do what one does: real ones, talking through gloo."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-
-pytestmark = pytest.mark.slow
-SCRIPT = """
-import json, sys, warnings
 import torch
-from lightning import LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch.nn import functional as F
+
 from hem.datamodules import DigitsDataModule
 from hem.datamodules.augment import MixUp, RandomCrop
+from tests.processes import Processes
+
+pytestmark = pytest.mark.slow
+
 
 class Net(LightningModule):
     def __init__(self):
@@ -44,31 +43,30 @@ class Net(LightningModule):
     def configure_optimizers(self):
         return torch.optim.SGD(self.linear.parameters(), 0.5)
 
-out, devices, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-data = DigitsDataModule(batch_size=100, eval_batch_size=size, augment=[RandomCrop(1), MixUp()])
-trainer = Trainer(max_epochs=2, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
-                  logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                  enable_model_summary=False, num_sanity_val_steps=0)
-net = Net()
-trainer.fit(net, datamodule=data)
-trainer.test(net, datamodule=data, verbose=False)
-predicted = trainer.predict(net, datamodule=data)
-net.seen["predict"] = [index.tolist() for index in predicted]
-net.seen["weight"] = net.linear.weight.tolist()
-with open(f"{out}/{devices}-{trainer.global_rank}.json", "w") as file:
-    json.dump(net.seen, file)
-"""
+
+def work(out: str, devices: int, size: int) -> None:
+    """Train, test and predict; every rank writes down which images it saw, and the weights."""
+    data = DigitsDataModule(batch_size=100, eval_batch_size=size, augment=[RandomCrop(1), MixUp()])
+    trainer = Trainer(max_epochs=2, accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
+                      logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                      enable_model_summary=False, num_sanity_val_steps=0)  # fmt: skip
+    net = Net()
+    trainer.fit(net, datamodule=data)
+    trainer.test(net, datamodule=data, verbose=False)
+    predicted = trainer.predict(net, datamodule=data)
+    net.seen["predict"] = [index.tolist() for index in predicted]
+    net.seen["weight"] = net.linear.weight.tolist()
+    with open(f"{out}/{devices}-{trainer.global_rank}.json", "w") as file:
+        json.dump(net.seen, file)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ddp")
-    (folder / "script.py").write_text(SCRIPT)
     for devices in (1, 2):
         # 31 samples a step: odd, and no divisor of validation's 145 and test's 359 samples
-        command = [sys.executable, str(folder / "script.py"), str(folder), str(devices), "31"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        done = Processes(work, str(folder), devices, 31, ranks=devices).wait()
+        assert done.code == 0, done.err
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1")}
 
 

@@ -5,12 +5,12 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from hem.losses import HEMLoss, evaluate, global_mean
+from tests.processes import Processes
 
 PARTS = (slice(0, 4), slice(4, 12))  # uneven: each process holds another share of the error-carrying samples
 
@@ -25,7 +25,8 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(12, 8, generator=generator), torch.randint(5, (12,), generator=generator)
 
 
-def work(rank: int, store: str, out: str) -> None:
+def work(store: str, out: str) -> None:
+    rank = int(os.environ["LOCAL_RANK"])
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     net = network()
     fully_shard(net, mesh=init_device_mesh("cpu", (2,)))
@@ -40,9 +41,9 @@ def work(rank: int, store: str, out: str) -> None:
 
 
 @pytest.mark.slow
-def test_fsdp(tmp_path, monkeypatch):
-    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-    mp.spawn(work, args=(str(tmp_path / "store"), str(tmp_path / "out.pt")), nprocs=2)
+def test_fsdp(tmp_path):
+    done = Processes(work, str(tmp_path / "store"), str(tmp_path / "out.pt"), ranks=2).wait()
+    assert done.code == 0, done.err
     got = torch.load(tmp_path / "out.pt", weights_only=True)
     net = network()
     input, target = batch()

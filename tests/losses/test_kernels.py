@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hem.losses import HEMLoss, functional, kernels
 from hem.losses.functional import hem_loss, hem_plus_loss, multi_margin_loss
+from tests.processes import Processes
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -417,30 +418,22 @@ def test_an_unknown_kernel_is_refused(monkeypatch):
     kernels._kernels.cache_clear()
 
 
-PROBE = """
-import torch
-from hem.losses import kernels
-from hem.losses.functional import hem_loss
-loss = hem_loss(torch.tensor([[2.0, 2.0, 3.0, 0.0]], requires_grad=True), torch.tensor([0]), margin=0.5)
-loss.backward()
-print(kernels.backend(torch.zeros(1, 2)), loss.item())
-"""
+def probed() -> None:
+    """Evaluate one loss; print the backend and the value."""
+    loss = hem_loss(torch.tensor([[2.0, 2.0, 3.0, 0.0]], requires_grad=True), torch.tensor([0]), margin=0.5)
+    loss.backward()
+    print(kernels.backend(torch.zeros(1, 2)), loss.item())
 
 
-def probe(**environment: str) -> subprocess.Popen[str]:
-    """A fresh process that evaluates one loss and prints the backend and the value."""
-    environment = {**os.environ, "HEM_KERNEL": "", "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-c", PROBE]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+def probe(**environment: str) -> Processes:
+    """A process that has loaded no kernel yet."""
+    return Processes(probed, HEM_KERNEL="", **environment)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="about the C kernel")
 def test_processes_may_compile_at_the_same_time(kernel, tmp_path):
     processes = [probe(XDG_CACHE_HOME=str(tmp_path)) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert outputs == [("c 1.0\n", "")] * 2
+    assert [process.wait() for process in processes] == [(0, "c 1.0\n", "")] * 2
     assert [path.suffix for path in (tmp_path / "hem").iterdir()] == [".so"]
 
 
@@ -453,7 +446,7 @@ def test_without_a_compiler_or_a_cache_the_plain_formula_runs(tmp_path):
         {"XDG_CACHE_HOME": str(file)},
     ]
     processes = [probe(**environment) for environment in unable]
-    assert [process.communicate(timeout=120) for process in processes] == [("plain 1.0\n", "")] * 2
+    assert [process.wait() for process in processes] == [(0, "plain 1.0\n", "")] * 2
 
 
 @pytest.mark.skipif(INTERPRETED or not find_spec("triton"), reason="no Triton here")

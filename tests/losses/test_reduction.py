@@ -1,6 +1,7 @@
 """A loss on many devices, or in many micro-batches, has the gradient of one big batch."""
 
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from hem.losses import LOSSES, Accumulation, HEMLoss, accumulate, evaluate, global_mean
 from hem.losses.reduction import all_sum, ratio, reduce
 from tests.losses.reference import own_arguments
+from tests.processes import Processes
 
 C = 4
 WEIGHT = torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=torch.float64)
@@ -57,8 +59,8 @@ def gradients(net: nn.Module) -> Tensor:
     return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 
-def two_processes_against_one(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
+def two_processes_against_one(folder: str) -> None:
+    rank = int(os.environ["LOCAL_RANK"])
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     reductions = 0
     all_reduce = dist.all_reduce
@@ -117,7 +119,8 @@ def micro_batches_of_two_processes_against_one(
 
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path):
     """Every loss, by DDP itself; parts of uneven size, with ignored samples, without error, without label."""
-    torch.multiprocessing.spawn(two_processes_against_one, args=(str(tmp_path),), nprocs=2)
+    done = Processes(two_processes_against_one, str(tmp_path), ranks=2).wait()
+    assert done.code == 0, done.err
 
 
 def test_one_process_alone_is_left_alone():

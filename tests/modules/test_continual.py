@@ -3,10 +3,7 @@
 import csv
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from hem.modules.continual import among, among_targets, transfer_figures
 from hem.networks import MLP
 from hem.runs import AtomicCheckpointIO
 from hem.strategies import EWC, SI, STRATEGIES, DERPlusPlus, Joint, LwF, Naive, Replay
+from tests import processes
 
 # Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
 pytestmark = [
@@ -439,30 +437,29 @@ def test_resuming_what_cannot_be(hem_command, tmp_path):
     assert outcome.code == 0, "but its network can be tested on the tasks"
 
 
-COMMAND = [sys.executable, "cli.py", "fit", "--config", CONFIG, "--config", "configs/strategy/derpp.yaml",
-           "--config", "configs/loss/hem.yaml", "--trainer.max_epochs", "10", "--trainer.accelerator", "cpu",
-           "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]  # fmt: skip
+COMMAND = ["fit", "--config", CONFIG, "--config", "configs/strategy/derpp.yaml", "--config", "configs/loss/hem.yaml",
+           "--trainer.max_epochs", "10", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+           "--trainer.enable_model_summary", "false"]  # fmt: skip
 
 
 @pytest.mark.slow
 def test_killed_in_the_third_task(hem_command, tmp_path):
     """Killed with SIGKILL in the third of five tasks and resumed from ``last``: the uninterrupted run's matrix."""
-    assert hem_command(*COMMAND[2:], "--run_dir", tmp_path / "whole").code == 0
+    assert hem_command(*COMMAND, "--run_dir", tmp_path / "whole").code == 0
     folder = tmp_path / "killed"
     last = folder / "checkpoints" / "last.ckpt"
-    process = subprocess.Popen([*COMMAND, "--run_dir", str(folder)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})  # fmt: skip
+    process = processes.hem(*COMMAND, "--run_dir", folder)
     saved, mark, deadline = 0, None, time.monotonic() + 240
-    while saved < 5 and process.poll() is None and time.monotonic() < deadline:
+    while saved < 5 and process.running() and time.monotonic() < deadline:
         if last.exists() and last.stat().st_mtime_ns != mark:
             mark, saved = last.stat().st_mtime_ns, saved + 1
         time.sleep(0.002)
-    assert process.poll() is None, f"the run ended before it was killed: {process.stderr.read()}"
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    done = process.wait()
+    assert done.code == -signal.SIGKILL, f"the run ended before it was killed: {done.err}"
     epoch = torch.load(last, weights_only=True)["epoch"]
     assert 4 <= epoch < 6, "in the third task"
-    outcome = hem_command(*COMMAND[2:], "--run_dir", folder, "--ckpt_path", "last")
+    outcome = hem_command(*COMMAND, "--run_dir", folder, "--ckpt_path", "last")
     assert outcome.code == 0, outcome.err
 
     assert read_matrix(folder) == read_matrix(tmp_path / "whole")

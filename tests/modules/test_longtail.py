@@ -3,9 +3,6 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ from hem.losses import ClassBalancedLoss, HEMLoss
 from hem.modules import LongTailTask
 from hem.modules.longtail import adjusted, shots, tau_normalized
 from hem.networks import CosineLinear, LeNet, Network
+from tests import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 # Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
@@ -328,14 +326,11 @@ def test_resumed_behind_the_reweighting(hem_command, tmp_path):
 def test_two_processes_are_one(hem_command, tmp_path):
     """Drawn samples, weights and figures are those of one process."""
     one, two = tmp_path / "one", tmp_path / "two"
-    devices = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for command, options in (("fit", ()), ("test", ("--ckpt_path", "last"))):
         outcome = hem_command(command, *SAMPLED, *options, "--run_dir", one)
         assert outcome.code == 0, outcome.err
-        arguments = [sys.executable, "cli.py", command, *SAMPLED, *devices, *options, "--run_dir", str(two)]
-        done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
-        assert done.returncode == 0, done.stderr
+        done = processes.hem(command, *SAMPLED, *options, "--run_dir", two, ranks=2).wait()
+        assert done.code == 0, done.err
     expected = weights(one)
     for name, value in weights(two).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=name)

@@ -1,0 +1,129 @@
+"""Processes that begin with everything imported, forked from a prepared parent.
+
+A process of hem spends seconds of work on imports. Here the server of Python's own ``multiprocessing`` does them once
+and runs nothing, so that it can be forked at any time; each process is such a fork, with an environment, a working
+folder and outputs of its own, as one that was started anew.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+_lock = threading.Lock()
+
+
+def command(arguments: Sequence[str]) -> NoReturn:
+    """Run a command of hem: for :func:`start`.
+
+    Args:
+        arguments: What stands behind ``python cli.py``.
+    """
+    from hem.cli import main  # whoever starts commands need not import what they do
+
+    # Lightning starts further processes by the name of the main module: here that would be the starter's
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("hem.__main__")
+    sys.argv = [sys.argv[0], *arguments]
+    sys.exit(main(arguments))
+
+
+def start(
+    function: Callable[..., Any],
+    *arguments: Any,
+    environment: Mapping[str, str] | None = None,
+    stdout: IO[Any] | None = None,
+    stderr: IO[Any] | None = None,
+    keep: Sequence[int] = (),
+) -> BaseProcess:
+    """Start a process, in the current folder.
+
+    The first call starts the server, with the environment of that moment: what libraries read when they are imported
+    is the same for all processes, the number of OpenMP's threads and Lightning's rank excepted.
+
+    Args:
+        function: What the process calls: a function of an importable module, such as :func:`command`.
+        *arguments: Its arguments.
+        environment: The whole environment of the process; None: that of this one.
+        stdout: An open file that takes its output; None: where the server was started.
+        stderr: The same for its errors.
+        keep: Further file descriptors that stay open in the process, such as that of a lock.
+
+    Returns:
+        The process, to be waited for by :func:`wait`.
+    """
+    context: Any = multiprocessing.get_context(METHOD)
+    if METHOD == "forkserver":
+        context.set_forkserver_preload(["hem.cli"])
+    process: BaseProcess = context.Process(
+        target=_Call(
+            function, arguments, dict(os.environ if environment is None else environment), stdout, stderr, keep
+        )
+    )
+    with _lock:
+        process.start()
+    return process
+
+
+def wait(process: BaseProcess, timeout: float | None = None) -> int | None:
+    """Return how a process ended, as ``subprocess`` says it; None if it still runs after so many seconds.
+
+    ``multiprocessing`` itself loses the code where one thread starts a process while another waits for its own.
+    """
+    connection.wait([process.sentinel], timeout)
+    with _lock:
+        return process.exitcode
+
+
+class _Call:
+    """What a process does, with the file descriptors that it takes along while it is started."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[Any],
+        environment: dict[str, str],
+        stdout: IO[Any] | None,
+        stderr: IO[Any] | None,
+        keep: Sequence[int],
+    ) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.environment = environment
+        # open files here, what hands their descriptors on over there
+        self.streams: dict[int, Any] = {k: file for k, file in ((1, stdout), (2, stderr)) if file is not None}
+        self.keep = keep
+        self.folder = Path.cwd()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hand file descriptors on: possible only while the process is being started."""
+        streams = {number: DupFd(file.fileno()) for number, file in self.streams.items()}
+        return {**self.__dict__, "streams": streams, "keep": [DupFd(descriptor) for descriptor in self.keep]}
+
+    def __call__(self) -> None:
+        for number, descriptor in self.streams.items():
+            os.dup2(descriptor.detach(), number)
+        os.environ.clear()
+        os.environ.update(self.environment)
+        os.chdir(self.folder)
+        _read_again()
+        self.function(*self.arguments)
+
+
+def _read_again() -> None:
+    """Let libraries read again what they read from the environment when they were imported."""
+    import torch
+    from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
+
+    rank_zero_only.rank = _get_rank() or 0  # type: ignore[attr-defined]
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
