@@ -63,7 +63,7 @@ def start(
     """
     context: Any = multiprocessing.get_context(METHOD)
     if METHOD == "forkserver":
-        context.set_forkserver_preload(["hem.cli"])
+        context.set_forkserver_preload(["hem.cli.parser"])
     process: BaseProcess = context.Process(
         target=_Call(
             function, arguments, dict(os.environ if environment is None else environment), stdout, stderr, keep
