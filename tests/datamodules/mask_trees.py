@@ -20,11 +20,15 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def pair(image: Path, mask: Path, values: np.ndarray, size: tuple[int, int] = (24, 32)) -> np.ndarray:
-    """An image whose brightness is the mask's value, so that pairs can be told apart; the mask is returned."""
+    """An image whose red is the mask's value, so that pairs can be told apart; the mask is returned.
+
+    Green and blue are noise: in flat images the features of neighbours tie, and which one of them is the largest is a
+    matter of rounding, which differs between batch sizes, memory formats and processors.
+    """
     random = np.random.default_rng(zlib.crc32(image.name.encode()))  # whatever was written before
-    blocks = random.choice(values, size=(size[0] // 8, size[1] // 8)).astype(np.uint8)
-    array = blocks.repeat(8, 0).repeat(8, 1)
-    save(image, np.stack([array] * 3, -1))
+    blocks = random.choice(values, size=(-(-size[0] // 8), -(-size[1] // 8))).astype(np.uint8)
+    array = blocks.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]]
+    save(image, np.dstack([array, random.integers(256, size=(*size, 2), dtype=np.uint8)]))
     if mask.suffix == ".mat":
         mask.parent.mkdir(parents=True, exist_ok=True)
         record = np.zeros((1, 1), dtype=[("Boundaries", object), ("Segmentation", object)])
