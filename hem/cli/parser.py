@@ -32,6 +32,7 @@ from hem.networks.weights import without_start
 from hem.progress import ProgressBar
 from hem.runs import SaveConfig, SavePredictions, SaveResults
 from hem.runs.checkpoints import BEFORE, LAST, last_checkpoint, refuse_programs, set_aside
+from hem.runs.data import KeepData
 from hem.watch import Watch
 
 # a config gives class weights as a list of numbers
@@ -148,6 +149,7 @@ class HemCLI(LightningCLI):
             refuse_programs(Path(config.ckpt_path))
             without_start(arguments)
         self.trainer_defaults["callbacks"] = [SaveResults(**names), SavePredictions()]
+        self.trainer_defaults["callbacks"].append(KeepData(config.get("ckpt_path")))
         given = config.trainer.callbacks or []
         if config.trainer.enable_progress_bar is not False and not any("Progress" in c.class_path for c in given):
             self.trainer_defaults["callbacks"].append(ProgressBar())

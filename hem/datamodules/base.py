@@ -250,13 +250,12 @@ class ImageDataModule(LightningDataModule, ABC):
             return None
         return [os.path.relpath(images.paths[i], self.root) for i in index.tolist()]
 
-    def files(self) -> dict[str, dict[str, Any]]:
+    def files(self, parts: Sequence[Split] = ("train", "val", "test")) -> dict[str, dict[str, Any]]:
         """What the parts are made of, as far as they are files: the number and the SHA-256 of their names, by part.
 
         The names are paths below the root, sorted. A part that is not there is left out.
         """
         found: dict[str, dict[str, Any]] = {}
-        parts: tuple[Split, ...] = ("train", "val", "test")
         for part in parts:
             try:
                 names = self.names(part)
@@ -272,16 +271,19 @@ class ImageDataModule(LightningDataModule, ABC):
         """What a run keeps of its data: ``files``, see :meth:`files`."""
         return {"files": self.files()}
 
-    def changed_files(self, kept: Mapping[str, Any] | None) -> list[str]:
+    def changed_files(
+        self, kept: Mapping[str, Any] | None, parts: Sequence[Split] = ("train", "val", "test")
+    ) -> list[str]:
         """What differs between the parts of a run and those that are there now, a sentence for each part.
 
         Args:
             kept: What :meth:`files` said when the run was trained; None: it was trained before that was kept.
+            parts: Those to look at.
         """
         if kept is None:
             return [NO_RECORD] if self.split_by_name else []
         changed = []
-        for part, now in self.files().items() if kept else ():
+        for part, now in self.files(parts).items() if kept else ():
             before = kept.get(part, {"count": 0})
             if now != before:
                 same = " of the same number" if now["count"] == before["count"] else ""

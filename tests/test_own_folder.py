@@ -1,0 +1,81 @@
+"""A run on one's own folder of images keeps the list of its files, and says so when the folder changes."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COMMON = ("--config", "configs/classification/digits.yaml", "--config", "configs/trainer/debug.yaml",
+          "--data", "FolderDataModule", "--data.image_size", 8, "--data.in_channels", 1, "--data.crop_scale", "null",
+          "--data.batch_size", 8, "--model.lr_scheduler", "null", "--trainer.max_epochs", 1)  # fmt: skip
+
+
+def write(folder, name):
+    """Write a small image."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8), len(name) + ord(name[0]), np.uint8)).save(folder / name)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of 30 images of two classes, and a run on it."""
+    from hem.cli import main
+
+    root = tmp_path_factory.mktemp("own")
+    for name in ("cat", "dog"):
+        for i in range(15):
+            write(root / "images", f"{name}/{i}.png")
+    arguments = ["fit", *COMMON, "--data.root", root / "images", "--run_dir", root / "run"]
+    assert main([str(argument) for argument in arguments]) == 0
+    return root
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of both, and the arguments that name them."""
+    shutil.copytree(trained, tmp_path / "own")
+    return tmp_path / "own", ("--data.root", tmp_path / "own" / "images", "--run_dir", tmp_path / "own" / "run")
+
+
+def test_the_list_is_kept(run):
+    kept = json.loads((run[0] / "run" / "data.json").read_text())["files"]
+    assert sum(part["count"] for part in kept.values()) == 30
+    assert all(len(part["sha256"]) == 64 for part in kept.values())
+
+
+def test_a_folder_as_it_was_says_nothing(run, hem_command):
+    """Wherever it lies now."""
+    outcome = hem_command("test", *COMMON, *run[1], "--ckpt_path", "last")
+    assert outcome.code == 0, outcome.err
+    outcome = hem_command("fit", *COMMON, *run[1], "--ckpt_path", "last", "--trainer.max_epochs", 2)
+    assert outcome.code == 0, outcome.err
+
+
+def test_a_changed_folder_is_tested_with_a_warning_and_not_gone_on_with(run, hem_command):
+    folder, where = run
+    for i in range(40, 60):  # some of them come into each part
+        write(folder / "images", f"cat/{i}.png")
+    with pytest.warns(
+        UserWarning, match=r"The test part of the folder in .*images has \d+ files, but the run was .*now"
+    ):
+        outcome = hem_command("test", *COMMON, *where, "--ckpt_path", "last")
+    assert outcome.code == 0, outcome.err
+    before = (folder / "run" / "checkpoints" / "last.ckpt").read_bytes()
+    outcome = hem_command("fit", *COMMON, *where, "--ckpt_path", "last", "--trainer.max_epochs", 2)
+    assert outcome.code == 1
+    assert "The train part of the folder" in outcome.err
+    assert "begin a new run (--run_dir)" in outcome.err
+    assert (folder / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_a_run_without_a_record_is_told_that_the_split_is_drawn_otherwise(run, hem_command):
+    """It was trained when folders were split by the place of a file in the list."""
+    folder, where = run
+    (folder / "run" / "data.json").unlink()
+    with pytest.warns(UserWarning, match=r"no record of its files.*may hold images that it was trained on"):
+        assert hem_command("test", *COMMON, *where, "--ckpt_path", "last").code == 0
+    outcome = hem_command("fit", *COMMON, *where, "--ckpt_path", "last", "--trainer.max_epochs", 2)
+    assert outcome.code == 1
+    assert "no record of its files" in outcome.err
