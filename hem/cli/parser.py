@@ -26,6 +26,7 @@ import hem.losses
 import hem.modules
 from hem.cli.configs import base_config
 from hem.cli.errors import one_sentence
+from hem.cli.loggers import place_loggers
 from hem.cli.own import Unusable
 from hem.cli.registries import data_name, parameters, qualified, short_name, spelt_out, task_name
 from hem.networks.weights import without_start
@@ -38,6 +39,7 @@ from hem.watch import Watch
 # a config gives class weights as a list of numbers
 register_type(torch.Tensor, torch.Tensor.tolist, torch.tensor)
 
+STARTS = ("pretrained", "weights")  # arguments of networks that bring weights of their own
 COMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -126,13 +128,9 @@ class HemCLI(LightningCLI):
         folder = Path(config.run_dir or "runs/{task}_{data}/{loss}/seed{seed}".format(**names)).absolute()
         config.trainer.default_root_dir = str(folder)
         config.checkpoint.dirpath = str(folder / "checkpoints")
-        if config.data.init_args.val_fraction == 0:  # nothing to choose by: the last epoch is the best
+        if config.data.init_args.get("val_fraction") == 0:  # nothing to choose by: the last epoch is the best
             config.checkpoint.monitor = None
-        if isinstance(config.trainer.logger, list):
-            if self.subcommand != "fit":  # metrics.csv holds the curves of training alone; see results.json
-                config.trainer.logger = [each for each in config.trainer.logger if "CSV" not in each.class_path]
-            for logger in config.trainer.logger:
-                logger.init_args.save_dir = str(folder)
+        place_loggers(config.trainer, folder, training=self.subcommand == "fit")
         if self.subcommand in ("validate", "test", "predict") and not config.ckpt_path:
             refuse_untrained(self.subcommand, config.model.init_args.net)
         first = getattr(rank_zero_only, "rank", 0) == 0
@@ -188,7 +186,7 @@ def refuse_untrained(command: str, net: Namespace) -> None:
     Raises:
         ValueError: If the network, one of ours, brings no weights of its own.
     """
-    if net.class_path.startswith("hem.") and not any(net.init_args.get(key) for key in ("pretrained", "weights")):
+    if net.class_path.startswith("hem.") and not any((net.get("init_args") or {}).get(key) for key in STARTS):
         raise ValueError(
             f"{command} needs a trained network: give --ckpt_path best, last or the path of a checkpoint "
             "(random weights would be measured)."

@@ -26,6 +26,7 @@ import hem.datamodules
 import hem.losses
 import hem.modules
 import hem.networks
+import hem.runs
 import hem.schedules
 import hem.strategies
 from hem.cli.own import check_class
@@ -92,9 +93,10 @@ REGISTRIES = {
         ("optimizer", "optimiser", Optimizer, (torch.optim,)),
         ("lr_scheduler", "schedule", LRScheduler, SCHEDULES),
         ("callbacks", "callback", Callback, (lightning.pytorch.callbacks,)),
-        ("logger", "logger", Logger, (lightning.pytorch.loggers,)),
+        ("logger", "logger", Logger, (lightning.pytorch.loggers, hem.runs)),  # our CSVLogger in place of Lightning's
     )
 }
+OF_THE_TRAINER = (["trainer", "logger"], ["trainer", "callbacks"])  # `trainer.strategy` is Lightning's
 REGISTRIES["losses"] = REGISTRIES["loss"]  # those that SumLoss adds
 
 
@@ -145,10 +147,10 @@ def qualified(args: Sequence[str]) -> list[str]:
     out: list[str] = []
     for argument in args:
         option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-        words = (option or (out[-1] if out else "")).lstrip("-").split(".")
+        words = (option or (out[-1] if out else "")).strip("-+").split(".")
         while words[-1:] and words[-1] in ("class_path", "help"):
             words.pop()
-        if words[:1] in (["model"], ["data"]) and words[-1] in REGISTRIES:
+        if words[-1:] and words[-1] in REGISTRIES and (words[0] in ("model", "data") or words in OF_THE_TRAINER):
             argument = f"{option}{equals}{REGISTRIES[words[-1]].path(value)}"
         out.append(argument)
     return out
