@@ -313,6 +313,34 @@ def chains(runs: Sequence[Run]) -> list[Chain]:
     return [Chain(each) for each in found.values() if not all(run.done for run in each)]
 
 
+def executor_for(folder: Path, parameters: Mapping[str, Any], trial: bool = False) -> Any:
+    """Return submitit's executor with its parameters.
+
+    Args:
+        folder: Where submitit keeps its files and logs.
+        parameters: submitit's, as for :func:`submit`.
+        trial: Only see whether the parameters are right, which needs no SLURM.
+
+    Raises:
+        ImportError: If submitit is not installed.
+        ValueError: If it does not know a parameter.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise ImportError("--slurm needs submitit: pip install 'hem[cluster]'") from error
+    given = dict(parameters)
+    try:
+        cluster = given.pop("cluster", "slurm")
+        built = {key: given.pop(key) for key in ("slurm_max_num_timeout",) if key in given}
+        executor = submitit.AutoExecutor(folder=str(folder), cluster="debug" if trial else cluster, **built)
+        executor.update_parameters(**given)
+    except (AssertionError, NameError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"submitit refuses the parameters of `slurm`: {said}") from error
+    return executor
+
+
 def submit(runs: Sequence[Run], folder: Path, parameters: Mapping[str, Any]) -> list[Any]:
     """Send runs to SLURM as one job array.
 
@@ -330,19 +358,7 @@ def submit(runs: Sequence[Run], folder: Path, parameters: Mapping[str, Any]) -> 
         ImportError: If submitit is not installed.
         ValueError: If it does not know a parameter.
     """
-    try:
-        import submitit
-    except ImportError as error:
-        raise ImportError("--slurm needs submitit: pip install 'hem[cluster]'") from error
-    given = dict(parameters)
-    try:
-        cluster = given.pop("cluster", "slurm")
-        built = {key: given.pop(key) for key in ("slurm_max_num_timeout",) if key in given}
-        executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster, **built)
-        executor.update_parameters(**given)
-    except (NameError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"submitit refuses the parameters of `slurm`: {said}") from error
+    executor = executor_for(folder, parameters)
     if not (left := chains(runs)):
         return []
     with executor.batch():  # one array; what is submitted is the chain itself, since submitit asks it for `checkpoint`

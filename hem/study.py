@@ -12,7 +12,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.table import Table
 
 from hem.grid import Run, Study, load
-from hem.jobs import command, fitting, gpus, run_here, submit
+from hem.jobs import chains, command, executor_for, fitting, gpus, run_here, submit
 from hem.names import near
 from hem.runs.files import write_atomically
 
@@ -131,17 +131,48 @@ def save_plan(study: Study, source: Path) -> None:
     write_atomically(study.folder / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
-def dry_run(study: Study, runs: Sequence[Run], jobs: int) -> None:
-    """Print the commands that are left to be done, in order, and what they cost."""
+def dry_run(study: Study, runs: Sequence[Run], jobs: int, slurm: Mapping[str, Any] | None = None) -> None:
+    """Print the commands that are left to be done, in order, and what they cost.
+
+    Args:
+        study: The study.
+        runs: Those of its runs that are asked for.
+        jobs: How many are done at once on this machine.
+        slurm: submitit's parameters, if they are to be sent to SLURM: checked, though nothing is sent.
+
+    Raises:
+        ImportError: If submitit is wanted and not installed.
+        ValueError: If it does not know a parameter.
+    """
+    if slurm is not None:
+        executor_for(study.folder / "slurm", slurm, trial=True)
     done = sum(run.done for run in runs)
-    print(f"# {study.name}: {len(runs)} runs, {done} done, {jobs} at once, into {study.folder}")
+    where = f"{jobs} at once" if slurm is None else "by SLURM"
+    print(f"# {study.name}: {len(runs)} runs, {done} done, {where}, into {study.folder}")
     if study.cost:
         print(f"# cost: {study.cost}")
     for run in runs:
         if run.done:
             print(f"# done: {run.name}")
-        for arguments in run.left().values():
-            print(shlex.join(command(arguments)))
+    if slurm is None:
+        for run in runs:
+            print_commands(run)
+        return
+    sent = chains(runs)
+    given = " ".join(f"{key}={value}" for key, value in slurm.items())
+    print(f"# SLURM: an array of {len(sent)} jobs, each a training with what examines it; {given or 'no parameters'}")
+    if "timeout_min" not in slurm and "slurm_time" not in slurm:
+        print("# SLURM: no timeout_min is given: submitit asks for 5 minutes a job")
+    for number, chain in enumerate(sent, 1):
+        print(f"# job {number}: {chain.runs[0].name}")
+        for run in chain.runs:
+            print_commands(run)
+
+
+def print_commands(run: Run) -> None:
+    """Print what is left to be done of a run."""
+    for arguments in run.left().values():
+        print(shlex.join(command(arguments)))
 
 
 def options(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -206,7 +237,9 @@ def run(study: Study, runs: Sequence[Run], jobs: int, devices: Sequence[str]) ->
         progress.print("stopped: the same command goes on from here.")
         return 130
     failed = [name for name, state in states.items() if state != "done"]
-    progress.print(f"{len(states) - len(failed)} of {len(states)} runs are done: python -m hem.report {study.folder}")
+    trained = ", trained and not tested" if all("test" not in each.steps for each in runs) else ""
+    counted = f"{len(states) - len(failed)} of {len(states)} runs are done{trained}"
+    progress.print(f"{counted}: python -m hem.report {study.folder}")
     for name in failed:
         progress.print(f"not done: {name}: {states[name].splitlines()[0]}")
     return 1 if failed else 0
@@ -240,12 +273,13 @@ def main(args: Sequence[str] | None = None) -> int:
         if jobs == 1:  # asked for, not left over: a run then gets all GPUs, else one of them
             devices = []
         jobs = min(jobs, len(runs))
+        slurm = None if chosen.slurm is None else {**study.slurm, **slurm_parameters(chosen.slurm)}
         if chosen.dry_run:
-            dry_run(study, runs, jobs)
+            dry_run(study, runs, jobs, slurm)
             return 0
         save_plan(study, Path(chosen.study))
-        if chosen.slurm is not None:
-            sent = submit(runs, study.folder / "slurm", {**study.slurm, **slurm_parameters(chosen.slurm)})
+        if slurm is not None:
+            sent = submit(runs, study.folder / "slurm", slurm)
             print(f"sent {len(sent)} jobs: {', '.join(job.job_id for job in sent) or 'everything is done'}")
             return 0
         before = signal.signal(signal.SIGTERM, interrupt)

@@ -216,6 +216,26 @@ def test_command(monkeypatch):
     assert hem.jobs.command(["fit"]) == [sys.executable, "-m", "hem", "fit"]
 
 
+def test_dry_run_of_slurm(folder, capsys):
+    """Jobs and parameters are shown as they would be sent; wrong ones are refused, and none needs a cluster."""
+    path = written(folder, slurm={"timeout_min": 60})
+    assert run(folder, path, "--dry-run", "--slurm", "slurm_partition=gpu") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "8 runs, 0 done, by SLURM" in lines[0]
+    assert "an array of 4 jobs" in lines[1]
+    assert lines[1].endswith("timeout_min=60 slurm_partition=gpu")
+    assert lines[2] == "# job 1: classification_digits/ce/seed0"
+    assert len(lines) == 2 + 4 + 4 * 3  # a job: its name, then fit, test and the examination's test
+    for wrong, said in (("slurm_partitio=gpu", "partitio"), ("timeout_min=hour", "timeout_min")):
+        assert run(folder, path, "--dry-run", "--slurm", wrong) == 2
+        err = capsys.readouterr().err
+        assert "submitit refuses the parameters" in err
+        assert said in err
+    assert run(folder, written(folder), "--dry-run", "--slurm") == 0
+    assert "submitit asks for 5 minutes a job" in capsys.readouterr().out
+    assert not (folder / "runs").exists()
+
+
 def test_finished_runs_are_skipped(folder, capsys):
     path = written(folder)
     assert run(folder, path) == 0
