@@ -7,50 +7,16 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from hem.cli.configs import expanded
-from hem.cli.listings import KEYS, listing
+from hem.cli.help import COMMANDS, LISTINGS, of_command, overview, program
+from hem.cli.listings import listing
 from hem.memory import keep_freed
 from hem.names import near
 
-COMMANDS = {
-    "fit": "train a network and keep its best and last checkpoint",
-    "validate": "measure a checkpoint on the validation part",
-    "test": "measure a checkpoint on the test part, or examine it",
-    "predict": "write the labels of the test images",
-}
 MEANT = {"train": "fit", "eval": "test", "evaluate": "test"}  # other names of the commands
-LISTINGS = ("configs", *KEYS)
-EXAMPLES = """\
-  {hem} fit  --config classification/digits --config loss/hem
-  {hem} fit  --config classification/digits --model.loss HEMLoss --model.loss.margin 0.2 --seed_everything 1
-  {hem} test --config classification/digits --config loss/hem --ckpt_path best
-  {hem} fit  --config classification/folder --data.root my_images --run_dir runs/mine
-  {hem} fit  --config classification/mnist --print_config"""
-
-
-def program() -> str:
-    """Return what was typed to come here: ``hem``, ``python -m hem`` or ``python cli.py``."""
-    path = Path(sys.argv[0])
-    if path.name == "__main__.py" and path.parent.name == "hem":
-        return "python -m hem"
-    return "hem" if path.name == "hem" else "python cli.py"
-
-
-def overview() -> str:
-    """Return the help of the program, which nothing heavy is imported for."""
-    hem = program()
-    listings = {"configs": "list the configs that come with hem", **{key: f"list the {key}" for key in KEYS}}
-    lines = [f"usage: {hem} COMMAND [--config NAME_OR_FILE ...] [--OPTION VALUE ...]", ""]
-    lines += [f"  {name:12}{what}" for name, what in (*COMMANDS.items(), *listings.items())]
-    lines += ["", "examples:", EXAMPLES.format(hem=hem), ""]
-    lines += [
-        f"Options: `{hem} fit --help`; of one class: `{hem} fit --model.loss.help HEMLoss`.",
-        "Many runs: `python -m hem.study`, their page: `python -m hem.report`. A stack of an error: HEM_TRACEBACK=1.",
-    ]
-    return "\n".join(lines)
+HELP = ("-h", "--help")
 
 
 def quiet() -> None:
@@ -90,9 +56,14 @@ def main(args: Sequence[str] | None = None) -> int:
         ``HEM_TRACEBACK=1`` to see the stack of an error.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    if arguments[:1] in (["-h"], ["--help"]):
+    if arguments[:1] and arguments[0] in HELP:
         print(overview())
         return 0
+    if arguments[:1] and arguments[0] in COMMANDS and arguments[-1] in HELP:
+        print(of_command(arguments[0]))
+        return 0
+    if arguments[-2:-1] and arguments[-2] in HELP and arguments[-1] == "all":
+        arguments.pop()  # the parser's own
     try:
         if (first := next(iter(arguments), "")) not in COMMANDS:
             print(listing(first, arguments[1:]) if first in LISTINGS else refuse(first))

@@ -26,6 +26,7 @@ import hem.losses
 import hem.modules
 from hem.cli.configs import base_config
 from hem.cli.errors import one_sentence
+from hem.cli.help import COMMANDS, program
 from hem.cli.loggers import place_loggers
 from hem.cli.own import Unusable
 from hem.cli.registries import data_name, parameters, qualified, short_name, spelt_out, task_name
@@ -40,7 +41,6 @@ from hem.watch import Watch
 register_type(torch.Tensor, torch.Tensor.tolist, torch.tensor)
 
 STARTS = ("pretrained", "weights")  # arguments of networks that bring weights of their own
-COMMANDS = ("fit", "validate", "test", "predict")
 
 
 class Parser(LightningArgumentParser):
@@ -109,6 +109,25 @@ class HemCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is: Lightning would let hyper-parameters in a checkpoint override it."""
+
+    def after_fit(self) -> None:
+        """Say in one line where the run lies, and what to type next."""
+        self._end("test --config {folder}/config.yaml --ckpt_path {best}")
+
+    def after_test(self) -> None:
+        """Say in one line where the results lie, and what to type next."""
+        self._end("predict --config {folder}/config.yaml --ckpt_path {best}")
+
+    def _end(self, following: str) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        there = [name for name in ("checkpoints", "metrics.csv", "results.json") if (folder / name).exists()]
+        if not there or not self.trainer.is_global_zero or self.trainer.interrupted:
+            return
+        if folder.is_relative_to(Path.cwd()):
+            folder = folder.relative_to(Path.cwd())
+        best = "best" if (folder / "checkpoints" / "best.ckpt").is_file() else "last"
+        typed = following.format(folder=folder, best=best)
+        print(f"run: {folder}/ ({', '.join(there)}); next: {program()} {typed}")
 
     def before_instantiate_classes(self) -> None:
         """Decide the run folder, and send the logs and checkpoints of the run there."""

@@ -9,6 +9,7 @@ import yaml
 
 from hem.cli import main
 from hem.cli.configs import SHIPPED, find, short_names
+from hem.cli.help import OPTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,3 +75,21 @@ def test_help_imports_nothing_heavy():
         "assert codes == [0, 0, 2, 2, 2], codes; assert not {'torch', 'lightning', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+
+
+def test_help(capsys):
+    """The help of a command is short, and every option in it is one that the parser knows."""
+    assert main(["fit", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) < 40
+    assert out.count("python cli.py fit --config") >= 5
+    assert main(["fit", "--help", "all"]) == 0
+    everything = capsys.readouterr().out
+    for option in OPTIONS:
+        name = option.split()[0]
+        known = "--model " if name.startswith("--model") else "--data " if name.startswith("--data") else f"{name} "
+        assert known in everything
+    inside = [f"{name.split()[0]}.help" for name in OPTIONS if name.split()[0].rpartition(".")[2] in ("net", "loss")]
+    assert inside == ["--model.net.help", "--model.loss.help"]
+    assert main(["fit", "--model.loss.help", "HEMLoss"]) == 0
+    assert "margin" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Own classes outside the package: found in the current folder, and what is wrong with them is said as it is."""
 
+import shlex
 import sys
 
 import pytest
@@ -56,9 +57,19 @@ def folder(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_own_loss_trains(folder):
+def test_own_loss_trains(folder, capsys):
+    """The run ends with a line that says where all lies, and with a command that goes on from there as it stands."""
     assert main([*WHOLE, *QUIET, "--model.loss", "own_good.Scaled", "--model.loss.scale", "2"]) == 0
-    assert list((folder / "runs").rglob("last.ckpt"))
+    run = "runs/classification_digits/Scaled/seed0"
+    assert (folder / run / "checkpoints" / "last.ckpt").is_file()
+    for written, command in (("metrics.csv", "test"), ("results.json", "predict")):
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.startswith(f"run: {run}/")
+        assert written in line
+        typed = shlex.split(line.partition("next: python cli.py ")[2])
+        assert typed[0] == command
+        assert main([*typed, "--trainer.enable_progress_bar", "false"]) == 0
+    assert (folder / run / "predictions.csv").is_file()
 
 
 WRONG = {
