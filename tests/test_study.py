@@ -527,6 +527,8 @@ def test_shipped_studies(path, monkeypatch, tmp_path):
         monkeypatch.setenv("HEM_DATA", str(tmp_path))
         test_longtail.imagenet_lt_tree(tmp_path)
         test_longtail.inaturalist_tree(tmp_path)
+    if "HEM_WEIGHTS" in Path(path).read_text() and not os.environ.get("HEM_WEIGHTS"):
+        pytest.skip("HEM_WEIGHTS names no folder of published weights, from which these networks start")
     found = grid.load(path)
     assert found.name == Path(path).stem
     assert found.cost
