@@ -14,7 +14,7 @@ A study is a file such as ``configs/study/quick.yaml``:
     tasks:
       - train: configs/classification/digits.yaml
         checkpoint: last              # or best: what is tested and examined
-        examine: [configs/rejection/digits.yaml]
+        examine: [configs/evaluate/rejection.yaml]   # lies in each run's folder, evaluate/rejection
     slurm: {}                         # parameters of submitit
 """
 
@@ -31,26 +31,12 @@ import yaml
 
 from hem.cli.configs import find, short_names
 from hem.names import near
-from hem.runs.files import read_json
+from hem.runs import RunFolder
 
 STUDY_KEYS = ("name", "cost", "losses", "seeds", "overrides", "tasks", "slurm")
 CELL_KEYS = ("train", "name", "overrides", "losses", "seeds", "checkpoint", "test", "examine")
 CONFIG_KEYS = ("config", "name", "overrides")
 OF_THE_STUDY = ("--seed_everything", "--run_dir", "--ckpt_path")
-RECORD = "study.json"  # in a run folder: what was done there
-
-
-def read_record(folder: Path) -> dict[str, dict[str, Any]]:
-    """What ``study.json`` in a run folder holds; empty where there is none.
-
-    Raises:
-        ValueError: It is damaged.
-    """
-    path = folder / RECORD
-    found = read_json(path) if path.is_file() else {}
-    if not all(isinstance(step, dict) for step in found.values()):
-        raise ValueError(f"{path} holds no steps, but {found!r}: delete it, and it will be made anew.")
-    return found
 
 
 def differs(steps: Mapping[str, Sequence[str]], record: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -62,7 +48,7 @@ def differs(steps: Mapping[str, Sequence[str]], record: Mapping[str, Mapping[str
 class Run:
     """One run folder, and what has to be done for it."""
 
-    cell: str  #: ``<task>_<data>``
+    cell: str  #: ``<task>_<data>``; of an examination ``<task>_<data>_<examination>``
     loss: str
     seed: int
     folder: Path
@@ -73,13 +59,15 @@ class Run:
 
     @property
     def name(self) -> str:
-        """``<cell>/<loss>/seed<k>``."""
-        return f"{self.cell}/{self.loss}/seed{self.seed}"
+        """``<cell>/<loss>/seed<k>``; of an examination that of its training and ``/evaluate/<name>``: its folder."""
+        if self.after is None:
+            return f"{self.cell}/{self.loss}/seed{self.seed}"
+        return f"{self.after.name}/{self.folder.relative_to(self.after.folder).as_posix()}"
 
     @property
     def record(self) -> dict[str, dict[str, Any]]:
         """What ``study.json`` in the run folder holds: ``arguments`` and, once it is done, ``seconds`` of each step."""
-        return read_record(self.folder)
+        return RunFolder(self.folder).read_study()
 
     @property
     def seconds(self) -> float:
@@ -103,7 +91,7 @@ class Run:
         """
         if "test" not in self.steps:
             return "seconds" in self._known.get("fit", {})
-        results, checkpoint = self.folder / "results.json", Path(self.steps["test"][-1])
+        results, checkpoint = RunFolder(self.folder).results, Path(self.steps["test"][-1])
         if not results.is_file():
             return False
         if self.after is None:
@@ -114,7 +102,7 @@ class Run:
     @property
     def changed(self) -> bool:
         """Whether the run was begun, or made, by other commands than the study has now."""
-        if not self.done and not any(self.folder.glob("checkpoints/*.ckpt")):
+        if not self.done and not any(RunFolder(self.folder).checkpoints.glob("*.ckpt")):
             return False  # it failed before it made anything: begun anew
         return differs(self.steps, self.record)
 
@@ -127,7 +115,7 @@ class Run:
         left = {
             step: words for step, words in self.steps.items() if step == "test" or "seconds" not in record.get(step, {})
         }
-        if "fit" in left and (self.folder / "checkpoints" / "last.ckpt").is_file():
+        if "fit" in left and RunFolder(self.folder).last.is_file():
             left["fit"] += ("--ckpt_path", "last")
         return left
 
@@ -154,36 +142,43 @@ class Study:
         """Every run of the grid; seed by seed, so that all losses have a figure early.
 
         Args:
-            only: Runs whose name holds this, and the trainings that they need.
+            only: Runs whose ``<cell>/<loss>/seed<k>`` holds this, and the trainings that they need.
         """
         seeds = sorted({seed for cell in self.tasks for seed in cell["seeds"]})
         found = [run for seed in seeds for cell in self.tasks if seed in cell["seeds"] for run in self._of(cell, seed)]
-        wanted = {run.name for run in found if only in run.name}
+        wanted = {run.name for run in found if only in f"{run.cell}/{run.loss}/seed{run.seed}"}
         wanted |= {run.after.name for run in found if run.name in wanted and run.after is not None}
         return [run for run in found if run.name in wanted]
 
     def _of(self, cell: dict[str, Any], seed: int) -> list[Run]:
         runs = []
         for loss in cell["losses"]:
-            training = self._run(cell, cell["train"], loss, seed, ("fit", "test") if cell["test"] else ("fit",))
-            runs += [training, *(self._run(cell, part, loss, seed, ("test",), training) for part in cell["examine"])]
+            training = self._training(cell, loss, seed)
+            runs += [training, *(self._examination(cell, part, training) for part in cell["examine"])]
         return runs
 
-    def _run(
-        self,
-        cell: dict[str, Any],
-        part: dict[str, Any],
-        loss: str,
-        seed: int,
-        steps: tuple[str, ...],
-        after: Run | None = None,
-    ) -> Run:
+    def _training(self, cell: dict[str, Any], loss: str, seed: int) -> Run:
+        part = cell["train"]
         folder = self.folder / part["name"] / loss / f"seed{seed}"
         common = ("--config", part["config"], *cell["losses"][loss], "--seed_everything", str(seed))
         common += ("--run_dir", str(folder), *self.overrides, *cell["overrides"], *part["overrides"])
-        checkpoint = str((after.folder if after else folder) / "checkpoints" / f"{cell['checkpoint']}.ckpt")
-        ends = {"fit": (), "test": ("--ckpt_path", checkpoint)}
-        return Run(part["name"], loss, seed, folder, {step: (step, *common, *ends[step]) for step in steps}, after)
+        steps = {"fit": ("fit", *common)}
+        if cell["test"]:
+            steps["test"] = ("test", *common, "--ckpt_path", self._checkpoint(cell, folder))
+        return Run(part["name"], loss, seed, folder, steps)
+
+    def _examination(self, cell: dict[str, Any], part: dict[str, Any], training: Run) -> Run:
+        """A test of a training under another config: network, data, loss and seed are the training's."""
+        own = ("test", "--run", str(training.folder), "--name", part["name"], "--config", part["config"])
+        options = (*self.overrides, *cell["overrides"], *part["overrides"])
+        words = (*own, *options, "--ckpt_path", self._checkpoint(cell, training.folder))
+        folder = RunFolder(training.folder).evaluation(part["name"]).path
+        name = f"{training.cell}_{part['name']}"
+        return Run(name, training.loss, training.seed, folder, {"test": words}, training)
+
+    @staticmethod
+    def _checkpoint(cell: dict[str, Any], folder: Path) -> str:
+        return str(RunFolder(folder).checkpoints / f"{cell['checkpoint']}.ckpt")
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), root: str | Path = "runs") -> Study:
@@ -214,7 +209,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), root: str | Path = "ru
         _cell(cell, f"task {i} of {path}", losses, seeds)
         for i, cell in enumerate(_list(content["tasks"], f"tasks of {path}"), 1)
     )
-    names = [part["name"] for cell in tasks for part in (cell["train"], *cell["examine"])]
+    names = [cell["train"]["name"] for cell in tasks]
+    names += [f"{cell['train']['name']}/{part['name']}" for cell in tasks for part in cell["examine"]]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path} has two tasks in one folder, {twice[0]}: give one of them a `name` of its own.")
     slurm = content.get("slurm") or {}
@@ -307,7 +303,8 @@ def _part(value: Any, where: str) -> dict[str, Any]:
     """A config, by its path or with options of its own."""
     value = {"config": value} if isinstance(value, str) else _keys(value, CONFIG_KEYS, ("config",), where)
     path = Path(_exists(str(value["config"]), where))
-    name = str(value.get("name") or f"{path.parent.name}_{path.stem}")
+    own = path.stem if path.parent.name == RunFolder.EVALUATIONS else f"{path.parent.name}_{path.stem}"
+    name = str(value.get("name") or own)
     return {"config": str(path), "name": name, "overrides": _options(value.get("overrides"), f"overrides of {where}")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -105,15 +106,21 @@ def describe(key: str, title: str | None = None) -> Metric:
 
 
 def headlines(task: str, keys: Iterable[str]) -> list[Metric]:
-    """The headline figures of a task that are among the keys; those of classification for a task not listed here."""
+    """The headline figures of a task that are among the keys; those of classification for a task not listed here.
+
+    Where nothing was tested, the same of validation.
+    """
     keys = list(keys)
-    found = []
-    for pattern, title in METRICS.get(task, METRICS["classification"]).items():
-        expression = re.compile(re.escape(pattern).replace(r"\*", "([^/]+)"))
-        for key in keys:
-            if match := expression.fullmatch(key):
-                found.append(describe(key, title.format(*match.groups())))
-    return found
+    for stage in ("test/", "val/"):
+        found = []
+        for pattern, title in METRICS.get(task, METRICS["classification"]).items():
+            wanted = stage + pattern.removeprefix("test/")
+            expression = re.compile(re.escape(wanted).replace(r"\*", "([^/]+)"))
+            matches = [match for key in keys if (match := expression.fullmatch(key))]
+            found += [describe(m[0], title.format(*m.groups()) if stage == "test/" else None) for m in matches]
+        if found:
+            return found
+    return []
 
 
 def with_means(metrics: dict[str, float]) -> dict[str, float]:
@@ -137,16 +144,29 @@ def with_means(metrics: dict[str, float]) -> dict[str, float]:
     return {**metrics, **means}
 
 
-def best_of_validation(curves: dict[str, dict[float, float]]) -> dict[str, float]:
-    """The best epoch of each validation curve that has a better end: what hyper-parameters are chosen by.
+def best_of_validation(
+    curves: dict[str, dict[float, float]], monitor: str = "val/accuracy", mode: str = "max"
+) -> dict[str, float]:
+    """All validation metrics at the epoch of the best checkpoint: what hyper-parameters are chosen by.
+
+    Args:
+        curves: Value by epoch of each metric.
+        monitor: The metric that chooses the best checkpoint, the first epoch among equals; where no curve has that
+            name, the last epoch.
+        mode: ``"max"`` or ``"min"``.
 
     Example:
-        >>> best_of_validation({"val/miou": {1: 0.25, 2: 0.5, 3: 0.375}, "val/loss": {1: 2.0}})
-        {'val/miou': 0.5}
+        >>> curves = {"val/miou": {1: 0.25, 2: 0.5, 3: 0.375}, "val/loss": {1: 2.0, 2: 1.5, 3: 1.0}}
+        >>> best_of_validation(curves, "val/miou")
+        {'val/miou': 0.5, 'val/loss': 1.5}
     """
-    best = {True: max, False: min}
-    return {
-        key: best[higher](values.values())
-        for key, values in curves.items()
-        if key.startswith("val/") and (higher := describe(key).higher) is not None
-    }
+    validation = {key: values for key, values in curves.items() if key.startswith("val/") and values}
+    if not validation:
+        return {}
+    chosen = validation.get(monitor)
+    if chosen is None:
+        epoch = max(epoch for values in validation.values() for epoch in values)
+    else:
+        known = {at: value for at, value in sorted(chosen.items()) if math.isfinite(value)} or chosen
+        epoch = {"max": max, "min": min}[mode](known, key=known.__getitem__)
+    return {key: values[epoch] for key, values in validation.items() if epoch in values}

@@ -23,7 +23,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from hem.grid import RECORD, Run
+from hem.grid import Run
+from hem.runs import RunFolder
 from hem.runs.files import write_atomically
 
 CLI = Path(__file__).resolve().parents[1] / "cli.py"
@@ -48,7 +49,7 @@ def lock(folder: Path) -> Iterator[int | None]:
         A file descriptor; None where another process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(RunFolder(folder).lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,7 +77,7 @@ def clear(folder: Path) -> None:
     for path in [*folder.glob(".*"), *folder.glob("checkpoints/.*")]:
         if re.fullmatch(r"\..+\.\d+", path.name):
             path.unlink(missing_ok=True)
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
+    if not RunFolder(folder).last.is_file():
         for pattern in ("config.yaml", "metrics.csv", "events.*", "checkpoints/*.ckpt"):
             for path in folder.glob(pattern):
                 path.unlink()
@@ -118,8 +119,8 @@ class Jobs:
                 return "done"
             if run.changed:
                 return (
-                    f"{run.folder} was begun by another command (see {RECORD} there): give the options it was begun "
-                    "with, or delete the folder."
+                    f"{run.folder} was begun by another command (see {RunFolder.STUDY} there): give the options it was "
+                    "begun with, or delete the folder."
                 )
             if run.record:
                 clear(run.folder)
@@ -128,7 +129,7 @@ class Jobs:
                     return "stopped"
                 record = run.record
                 record[step] = {"arguments": list(run.steps[step])}
-                write_atomically(run.folder / RECORD, json.dumps(record, indent=1) + "\n")
+                write_atomically(RunFolder(run.folder).study, json.dumps(record, indent=1) + "\n")
                 log, begun = run.folder / f"{step}.log", time.time()
                 code = self._process(command(arguments), log, held, extra)
                 if self.stopped.is_set() and code:
@@ -136,7 +137,7 @@ class Jobs:
                 if code:
                     return f"{step} ended with code {code}, see {log}:\n{tail(log)}"
                 record[step]["seconds"] = round(time.time() - begun, 1)
-                write_atomically(run.folder / RECORD, json.dumps(record, indent=1) + "\n")
+                write_atomically(RunFolder(run.folder).study, json.dumps(record, indent=1) + "\n")
         return "done" if run.done else f"{run.folder} has no results.json after its test, see {run.folder}/test.log."
 
     def _process(self, words: Sequence[str], log: Path, held: int, extra: Mapping[str, str]) -> int:

@@ -25,9 +25,10 @@ import jinja2
 from matplotlib.figure import Figure
 
 from hem import figures
-from hem.grid import RECORD, differs, read_record
+from hem.grid import differs
 from hem.headlines import Metric, best_of_validation, describe, headlines, with_means
 from hem.jobs import tail
+from hem.runs import RunFolder
 from hem.runs.files import read_json, write_atomically
 from hem.statistics import LEVEL, Comparison, compare, holm, verdict
 from hem.study import PLAN, duration
@@ -47,10 +48,7 @@ class Result:
     metrics: dict[str, float] = field(hash=False)
     curves: dict[str, dict[float, float]] = field(hash=False)  #: ``metrics.csv``: value by epoch, from 1
 
-    @property
-    def name(self) -> str:
-        """``<cell>/<loss>/seed<k>``."""
-        return f"{self.cell}/{self.loss}/seed{self.seed}"
+    name: str  #: its folder, below that of the study
 
     @property
     def task(self) -> str:
@@ -100,6 +98,16 @@ def as_csv(rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
+def monitor_of(run: RunFolder) -> tuple[str, str] | tuple[()]:
+    """What chose the best checkpoint of a run, ``(monitor, mode)``, as its config says; ("", "") for the last epoch."""
+    try:
+        config = run.read_config()
+    except (FileNotFoundError, ValueError):  # a folder of old, of which the config is gone
+        return ()
+    rule = config.get("checkpoint") or {}
+    return (rule.get("monitor") or "", rule.get("mode") or "min") if rule else ()
+
+
 def read_curves(path: Path) -> dict[str, dict[float, float]]:
     """The curves of a run's ``metrics.csv``: of each figure the mean by epoch; empty where there is no such file."""
     points: dict[str, dict[float, list[float]]] = {}
@@ -113,11 +121,33 @@ def read_curves(path: Path) -> dict[str, dict[float, float]]:
     return {key: {epoch: mean(values) for epoch, values in by_epoch.items()} for key, by_epoch in points.items()}
 
 
+class Place(NamedTuple):
+    """What the folder of a run, below that of a study, says of it."""
+
+    cell: str  #: ``<task>_<data>``; of an examination in a run ``<task>_<data>_<examination>``
+    loss: str
+    seed: int
+
+    @classmethod
+    def of(cls, name: str) -> Place:
+        """Read ``<task>_<data>/<loss>/seed<k>``, with ``/evaluate/<examination>`` behind it or not.
+
+        Raises:
+            ValueError: If it is none of them.
+
+        Example:
+            >>> Place.of("classification_mnist/hem/seed0/evaluate/rejection")
+            Place(cell='classification_mnist_rejection', loss='hem', seed=0)
+        """
+        cell, loss, seed, *examination = name.split("/")
+        return cls("_".join([cell, *examination[1:]]), loss, int(seed.removeprefix("seed")))
+
+
 def settings(results: Sequence[Result]) -> list[set[str]]:
     """For each run with a config, its lines that do not tell the seed or the folder; of examinations the test's."""
-    own = ("#", "seed_everything:", "ckpt_path:")
-    for name in ("config.yaml", "config_test.yaml"):
-        texts = {r.name: path.read_text() for r in results if (path := r.folder / name).is_file()}
+    own = ("#", "seed_everything:", "ckpt_path:", "run:")
+    for stage in ("fit", "test"):
+        texts = {r.name: path.read_text() for r in results if (path := RunFolder(r.folder).config_of(stage)).is_file()}
         if texts:
             break
     return [
@@ -147,23 +177,25 @@ class Runs:
         self.plan: dict[str, Any] = {}
         if (folder / PLAN).is_file():
             self.plan = read_json(folder / PLAN)
-        self.results = [
-            result for path in sorted(folder.glob("*/*/seed*/results.json")) if (result := self._read(path))
+        asked = self.plan.get("runs", {})
+        self.results = [result for run in self._folders(RunFolder.RESULTS) if (result := self._read(run))]
+        self.results += [
+            result
+            for run in self._folders(RunFolder.STUDY)
+            if "test" not in asked.get(self._name(run), {}).get("steps", "test") and (result := self._trained(run))
         ]
-
         if not self.results and not self.plan:
             raise FileNotFoundError(
                 f"{folder} holds no results: expected <task>_<data>/<loss>/seed<k>/results.json in it, as `python -m "
                 "hem.study` and `python cli.py test` write them."
             )
         there = {result.name for result in self.results}
-        asked = list(self.plan.get("runs", ()))
-        self.asked = Counter(tuple(name.split("/")[:2]) for name in asked)  #: runs of the plan, by task and loss
+        self.asked = Counter(Place.of(name)[:2] for name in asked)  #: runs of the plan, by task and loss
         self.missing = [self._missing(name) for name in asked if name not in there]
         self.missing += [
             self._missing(name)
-            for path in sorted(folder.glob(f"*/*/seed*/{RECORD}"))
-            if (name := path.parent.relative_to(folder).as_posix()) not in there and name not in asked
+            for run in self._folders(RunFolder.STUDY)
+            if (name := self._name(run)) not in there and name not in asked
         ]
         if extra := [name for name in there if asked and name not in asked]:
             self.notes.append(
@@ -171,25 +203,43 @@ class Runs:
             )
         self._mixtures()
         self._changed()
-        order = list(dict.fromkeys(name.split("/")[0] for name in asked))
+        order = list(dict.fromkeys(cell for cell, _ in self.asked))
         self.cells = order + sorted({r.cell for r in self.results} - set(order))
-        losses = list(dict.fromkeys(name.split("/")[1] for name in asked))
+        losses = list(dict.fromkeys(loss for _, loss in self.asked))
         self.losses = losses + sorted({r.loss for r in self.results} - set(losses))
         self.results.sort(key=lambda r: (self.cells.index(r.cell), self.losses.index(r.loss), r.seed))
 
-    def _read(self, path: Path) -> Result | None:
-        cell, loss, seed = path.parent.relative_to(self.folder).parts
+    def _folders(self, file: str) -> list[RunFolder]:
+        """The runs and examinations that have a file; results that were set aside are left out."""
+        patterns = (f"*/*/seed*/{file}", f"*/*/seed*/{RunFolder.EVALUATIONS}/*/{file}")
+        paths = sorted(path.parent for pattern in patterns for path in self.folder.glob(pattern))
+        return [RunFolder(path) for path in paths if RunFolder.ASIDE not in path.name]
+
+    def _name(self, run: RunFolder) -> str:
+        return run.path.relative_to(self.folder).as_posix()
+
+    def _read(self, run: RunFolder) -> Result | None:
+        name = self._name(run)
         try:
-            facts = read_json(path)
+            facts = read_json(run.results)
             metrics = {key: float(value) for key, value in facts.pop("metrics").items()}
-            number = int(seed.removeprefix("seed"))
-            curves = read_curves(path.with_name("metrics.csv"))
+            place = Place.of(name)
+            curves = read_curves(run.curves)
         except (ValueError, KeyError, AttributeError, TypeError):
-            self.notes.append(f"{path} cannot be read as the results of a run, and is left out.")
+            self.notes.append(f"{run.results} cannot be read as the results of a run, and is left out.")
             return None
-        if facts.get("seed") not in (number, None):
-            self.notes.append(f"{path} is of seed {facts['seed']}, but lies under {seed}.")
-        return Result(cell, loss, number, path.parent, facts, with_means(metrics) | best_of_validation(curves), curves)
+        if facts.get("seed") not in (place.seed, None):
+            self.notes.append(f"{run.results} is of seed {facts['seed']}, but lies under seed{place.seed}.")
+        metrics = with_means(metrics) | best_of_validation(curves, *monitor_of(run))
+        return Result(place.cell, place.loss, place.seed, run.path, facts, metrics, curves, name)
+
+    def _trained(self, run: RunFolder) -> Result | None:
+        """A training that the study does not test: what its validation said, once it has ended."""
+        if run.results.is_file() or "seconds" not in run.read_study().get("fit", {}):
+            return None
+        place, curves = Place.of(self._name(run)), read_curves(run.curves)
+        metrics = best_of_validation(curves, *monitor_of(run))
+        return Result(place.cell, place.loss, place.seed, run.path, {}, metrics, curves, self._name(run))
 
     def _changed(self) -> None:
         """Say which runs were made by other commands than the study has now, and which losses by several configs."""
@@ -197,7 +247,7 @@ class Runs:
         changed = [
             r.name
             for r in self.results
-            if r.name in plan and differs(plan[r.name].get("steps", {}), read_record(r.folder))
+            if r.name in plan and differs(plan[r.name].get("steps", {}), RunFolder(r.folder).read_study())
         ]
         if changed:
             self.notes.append(
@@ -218,18 +268,25 @@ class Runs:
         after = (self.plan.get("runs", {}).get(name) or {}).get("after")
         if logs:
             return Missing(name, "begun, but it has no results: failed, stopped or still running", tail(logs[-1]))
-        if after and not (self.folder / after / "results.json").is_file():
+        if after and not RunFolder(self.folder / after).results.is_file():
             return Missing(name, f"not begun: {after} is not done", "")
         return Missing(name, "not begun", "")
 
     def _mixtures(self) -> None:
-        """Say where runs that stand in one table were not made alike."""
+        """Say where runs that stand in one table were not made alike, or not of all images."""
+        if parts := [f"{r.name} ({r.facts['partial']})" for r in self.results if r.facts.get("partial")]:
+            self.notes.append(f"{len(parts)} results are of a part of the images: {', '.join(parts[:4])}.")
+        for cell in dict.fromkeys(r.cell for r in self.results):
+            of = Counter(Path(r.facts["checkpoint"]).name for r in self.of(cell) if r.facts.get("checkpoint"))
+            if len(of) > 1:
+                counts = ", ".join(f"{name} ({count} runs)" for name, count in sorted(of.items()))
+                self.notes.append(f"The results of {cell} are of different checkpoints: {counts}.")
         for key, word in (("hardware", "kinds of hardware"), ("devices", "numbers of devices")):
-            if len(found := Counter(str(r.facts.get(key)) for r in self.results)) > 1:
+            if len(found := Counter(str(r.facts.get(key)) for r in self.results if r.facts)) > 1:
                 counts = "; ".join(f"{name} ({count} runs)" for name, count in found.items())
                 self.notes.append(f"The runs were made on {len(found)} {word}: {counts}.")
         for package in ("hem", "torch"):
-            found = Counter(str((r.facts.get("versions") or {}).get(package)) for r in self.results)
+            found = Counter(str((r.facts.get("versions") or {}).get(package)) for r in self.results if r.facts)
             if len(found) > 1:
                 self.notes.append(f"The runs were made by {len(found)} versions of {package}: {', '.join(found)}.")
 
@@ -433,9 +490,9 @@ def severity(runs: Runs, cell: str) -> Sequence[figures.Panel]:
     """Accuracy against the severity of the corruption, mean of all corruptions."""
     by_loss: dict[str, list[tuple[list[float], list[float]]]] = {}
     for r in runs.of(cell):
-        points: dict[float, list[float]] = {0.0: [r.metrics["test/accuracy"]]} if "test/accuracy" in r.metrics else {}
-        for key, value in r.metrics.items():
-            if match := re.fullmatch(r"test/corruption_accuracy/\w+/(\d)", key):
+        points: dict[float, list[float]] = {}
+        for key, value in r.metrics.items():  # of the images that are corrupted, clean/0 among them
+            if match := re.fullmatch(r"test/corruption/\w+/(\d)", key):
                 points.setdefault(float(match[1]), []).append(value)
         if len(points) > 2:
             x = sorted(points)
@@ -464,7 +521,7 @@ def drawings(
         found["severity"] = ("Corruptions by severity: mean and range of the seeds", figures.curves(panels, hues))
     for name, title, pattern in (
         ("unknown", "AUROC of the largest logit by unknown set, mean and deviation", r"test/auroc/max_logit/(.+)"),
-        ("corruptions", "Accuracy by corruption, mean and deviation", r"test/corruption_accuracy/(\w+)/mean"),
+        ("corruptions", "Accuracy by corruption, mean and deviation", r"test/corruption/(\w+)/mean"),
         ("classes", "Accuracy by class, mean and deviation", r"test/class_accuracy/(.+)"),
         ("iou", "IoU by class, mean and deviation", r"test/iou/(.+)"),
     ):
@@ -521,12 +578,12 @@ def summary_rows(compared: Mapping[str, Sequence[Compared]], runs: Runs, baselin
     return rows
 
 
-def write(folder: str | Path | Runs, baseline: str = "ce", further: Sequence[str] = ()) -> Path:
+def write(folder: str | Path | Runs, baseline: str | None = None, further: Sequence[str] = ()) -> Path:
     """Write the report of a folder of runs.
 
     Args:
         folder: ``runs/<study>``, or what was read of it.
-        baseline: The loss that all others are compared with.
+        baseline: The loss that all others are compared with; None: ``ce`` where it is among them, else the first.
         further: Regular expressions: figures whose names they fit stand in the tables beside the headline ones. Their
             p-values are corrected over these figures alone, the headline figures' over those.
 
@@ -538,6 +595,8 @@ def write(folder: str | Path | Runs, baseline: str = "ce", further: Sequence[str
         ValueError: If no run is of the baseline.
     """
     runs = folder if isinstance(folder, Runs) else Runs(Path(folder))
+    if baseline is None:
+        baseline = "ce" if "ce" in runs.losses or not runs.losses else runs.losses[0]
     if runs.losses and baseline not in runs.losses:
         raise ValueError(f"no run has the baseline '{baseline}': --baseline is one of {', '.join(runs.losses)}.")
     out = runs.folder / "report"
@@ -596,7 +655,7 @@ def write(folder: str | Path | Runs, baseline: str = "ce", further: Sequence[str
     files["index.html"] = environment.get_template("report.html").render(
         study=study,
         plan=runs.plan,
-        folder=str(folder),
+        folder=str(runs.folder),
         baseline=baseline,
         hues=hues,
         notes=runs.notes,
@@ -613,15 +672,18 @@ def write(folder: str | Path | Runs, baseline: str = "ce", further: Sequence[str
 
 def described(result: Result, folder: Path) -> dict[str, Any]:
     """A run as the page lists it: when and where it was made, and links to its files."""
-    seconds = sum(step.get("seconds", 0) for step in read_record(result.folder).values())
+    seconds = sum(step.get("seconds", 0) for step in RunFolder(result.folder).read_study().values())
     present = [p.name for p in sorted(result.folder.iterdir()) if p.suffix in (".yaml", ".json", ".csv", ".log")]
     return {
         "name": f"{result.loss}/seed{result.seed}",
+        "partial": result.facts.get("partial", ""),
         "loss": result.loss,
         "date": str(result.facts.get("date", ""))[:16].replace("T", " "),
         "hardware": result.facts.get("hardware", ""),
         "time": duration(seconds) if seconds else "",
-        "files": [(name, f"../{result.name}/{name}") for name in present if name not in (RECORD, "hparams.yaml")],
+        "files": [
+            (name, f"../{result.name}/{name}") for name in present if name not in (RunFolder.STUDY, "hparams.yaml")
+        ],
     }
 
 
@@ -629,13 +691,14 @@ def facts_of(runs: Runs) -> dict[str, str]:
     """What the head of the page says of the runs."""
     if not runs.results:
         return {}
-    dates = sorted(str(r.facts.get("date", ""))[:10] for r in runs.results)
-    versions = runs.results[0].facts.get("versions") or {}
+    tested = [r for r in runs.results if r.facts]
+    dates = sorted(str(r.facts.get("date", ""))[:10] for r in tested) or ["-"]
+    versions: dict[str, str] = next((r.facts["versions"] for r in tested if r.facts.get("versions")), {})
     return {
         "runs": f"{len(runs.results)} with results, {len(runs.missing)} missing",
         "seeds": ", ".join(map(str, sorted({r.seed for r in runs.results}))),
         "made": dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}",
-        "on": "; ".join(sorted({str(r.facts.get("hardware")) for r in runs.results})),
+        "on": "; ".join(sorted({str(r.facts.get("hardware")) for r in tested})),
         "with": ", ".join(f"{name} {number}" for name, number in versions.items()),
     }
 
@@ -648,7 +711,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m hem.report", description="Make one page of many runs.")
     parser.add_argument("folder", help="the folder of a study, such as runs/quick")
-    parser.add_argument("--baseline", default="ce", help="the loss that all others are compared with")
+    parser.add_argument("--baseline", help="the loss that all others are compared with: ce, else the study's first one")
     parser.add_argument("--figures", nargs="*", default=[], metavar="PATTERN",
                         help="further figures for the tables: regular expressions of their names")  # fmt: skip
     chosen = parser.parse_args(args)

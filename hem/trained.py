@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
@@ -171,23 +170,17 @@ def _logits(net: nn.Module, images: Tensor) -> Tensor:
 
 def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
     """Build the network that a run's ``config.yaml`` describes and fill it with a checkpoint's weights."""
-    from hem.cli import build, checkpoint, quiet  # deferred: the command line imports everything
+    from hem.cli import build, quiet  # deferred: the command line imports everything
 
-    folder = Path(run_dir)
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise FileNotFoundError(
-            f"Expected the folder of a run with its config.yaml, got {folder}: train one with `python cli.py fit`, "
-            "or name the folder that lies under runs/."
-        )
-    path = checkpoint(folder, which) if which in ("best", "last") else Path(which)
+    run = RunFolder(run_dir)
+    record = run.read_config()
+    path = run.checkpoint(which) if which in ("best", "last") else Path(which)
     quiet()
-    record = yaml.safe_load(config.read_text())
     parts = {key: record[key] for key in ("seed_everything", "model", "data")}
     without_start(record["model"]["init_args"]["net"].get("init_args", {}))
     # the trainer goes unused: no logs, no accelerator
     cli = build(
-        {**parts, "run_dir": str(folder), "trainer": {"logger": False, "accelerator": "cpu", "devices": 1}},
+        {**parts, "run_dir": str(run.path), "trainer": {"logger": False, "accelerator": "cpu", "devices": 1}},
         run=False,
     )
     state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"]
@@ -196,7 +189,7 @@ def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
     data = cli.datamodule
     if isinstance(data, SegmentationDataModule):
         return Segmenter(cli.model.net, data.class_names, data.palette, data.shape).eval()
-    rejector = Rejector.load(folder, cli.model.net)
-    calibration = RunCalibration.load(RunFolder(folder), cli.model.net)
+    rejector = Rejector.load(run.path, cli.model.net)
+    calibration = RunCalibration.load(run, cli.model.net)
     form = (data.class_names, data.in_channels, data.image_size, data.eval_transform())
     return Trained(cli.model.net, *form, rejector, calibration).eval()

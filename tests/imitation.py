@@ -26,7 +26,9 @@ def main() -> int:
     """Fit or test."""
     step, words = sys.argv[1], sys.argv[2:]
     option = {words[i]: words[i + 1] for i in range(len(words) - 1) if words[i].startswith("--")}
-    folder, seed = Path(option["--run_dir"]), int(option["--seed_everything"])
+    examined = Path(option["--run"]) if "--run" in option else None
+    folder = examined / "evaluate" / option["--name"] if examined else Path(option["--run_dir"])
+    seed = int((examined or folder).name.removeprefix("seed"))
     with open(os.environ["HEM_TEST_LOG"], "a") as log:
         log.write(f"{step} {folder}\n")
     if os.environ.get("HEM_TEST_FAIL", "nothing") in str(folder):
@@ -48,9 +50,9 @@ def main() -> int:
         return 0
     state = json.loads(Path(option["--ckpt_path"]).read_text())
     assert state["epoch"] == EPOCHS
-    task, data = re.search(r"configs/(\w+)/(\w+)\.yaml", words[1]).groups()
-    facts = {"task": task, "data": data, "loss": folder.parent.name, "seed": seed, "hardware": "none", "devices": 1,
-             "date": "2026-11-25T00:00:00+00:00", "versions": {"hem": "0"}}  # fmt: skip
+    task, data = re.search(r"configs/(\w+)/(\w+)\.yaml", option["--config"]).groups()
+    facts = {"task": task, "data": data, "loss": (examined or folder).parent.name, "seed": seed, "hardware": "none",
+             "devices": 1, "date": "2026-11-25T00:00:00+00:00", "versions": {"hem": "0"}}  # fmt: skip
     write(folder / "results.json", json.dumps({**facts, "metrics": {"test/accuracy": state["value"] / 1009}}))
     return 0
 

@@ -4,6 +4,7 @@ The list below is the promise: each row is a kind of mistake, what is typed, the
 are wrong; 1: the run could not be done) and words that the sentence must hold.
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,10 @@ def test_checkpoints(hem_command, tmp_path):
     test = ("test", "--config", DIGITS, *DEBUG, "--run_dir", tmp_path / "test", "--ckpt_path")
 
     outcome = hem_command(*test, good, "--model.net", "MLP")
+    assert outcome.code == 1
+    assert "--model.net hem.networks.MLP (the run: hem.networks.LeNet)" in outcome.err
+    loose = shutil.copy(good, tmp_path)
+    outcome = hem_command(*test, loose, "--model.net", "MLP")
     assert outcome.code == 1
     assert "another network" in outcome.err
 

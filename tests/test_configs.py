@@ -233,6 +233,7 @@ def test_checkpoint_does_not_override_the_config(hem_command, tmp_path):
         "lr_interval": "epoch",
         "num_classes": 3,
     }
+    path = tmp_path / "loose.ckpt"  # in the folder of its run, it would be examined with the run's own loss
     torch.save(checkpoint, path)
     focal = ("--config", "configs/loss/focal.yaml", "--run_dir", tmp_path / "b", "--ckpt_path", path)
     outcome = hem_command("test", *common, *focal)

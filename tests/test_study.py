@@ -29,6 +29,7 @@ IMITATION = ROOT / "tests" / "imitation.py"
 STUDIES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/study/*.yaml"))
 DIGITS = "configs/classification/digits.yaml"
 REJECTION = "configs/rejection/digits.yaml"
+EXAMINATION = "/evaluate/rejection_digits"
 SMALL = {
     "name": "small",
     "losses": ["ce", {"hem_0.2": ["--config configs/loss/hem.yaml", "--model.loss.margin 0.2"]}],
@@ -74,30 +75,31 @@ def test_grid(folder):
     """Seed by seed, cell by cell, loss by loss; each examination behind its training and with its checkpoint."""
     runs = grid.load(written(folder, overrides=["--trainer.max_epochs 2"]), ["--x", "y z"], folder / "runs").runs()
     expected = [
-        f"{cell}/{loss}/seed{seed}"
+        f"classification_digits/{loss}/seed{seed}{examination}"
         for seed in (0, 1)
         for loss in ("ce", "hem_0.2")
-        for cell in ("classification_digits", "rejection_digits")
+        for examination in ("", "/evaluate/rejection_digits")
     ]
     assert [r.name for r in runs] == expected
     by_name = {r.name: r for r in runs}
-    training, rejection = by_name["classification_digits/hem_0.2/seed1"], by_name["rejection_digits/hem_0.2/seed1"]
+    training = by_name["classification_digits/hem_0.2/seed1"]
+    rejection = by_name["classification_digits/hem_0.2/seed1/evaluate/rejection_digits"]
     base = f"{folder}/runs/small"
     checkpoint = f"--ckpt_path {base}/classification_digits/hem_0.2/seed1/checkpoints/last.ckpt"
     common = (
         "--config configs/loss/hem.yaml --model.loss.margin 0.2 --seed_everything 1 --run_dir "
-        f"{base}/%s/hem_0.2/seed1 --trainer.max_epochs 2 --x 'y z'"
+        f"{base}/classification_digits/hem_0.2/seed1 --trainer.max_epochs 2 --x 'y z'"
     )
     assert list(training.steps) == ["fit", "test"]
     assert training.after is None
-    assert shlex.join(training.steps["fit"]) == f"fit --config {DIGITS} {common % 'classification_digits'}"
-    assert shlex.join(training.steps["test"]) == (
-        f"test --config {DIGITS} {common % 'classification_digits'} {checkpoint}"
-    )
+    assert shlex.join(training.steps["fit"]) == f"fit --config {DIGITS} {common}"
+    assert shlex.join(training.steps["test"]) == (f"test --config {DIGITS} {common} {checkpoint}")
     assert rejection.after is training
-    assert (
-        shlex.join(rejection.steps["test"]) == f"test --config {REJECTION} {common % 'rejection_digits'} {checkpoint}"
-    )
+    assert shlex.join(rejection.steps["test"]) == (
+        f"test --run {base}/classification_digits/hem_0.2/seed1 --name rejection_digits --config {REJECTION} "
+        f"--trainer.max_epochs 2 --x 'y z' {checkpoint}"
+    ), "what was trained is the run's, and need not be said again"
+    assert rejection.cell == "classification_digits_rejection_digits"
 
 
 def test_a_task_has_its_own(folder):
@@ -114,7 +116,7 @@ def test_a_task_has_its_own(folder):
     }
     training, rejection = grid.load(written(folder, tasks=[cell]), root=folder / "runs").runs()
     assert (training.name, list(training.steps)) == ("wide/focal/seed7", ["fit"])
-    assert rejection.name == "rejection_wide/focal/seed7"
+    assert rejection.name == "wide/focal/seed7/evaluate/rejection_wide"
     assert shlex.join(training.steps["fit"]).endswith("--model.net ResNet8 --trainer.max_epochs 3")
     words = shlex.join(rejection.steps["test"])
     assert "--model.net ResNet8 --model.keep 0.9" in words
@@ -127,7 +129,7 @@ def test_a_task_has_its_own(folder):
 def test_only(folder):
     """Chosen runs bring the trainings that they need."""
     found = grid.load(written(folder), root=folder).runs("rejection_digits/ce/seed1")
-    assert [r.name for r in found] == ["classification_digits/ce/seed1", "rejection_digits/ce/seed1"]
+    assert [r.name for r in found] == [f"classification_digits/ce/seed1{part}" for part in ("", EXAMINATION)]
 
 
 @pytest.mark.parametrize(
@@ -244,12 +246,13 @@ def test_finished_runs_are_skipped(folder, capsys):
     assert "8 of 8 runs are done" in out
     before = done(folder)
     assert len(before) == 12
-    assert before.index("fit classification_digits/ce/seed0") < before.index("test rejection_digits/ce/seed0")
+    first = "classification_digits/ce/seed0"
+    assert before.index(f"fit {first}") < before.index(f"test {first}{EXAMINATION}")
     assert run(folder, path) == 0
     assert done(folder) == before
     plan = json.loads((folder / "runs" / "small" / "plan.json").read_text())
     assert len(plan["runs"]) == 8
-    assert plan["runs"]["rejection_digits/ce/seed0"]["after"] == "classification_digits/ce/seed0"
+    assert plan["runs"][f"{first}{EXAMINATION}"]["after"] == first
 
 
 def test_a_training_made_anew_is_examined_anew(folder):
@@ -263,7 +266,7 @@ def test_a_training_made_anew_is_examined_anew(folder):
     steps = [
         "fit classification_digits/ce/seed0",
         "test classification_digits/ce/seed0",
-        "test rejection_digits/ce/seed0",
+        "test classification_digits/ce/seed0/evaluate/rejection_digits",
     ]
     assert done(folder)[before:] == steps
     (runs / "classification_digits/ce/seed0/results.json").unlink()
@@ -302,7 +305,8 @@ def test_a_failed_run_stops_no_other(folder, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "failed: classification_digits/ce/seed1: fit ended with code 1" in out
     assert "first line\nerror: Expected something else, got this.\n" in out
-    assert "not done: rejection_digits/ce/seed1: not run: classification_digits/ce/seed1 failed" in out
+    failed = "classification_digits/ce/seed1"
+    assert f"not done: {failed}{EXAMINATION}: not run: {failed} failed" in out
     assert "6 of 8 runs are done" in out
     assert len(results(folder)) == 6
     monkeypatch.setenv("HEM_TEST_FAIL", "nothing")
@@ -321,7 +325,7 @@ def test_a_folder_or_file_that_stops_a_run_stops_no_other(folder, capsys):
     done_before.mkdir()
     (done_before / "results.json").write_text('{"metrics": {}}')
     (done_before / "study.json").write_text('{"fit": 3}')
-    assert run(folder, written(folder), "--only", "classification_digits") == 1
+    assert run(folder, written(folder), "--only", "classification_digits/") == 1
     out = capsys.readouterr().out
     assert f"note: {done_before / 'study.json'} holds no steps" in out
     assert f"{runs / 'ce' / 'seed0'}: [Errno 17] File exists" in out
@@ -448,7 +452,9 @@ def test_chains(folder, monkeypatch, capsys):
     runs = grid.load(path, root=folder / "runs").runs()
     jobs = hem.jobs.submit(runs, folder / "slurm", {"cluster": "debug"})
     assert len(jobs) == 4
-    assert jobs[0].result() == dict.fromkeys(["classification_digits/ce/seed0", "rejection_digits/ce/seed0"], "done")
+    assert jobs[0].result() == dict.fromkeys(
+        ["classification_digits/ce/seed0", "classification_digits/ce/seed0/evaluate/rejection_digits"], "done"
+    )
     assert done(folder).count("fit classification_digits/ce/seed0") == 1
     monkeypatch.setenv("HEM_TEST_FAIL", "classification_digits/ce/seed1")
     with pytest.raises(RuntimeError, match=r"seed1: fit ended with code 1(.|\n)*not run: its training failed"):
@@ -506,7 +512,7 @@ def test_table(folder):
     assert progress.left() == 6 * 60 / 2
     console.print(progress.table())
     text = console.export_text()
-    (row,) = [re.findall(r"\w+", line) for line in text.splitlines() if "classification" in line]
+    row, _ = [re.findall(r"\w+", line) for line in text.splitlines() if "classification" in line]
     assert row == ["classification_digits", "4", "1", "0", "1", "60"]
     assert "about 3 min left" in text
 
@@ -535,9 +541,12 @@ def test_shipped_studies(path, monkeypatch, tmp_path):
     assert path in Path(path).read_text().splitlines()[0]
     cli.quiet()
     for each in found.runs():
-        words = each.steps.get("fit") or each.steps["test"][: each.steps["test"].index("--ckpt_path")]
+        words = list(each.steps.get("fit") or each.after.steps["fit"])
+        if each.after:  # what the run has, and what is said behind it
+            test = each.steps["test"]
+            words += test[test.index("--config") : test.index("--ckpt_path")]
         config = " ".join([words[2], *words[words.index("--run_dir") + 2 :]])
         if config in TRIED and each.loss in TRIED:
             continue
         TRIED.update((config, each.loss))
-        cli.build(list(words[1:]), run=False)
+        cli.build(words[1:], run=False)

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 from hem.cli.main import main, quiet
 
 if TYPE_CHECKING:
-    from hem.cli.parser import build, checkpoint
+    from hem.cli.parser import build
 
-__all__ = ["build", "checkpoint", "main", "quiet"]
+__all__ = ["build", "main", "quiet"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch and Lightning when it is asked for: ``--help`` and a misspelt config need neither."""
-    if name in ("build", "checkpoint"):
-        from hem.cli import parser
+    if name == "build":
+        from hem.cli.parser import build
 
-        return getattr(parser, name)
+        return build
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

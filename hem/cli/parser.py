@@ -26,14 +26,15 @@ import hem.losses
 import hem.modules
 from hem.cli.configs import base_config
 from hem.cli.errors import one_sentence
+from hem.cli.examine import EXAMINES, inherited, place, refuse_contradictions
 from hem.cli.help import COMMANDS, program
 from hem.cli.loggers import place_loggers
 from hem.cli.own import Unusable
 from hem.cli.registries import data_name, parameters, qualified, short_name, spelt_out, task_name
 from hem.networks.weights import without_start
 from hem.progress import ProgressBar
-from hem.runs import SaveConfig, SavePredictions, SaveResults
-from hem.runs.checkpoints import BEFORE, LAST, last_checkpoint, refuse_programs, set_aside
+from hem.runs import RunFolder, SaveConfig, SavePredictions, SaveResults
+from hem.runs.checkpoints import BEFORE, LAST, identity_of, last_checkpoint, refuse_programs, set_aside
 from hem.runs.data import KeepData
 from hem.watch import Watch
 
@@ -95,6 +96,18 @@ class HemCLI(LightningCLI):
             default=None,
             help="The run's folder (runs/<task>_<data>/<loss>/seed<k>).",
         )
+        parser.add_argument(
+            "--run",
+            type=str | None,
+            default=None,
+            help="The folder of a run to examine: network, data, loss and seed are its own, results lie in it.",
+        )
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="The name of an examination: results lie in <run>/evaluate/<name> (by default the task's).",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Watch, "watch")
         for name in ("num_classes", "class_names", "class_counts", "mean", "std"):
@@ -144,9 +157,10 @@ class HemCLI(LightningCLI):
             "loss": short_name(config.model.init_args.loss.class_path, hem.losses.LOSSES),
             "seed": config.seed_everything,
         }
-        folder = Path(config.run_dir or "runs/{task}_{data}/{loss}/seed{seed}".format(**names)).absolute()
+        self.folder = self._folder(config, names)
+        folder = self.folder.path
         config.trainer.default_root_dir = str(folder)
-        config.checkpoint.dirpath = str(folder / "checkpoints")
+        config.checkpoint.dirpath = str(self.folder.checkpoints)
         if config.data.init_args.get("val_fraction") == 0:  # nothing to choose by: the last epoch is the best
             config.checkpoint.monitor = None
         place_loggers(config.trainer, folder, training=self.subcommand == "fit")
@@ -154,22 +168,52 @@ class HemCLI(LightningCLI):
             refuse_untrained(self.subcommand, config.model.init_args.net)
         first = getattr(rank_zero_only, "rank", 0) == 0
         if self.subcommand == "fit" and config.ckpt_path == "auto":
-            config.ckpt_path = "last" if last_checkpoint(folder / "checkpoints") else None
+            config.ckpt_path = "last" if last_checkpoint(self.folder.checkpoints) else None
         elif self.subcommand == "fit" and not config.ckpt_path and first:
-            refuse_used(folder)
+            refuse_used(self.folder)
         if self.subcommand and config.ckpt_path in ("best", "last"):
-            path = checkpoint(folder, config.ckpt_path)
+            path = (RunFolder(Path(config.run).absolute()) if config.run else self.folder).checkpoint(config.ckpt_path)
             config.ckpt_path = str(path)
             if path.name == BEFORE and self.subcommand == "fit" and first:
                 set_aside(path.with_name(LAST))
         if self.subcommand and config.ckpt_path:
             refuse_programs(Path(config.ckpt_path))
             without_start(arguments)
-        self.trainer_defaults["callbacks"] = [SaveResults(**names), SavePredictions()]
-        self.trainer_defaults["callbacks"].append(KeepData(config.get("ckpt_path")))
+        self.results = SaveResults(**names, run=config.run)
+        self.trainer_defaults["callbacks"] = [self.results, SavePredictions(), KeepData(config.get("ckpt_path"))]
         given = config.trainer.callbacks or []
         if config.trainer.enable_progress_bar is not False and not any("Progress" in c.class_path for c in given):
             self.trainer_defaults["callbacks"].append(ProgressBar())
+
+    def _folder(self, config: Any, names: dict[str, Any]) -> RunFolder:
+        """The folder that the command writes into."""
+        run = RunFolder(Path(config.run).absolute()) if config.run else None
+        made = RunFolder(Path(config.run_dir or "runs/{task}_{data}/{loss}/seed{seed}".format(**names)).absolute())
+        if self.subcommand not in EXAMINES or (run is None and not made.config.is_file()):
+            return made
+        trained = made if run is None else run
+        record = trained.read_config()
+        merged = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True))
+        refuse_contradictions(trained, record, merged)
+        return made if run is None or config.run_dir else place(run, record, names, config.name)
+
+    def before_test(self) -> None:
+        """Set the results aside that belong to other weights."""
+        self._make_room(self.folder.results, "limit_test_batches")
+
+    def before_validate(self) -> None:
+        """Set the results aside that belong to other weights."""
+        self._make_room(self.folder.results_validate, "limit_val_batches")
+
+    def _make_room(self, results: Path, limit: str) -> None:
+        config = self.config[self.subcommand]
+        if getattr(rank_zero_only, "rank", 0) != 0 or config.trainer.fast_dev_run:
+            return
+        self.results.weights = identity_of(config.ckpt_path) if config.ckpt_path else None
+        share = config.trainer[limit]
+        partial = share is not None and (isinstance(share, int) or share < 1)  # 1 is one batch, 1.0 all of them
+        if kept := self.folder.make_room(results, self.results.weights, partial):
+            print(f"The results that were here are of other weights or of more images: they are kept in {kept}.")
 
 
 def refuse_null(value: Any, key: str) -> None:
@@ -212,35 +256,17 @@ def refuse_untrained(command: str, net: Namespace) -> None:
         )
 
 
-def refuse_used(folder: Path) -> None:
+def refuse_used(folder: RunFolder) -> None:
     """Refuse to train into the folder of another run.
 
     Raises:
         FileExistsError: If the folder holds a config.
     """
-    if (folder / "config.yaml").exists():
+    if folder.config.exists():
         raise FileExistsError(
-            f"{folder} already holds a run: resume it with `--ckpt_path last` (or `auto`), train another with "
+            f"{folder.path} already holds a run: resume it with `--ckpt_path last` (or `auto`), train another with "
             "`--seed_everything <number>` or `--run_dir <folder>`, or delete the folder."
         )
-
-
-def checkpoint(folder: Path, which: str) -> Path:
-    """Return the best or last checkpoint of a run folder.
-
-    Raises:
-        FileNotFoundError: If the run has none.
-    """
-    path = folder / "checkpoints" / f"{which}.ckpt"
-    if which == "last":
-        path = last_checkpoint(path.parent) or path
-    if not path.is_file():
-        found = ", ".join(sorted(str(p) for p in folder.glob("checkpoints/*.ckpt"))) or "none"
-        raise FileNotFoundError(
-            f"Expected the {which} checkpoint of this run at {path}; the folder has: {found}. Train first with "
-            "`python cli.py fit` and the same configs, or give the path of a checkpoint as --ckpt_path."
-        )
-    return path
 
 
 def build(args: Sequence[str] | dict[str, Any], run: bool = True) -> HemCLI:
@@ -262,7 +288,7 @@ def build(args: Sequence[str] | dict[str, Any], run: bool = True) -> HemCLI:
         save_config_callback=SaveConfig,
         parser_class=Parser,
         parser_kwargs=dict.fromkeys([command] if command else COMMANDS, defaults) if run else defaults,
-        args=args if isinstance(args, dict) else qualified(args),
+        args=args if isinstance(args, dict) else qualified(inherited(args)),
         run=run,
         command=command,
     )

@@ -28,25 +28,31 @@ def folder_of(task: Task) -> Path:
     return Path(task.trainer.default_root_dir)
 
 
+def write(task: Task, name: str, content: str | bytes) -> None:
+    """Write a file into the folder of the run; a trial run (``fast_dev_run``) leaves none."""
+    if not task.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        write_atomically(folder_of(task) / name, content)
+
+
 def write_table(task: Task, name: str, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     """Write ``<name>.csv``: a line for each row, in which a missing column stays empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(folder_of(task) / f"{name}.csv", text.getvalue())
+    write(task, f"{name}.csv", text.getvalue())
 
 
 def write_record(task: Task, name: str, record: dict[str, Any]) -> None:
     """Write ``<name>.json``."""
-    write_atomically(folder_of(task) / f"{name}.json", json.dumps(record, indent=2) + "\n")
+    write(task, f"{name}.json", json.dumps(record, indent=2) + "\n")
 
 
 def write_figure(task: Task, name: str, figure: Figure) -> None:
     """Write ``<name>.png``; TensorBoard shows the same picture."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
-    write_atomically(folder_of(task) / f"{name}.png", picture.getvalue())
+    write(task, f"{name}.png", picture.getvalue())
     for logger in task.loggers:
         if isinstance(logger, TensorBoardLogger):  # drawn once: add_figure would draw it again
             pixels = np.asarray(Image.open(picture).convert("RGB"))

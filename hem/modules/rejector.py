@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -18,6 +17,8 @@ from hem.datamodules.base import ImageDataModule
 from hem.datamodules.counter import permutation
 from hem.datamodules.loader import Batch
 from hem.modules.base import Task
+from hem.runs import RunFolder
+from hem.runs.checkpoints import identity
 from hem.runs.files import write_atomically
 from hem.scores import LOGIT_SCORES, check_score
 
@@ -26,12 +27,7 @@ CALIBRATION = 10_000  # validation images, at most, that a threshold is found on
 
 def fingerprint(net: nn.Module) -> str:
     """A hash of a network's weights and buffers: what a threshold belongs to."""
-    digest = hashlib.sha256()
-    for name, value in net.state_dict().items():
-        value = value.detach().cpu()
-        digest.update(name.encode())
-        digest.update((value.float() if value.is_floating_point() else value).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
+    return identity(net.state_dict())
 
 
 class Rejector(NamedTuple):
@@ -40,7 +36,7 @@ class Rejector(NamedTuple):
     score: str  # one of LOGIT_SCORES
     threshold: float
     keep: float  # the share of rightly classified validation samples that it accepts
-    weights: str  # fingerprint of the network that the threshold belongs to
+    weights: str  # identity of the network that the threshold belongs to
 
     def unknownness(self, logits: Tensor) -> Tensor:
         """The score of each sample, (N, C) -> (N,): higher means more unknown."""
@@ -52,7 +48,7 @@ class Rejector(NamedTuple):
 
     def save(self, folder: Path) -> None:
         """Write ``rejector.json`` into the folder of a run."""
-        write_atomically(folder / "rejector.json", json.dumps(self._asdict(), indent=2) + "\n")
+        write_atomically(RunFolder(folder).rejector, json.dumps(self._asdict(), indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path, net: nn.Module) -> Rejector | None:
@@ -61,7 +57,7 @@ class Rejector(NamedTuple):
         Raises:
             ValueError: ``rejector.json`` is damaged.
         """
-        path = folder / "rejector.json"
+        path = RunFolder(folder).rejector
         if not path.is_file():
             return None
         try:
@@ -75,9 +71,10 @@ class Rejector(NamedTuple):
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """The folder of a run of the command line; None where a Trainer is used from Python."""
+    """The folder of a run of the command line; None where a Trainer is used from Python, and for a trial run."""
     folder = Path(trainer.default_root_dir)
-    return folder if any(folder.glob("config*.yaml")) else None
+    written = not trainer.fast_dev_run and any(folder.glob("config*.yaml"))  # type: ignore[attr-defined]
+    return folder if written else None
 
 
 def passed(task: Task, loader: Any) -> Iterator[Batch]:
@@ -160,9 +157,7 @@ def run_rejector(task: Task) -> Rejector | None:
     folder = run_folder(task.trainer)
     found = Rejector.load(folder, task.net) if folder is not None else None
     if found is None and folder is not None and task.trainer.is_global_zero:
-        state = "belongs to other weights" if (folder / "rejector.json").is_file() else "is not there"
-        print(
-            f"predictions without `accepted`: {folder / 'rejector.json'} {state}; run `python cli.py test` "
-            "with this checkpoint first."
-        )
+        path = RunFolder(folder).rejector
+        state = "belongs to other weights" if path.is_file() else "is not there"
+        print(f"predictions without `accepted`: {path} {state}; run `python cli.py test` with this checkpoint first.")
     return found

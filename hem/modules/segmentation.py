@@ -18,9 +18,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from hem import pictures, scores
 from hem.histogram import ScoreHistogram
 from hem.modules.base import Task, sample_losses
-from hem.modules.examination import folder_of, write_figure
+from hem.modules.examination import folder_of, write, write_figure
 from hem.modules.rejector import run_folder
-from hem.runs.files import write_atomically
 from hem.views import scaled, sliding_window
 
 UNKNOWNNESS = {"max_logit": scores.max_logit, "msp": scores.msp}
@@ -245,7 +244,7 @@ class SegmentationTask(Task):
         columns: dict[str, Any] = {"index": index, "mask": []}
         for at, mask in zip(index.tolist(), prediction, strict=True):
             path = folder / f"{self.stems[at]}.png"
-            write_atomically(path, pictures.indexed_png(data.file_mask(at, mask), self.palette))
+            write(self, f"masks/{path.name}", pictures.indexed_png(data.file_mask(at, mask), self.palette))
             columns["mask"].append(str(path))
         return columns
 

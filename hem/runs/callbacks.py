@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -40,10 +40,23 @@ class SaveConfig(SaveConfigCallback):
 
 
 class SaveResults(Callback):
-    """Writes every figure of ``test`` and ``validate`` into ``results.json`` (``results_validate.json``)."""
+    """Writes every figure of ``test`` and ``validate`` into ``results.json`` (``results_validate.json``).
 
-    def __init__(self, task: str, data: str, loss: str, seed: int | bool | None) -> None:
+    A trial run (``fast_dev_run``) writes nothing; results of a part of the images say so, under ``partial``.
+
+    Args:
+        task: What is tested, as folders have it.
+        data: The data set.
+        loss: What the network was trained with.
+        seed: Of the training.
+        run: The folder of the run that is examined; None: the folder of the results.
+    """
+
+    def __init__(self, task: str, data: str, loss: str, seed: int | bool | None, run: str | None = None) -> None:
         self.facts = {"task": task, "data": data, "loss": loss, "seed": seed}
+        if run is not None:
+            self.facts["run"] = run
+        self.weights: str | None = None  # identity of the network in the checkpoint
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``results.json``."""
@@ -55,18 +68,35 @@ class SaveResults(Callback):
             self._write(trainer, RunFolder(trainer.default_root_dir).results_validate)
 
     def _write(self, trainer: Trainer, path: Path) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        part = partial(trainer)
         results = {
             **self.facts,
+            **({"partial": part} if part else {}),
             "metrics": {key: float(value) for key, value in sorted(trainer.callback_metrics.items())},
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "weights": self.weights,
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": {"python": platform.python_version(), "hem": __version__} | {p: version(p) for p in PACKAGES},
             "hardware": hardware(),
             "devices": trainer.world_size,
         }
         write_atomically(path, json.dumps(results, indent=2) + "\n")
+
+
+def partial(trainer: Trainer) -> str | None:
+    """Return how much of the test (or validation) part was gone through, in words; None: all of it."""
+    testing = trainer.state.fn == "test"
+    limit = trainer.limit_test_batches if testing else trainer.limit_val_batches
+    loader: Any = trainer.test_dataloaders if testing else trainer.val_dataloaders
+    if limit == 1.0 and isinstance(limit, float):
+        return None
+    whole = len(loader) if isinstance(loader, Sized) else None
+    done = limit if isinstance(limit, int) else None if whole is None else int(limit * whole)
+    if whole is not None and done is not None and done >= whole:
+        return None
+    return f"{limit if done is None else done} of {'all' if whole is None else whole} batches"
 
 
 def hardware() -> str:
@@ -98,7 +128,9 @@ class SavePredictions(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Collect the rows of all ranks and write them in the order of the images."""
+        """Collect the rows of all ranks and write them in the order of the images; a trial run writes none."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         rows: list[dict[str, Any]] = []
         for columns in predictions:

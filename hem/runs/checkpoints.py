@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import sys
 import zipfile
 import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from hem.runs.files import atomic_file
 
@@ -27,6 +30,35 @@ def whole(path: Path) -> bool:
             return archive.testzip() is None
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
         return False
+
+
+def identity(state: Mapping[str, Tensor]) -> str:
+    """Return a hash of a network's weights and buffers: what results and thresholds belong to.
+
+    Args:
+        state: The state dict of the network.
+
+    Example:
+        >>> identity({"w": torch.zeros(2)}) == identity({"w": torch.zeros(2)}) != identity({"w": torch.ones(2)})
+        True
+    """
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        value = value.detach().cpu()
+        digest.update(name.encode())
+        digest.update((value.float() if value.is_floating_point() else value).contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def identity_of(checkpoint: str | Path) -> str:
+    """Return the :func:`identity` of the network in a checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If the file is damaged or no checkpoint.
+    """
+    state = AtomicCheckpointIO().load_checkpoint(checkpoint, map_location="cpu")["state_dict"]
+    return identity({name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")})
 
 
 def last_checkpoint(folder: Path) -> Path | None:

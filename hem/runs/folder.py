@@ -1,17 +1,24 @@
 """The folder of a run: what lies in it, and where.
 
-``runs/<task>_<dataset>/<loss>/seed<k>/`` holds ``config.yaml`` (the record of the run), ``events.*`` and
-``metrics.csv`` (curves), ``checkpoints/best.ckpt`` and ``last.ckpt``, ``results.json`` (every test figure),
-``rejector.json``, ``calibration.json`` and ``predictions.csv``.
+``runs/<task>_<dataset>/<loss>/seed<k>/`` holds ``config.yaml`` (the record of the run), ``data.json`` (what its outputs
+mean: classes, channels, size), ``events.*`` and ``metrics.csv`` (curves), ``checkpoints/best.ckpt`` and ``last.ckpt``,
+``results.json`` (every test metric), ``rejector.json``, ``calibration.json``, ``predictions.csv``, and, in
+``evaluate/<name>/``, the results of each examination. Results belong to the weights of one checkpoint: those of others
+are set aside, never overwritten.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hem.runs.checkpoints import LAST, last_checkpoint
-from hem.runs.files import read_json
+from hem.runs.files import read_json, write_atomically
 
 
 class RunFolder:
@@ -24,6 +31,15 @@ class RunFolder:
     CONFIG = "config.yaml"
     RESULTS = "results.json"
     STUDY = "study.json"
+    EVALUATIONS = "evaluate"
+    ASIDE = "@"  # before the weights that results belong to which were set aside
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: str | Path) -> RunFolder | None:
+        """Return the run that a checkpoint lies in, None where it lies in none."""
+        folder = Path(checkpoint).absolute().parent
+        run = cls(folder.parent)
+        return run if folder.name == "checkpoints" and run.config.is_file() else None
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -68,6 +84,11 @@ class RunFolder:
         return self.path / "calibration.json"
 
     @property
+    def data(self) -> Path:
+        """``data.json``: what the outputs mean, and what images the network takes."""
+        return self.path / "data.json"
+
+    @property
     def study(self) -> Path:
         """``study.json``: the commands that a study has done here."""
         return self.path / self.STUDY
@@ -103,6 +124,87 @@ class RunFolder:
                 "`python cli.py fit` and the same configs, or give the path of a checkpoint as --ckpt_path."
             )
         return path
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the merged config that the run began with.
+
+        Raises:
+            FileNotFoundError: If the folder holds no run.
+            ValueError: If the file is damaged.
+        """
+        if not self.config.is_file():
+            raise FileNotFoundError(
+                f"Expected the folder of a run with its config.yaml, got {self.path}: train one with `python cli.py "
+                "fit`, or name the folder that lies under runs/."
+            )
+        try:
+            found = yaml.safe_load(self.config.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.config} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(found, dict) or not {"model", "data"} <= found.keys():
+            raise ValueError(
+                f"Expected the config of a run in {self.config}, with model and data, got "
+                f"{'an empty file' if found is None else 'another one'}: train again, or bring it back from a copy."
+            )
+        return found
+
+    def read_data(self) -> dict[str, Any] | None:
+        """What ``data.json`` holds; None: the run was made before there was one.
+
+        Raises:
+            ValueError: It is damaged.
+        """
+        return read_json(self.data) if self.data.is_file() else None
+
+    def write_data(self, record: Mapping[str, Any]) -> None:
+        """Write ``data.json``."""
+        write_atomically(self.data, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+    # -- examinations --------------------------------------------------------------------------------------
+
+    def evaluation(self, name: str) -> RunFolder:
+        """Return the folder of an examination, ``evaluate/<name>``.
+
+        Raises:
+            ValueError: If the name is none of a folder, or of results that were set aside.
+        """
+        if not name or Path(name).name != name or self.ASIDE in name or name.startswith("."):
+            raise ValueError(
+                f"Expected the name of an examination, such as rejection, got '{name}': it becomes a folder's name."
+            )
+        return RunFolder(self.path / self.EVALUATIONS / name)
+
+    def make_room(self, results: Path, weights: str | None, partial: bool = False) -> Path | None:
+        """Set results aside that are not to be overwritten: of other weights, or whole ones where a part is tested.
+
+        Of an examination all files go into ``<name>@<weights>``; a run itself keeps ``results@<weights>.json``.
+
+        Args:
+            results: :attr:`results` or :attr:`results_validate` of this folder.
+            weights: What is tested now, as :func:`hem.runs.checkpoints.identity` has it.
+            partial: Whether a part of the images is tested.
+
+        Returns:
+            Where the former results are kept; None where there are none, or they may be overwritten.
+        """
+        try:
+            there = read_json(results)
+        except (FileNotFoundError, ValueError):  # none, or a damaged file
+            return None
+        former = there.get("weights")
+        if former == weights and ("partial" in there or not partial):
+            return None
+        mark = f"{self.ASIDE}{former[:8] if former else 'earlier'}"
+        if self.path.parent.name != self.EVALUATIONS:
+            kept = results.with_stem(results.stem + mark)
+            os.replace(results, kept)
+            return kept
+        kept = self.path.with_name(self.path.name + mark)
+        kept.mkdir(exist_ok=True)
+        for path in self.path.iterdir():
+            if path not in (self.lock, self.study) and path.suffix != ".log":  # those of a study that is at work here
+                os.replace(path, kept / path.name)
+        return kept
 
     def read_study(self) -> dict[str, dict[str, Any]]:
         """What ``study.json`` holds: ``arguments`` and, once it is done, ``seconds`` of each step; empty: no file.

@@ -15,7 +15,8 @@ from hem.datamodules import DigitsDataModule
 from hem.datamodules.unknown import unknown_images
 from hem.modules import ClassificationTask, RejectionTask
 from hem.modules.rejection import nonsense
-from hem.modules.rejector import Rejector, fingerprint
+from hem.modules.rejector import Rejector
+from hem.runs.checkpoints import identity
 from hem.scores import FEATURE_SCORES, LOGIT_SCORES, accept_threshold, auroc
 from tests.conftest import ROOT
 from tests.datamodules import test_datasets as trees
@@ -27,8 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The training part of .* is not t
 DIGITS = ("--config", "configs/classification/digits.yaml", "--trainer.enable_progress_bar", "false",
           "--trainer.accelerator", "cpu", "--model.net", "MLP")  # fmt: skip
 TASK = ("--model", "hem.modules.RejectionTask", "--data", "hem.datamodules.DigitsDataModule",
-        "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--model.net", "MLP",
-        "--model.loss", "torch.nn.CrossEntropyLoss")  # fmt: skip
+        "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")  # fmt: skip
 UNKNOWN = {"novel": ["omniglot", "svhn"], "unrecognisable": ["uniform", "blobs", "phase", "nonsense"]}
 
 
@@ -122,12 +122,12 @@ def test_another_score_and_share(run, tmp_path, hem_command):
     assert "in (0, 1], but it is 95" in outcome.err
 
 
-def test_fingerprint_sees_every_weight():
+def test_identity_sees_every_weight():
     net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    first = fingerprint(net)
-    assert fingerprint(net.double()) == first  # the same numbers
+    first = identity(net.state_dict())
+    assert identity(net.double().state_dict()) == first  # the same numbers
     net[1].running_mean[1] += 1e-6
-    assert fingerprint(net) != first
+    assert identity(net.state_dict()) != first
 
 
 def test_a_trainer_from_python_writes_no_rejector(tmp_path):
@@ -144,12 +144,12 @@ def test_a_trainer_from_python_writes_no_rejector(tmp_path):
 
 
 def test_the_table_of_a_checkpoint(run, tmp_path, hem_command):
-    """A checkpoint trained with HEM, under a config that names another loss, against what is there."""
+    """A checkpoint trained with HEM, which the table says, against what is there."""
     drawing(tmp_path / "data" / "omniglot-py" / "images_evaluation" / "Greek" / "character01" / "a.png")
     drawing(tmp_path / "data" / "omniglot-py" / "images_evaluation" / "Greek" / "character02" / "b.png")
     folder = tmp_path / "run"
     outcome = hem_command(
-        "test", *TASK, "--model.loss", "FocalLoss", "--run_dir", folder, "--ckpt_path", run / "checkpoints/last.ckpt",
+        "test", *TASK, "--run_dir", folder, "--ckpt_path", run / "checkpoints/last.ckpt",
         "--model.unknown", json.dumps(UNKNOWN), "--model.max_images", 300, "--model.nonsense_images", 50,
         "--data.root", tmp_path / "data", "--model.corruptions", "[fog]", "--model.attack_eps", 0.1,
         "--model.known_images", 64, "--model.scores", "[msp, max_logit, energy]",
@@ -159,7 +159,7 @@ def test_the_table_of_a_checkpoint(run, tmp_path, hem_command):
     assert "novel, mean of 1/2" in outcome.out
 
     results = json.loads((folder / "results.json").read_text())
-    assert (results["task"], results["loss"]) == ("rejection", "focal")
+    assert (results["task"], results["loss"]) == ("rejection", "hem")
     found = results["metrics"]
     images, index = unknown_images("blobs", DigitsDataModule(), limit=300)
     test = DigitsDataModule().load("test")

@@ -1,0 +1,158 @@
+"""An examination takes network, data, loss and seed from the run, and its results lie with it."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from hem.cli import main
+from hem.runs import RunFolder
+from hem.runs.checkpoints import identity_of
+from tests.conftest import ROOT
+
+QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+         "--trainer.enable_model_summary", "false")  # fmt: skip
+DIGITS = ("--config", "configs/classification/digits.yaml")
+SMALL = (
+    "--model.unknown",
+    '{"unrecognisable": [uniform]}',
+    "--model.scores",
+    "[max_logit]",
+    "--model.attack_eps",
+    "null",
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of HEM with a margin of its own; tests take copies."""
+    folder = tmp_path_factory.mktemp("trained") / "runs" / "classification_digits" / "hem" / "seed3"
+    arguments = ("fit", *DIGITS, "--config", "configs/loss/hem.yaml", "--model.loss.margin", 0.2, "--model.net", "MLP",
+                 "--seed_everything", 3, "--trainer.max_epochs", 1, *QUICK, "--run_dir", folder)  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert main([str(argument) for argument in arguments]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return RunFolder(shutil.copytree(trained, tmp_path / "seed3"))
+
+
+def results(folder: RunFolder) -> dict:
+    return json.loads(folder.results.read_text())
+
+
+def changed_weights(run: RunFolder) -> None:
+    """Make the last checkpoint another one than the best."""
+    state = torch.load(run.last, weights_only=True)
+    state["state_dict"]["net.backbone.head.bias"] += 1
+    torch.save(state, run.last)
+
+
+@pytest.mark.parametrize("way", ["run", "checkpoint"])
+def test_inherits_the_run(hem_command, run, way):
+    """With ``--run``, and by the checkpoint's folder under the configs of old, which name another network and loss."""
+    named = {
+        "run": ("--run", run.path, "--config", "configs/evaluate/rejection.yaml"),
+        "checkpoint": ("--config", "configs/rejection/digits.yaml", "--ckpt_path", run.checkpoints / "best.ckpt"),
+    }[way]
+    outcome = hem_command("test", *named, *SMALL, *QUICK)
+    assert outcome.code == 0, outcome.err
+    folder = run.evaluation("rejection")
+    found = results(folder)
+    facts = {"task": "rejection", "data": "digits", "loss": "hem", "seed": 3, "run": str(run.path)}
+    assert {key: found[key] for key in facts} == facts
+    assert found["weights"] == identity_of(run.checkpoints / "best.ckpt")
+    model = yaml.safe_load(folder.config_of("test").read_text())["model"]["init_args"]
+    assert model["net"]["class_path"] == "hem.networks.MLP"
+    assert model["loss"]["init_args"]["margin"] == 0.2
+    assert model["unknown"] == {"unrecognisable": ["uniform"]}
+    assert "corruptions" not in model or model["corruptions"] is None, "digits are too small for them"
+    assert not run.results.exists(), "the run itself has not been tested"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model.loss", "FocalLoss"), "--model.loss hem.losses.FocalLoss (the run: hem.losses.HEMLoss)"),
+        (("--config", "configs/loss/hem.yaml"), "--model.loss.margin 0.5 (the run: 0.2)"),
+        (("--model.net", "LeNet"), "--model.net hem.networks.LeNet (the run: hem.networks.MLP)"),
+        (("--seed_everything", 4), "--seed_everything 4 (the run: 3)"),
+        (("--data.split_seed", 4), "--data.split_seed 4 (the run: 0)"),
+        (("--ckpt_path", "{other}"), "name one run alone"),
+        (("--name", "a/b"), "Expected the name of an examination"),
+        (("--ckpt_path", "epoch3"), "Expected a checkpoint at epoch3"),
+    ],
+)
+def test_contradictions_are_refused(hem_command, run, trained, options, words):
+    options = [str(option).format(other=trained / "checkpoints" / "last.ckpt") for option in options]
+    outcome = hem_command("test", "--run", run.path, *options, *QUICK)
+    assert outcome.code == 1
+    assert words in outcome.err
+    assert not run.results.exists()
+
+
+def test_best_and_last_are_of_the_run_of_the_config(hem_command, run):
+    """Without ``--run`` as well: the loss of the folder that is tested cannot be another one."""
+    outcome = hem_command("test", *DIGITS, "--model.net", "MLP", *QUICK, "--run_dir", run.path, "--ckpt_path", "last")
+    assert outcome.code == 1
+    assert "--seed_everything 0 (the run: 3)" in outcome.err
+
+
+def test_only_runs_are_examined(hem_command, run, tmp_path):
+    outcome = hem_command("test", "--run", tmp_path / "nowhere", *QUICK)
+    assert outcome.code == 1
+    assert "Expected the folder of a run with its config.yaml" in outcome.err
+    outcome = hem_command("fit", "--run", run.path, *QUICK)
+    assert outcome.code == 1
+    assert "Expected --run with validate, test, predict" in outcome.err
+
+
+def test_results_of_other_weights_are_kept(hem_command, run):
+    """Of the run itself and of an examination: the best and the last checkpoint, whole and partial results."""
+    changed_weights(run)
+    best = identity_of(run.checkpoints / "best.ckpt")
+    rejection = ("--config", "configs/evaluate/rejection.yaml", *SMALL)
+    for options, folder in (((), run), (rejection, run.evaluation("rejection"))):
+        first = hem_command("test", "--run", run.path, *options, *QUICK)  # the best
+        assert first.code == 0, first.err
+        assert results(folder)["weights"] == best
+        outcome = hem_command("test", "--run", run.path, "--ckpt_path", "last", *options, *QUICK)
+        assert outcome.code == 0, outcome.err
+        assert results(folder)["weights"] == identity_of(run.last)
+        assert results(folder)["checkpoint"].endswith("last.ckpt")
+        kept = {run.path: run.path / f"results@{best[:8]}.json"}.get(
+            folder.path, folder.path.with_name(f"rejection@{best[:8]}") / "results.json"
+        )
+        assert f"are kept in {kept if folder is run else kept.parent}" in outcome.out
+        assert json.loads(kept.read_text())["weights"] == best
+    assert not (run.evaluation("rejection").path / "rejection@").exists()
+    assert {"rejection.csv", "config_test.yaml"} <= {path.name for path in kept.parent.iterdir()}
+
+
+def test_trial_runs_write_nothing_and_partial_ones_say_so(hem_command, run):
+    assert hem_command("test", "--run", run.path, *QUICK).code == 0
+    whole = results(run)
+    assert "partial" not in whole
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and "events" not in path.name}
+    for command in ("test", "validate", "predict"):
+        assert hem_command(command, "--run", run.path, "--trainer.fast_dev_run", "true", *QUICK).code == 0
+    after = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and "events" not in path.name}
+    assert after == before
+    outcome = hem_command("test", "--run", run.path, "--trainer.limit_test_batches", 1, "--data.batch_size", 50, *QUICK)
+    assert outcome.code == 0, outcome.err
+    assert results(run)["partial"] == "1 of 8 batches"
+    assert json.loads((run.path / f"results@{whole['weights'][:8]}.json").read_text()) == whole
+    assert hem_command("test", "--run", run.path, *QUICK).code == 0
+    assert "partial" not in results(run), "the whole takes the place of the part"
+
+
+def test_a_trial_of_training_leaves_no_run(hem_command, tmp_path):
+    for _ in range(2):  # the second is not refused
+        outcome = hem_command("fit", *DIGITS, *QUICK, "--trainer.fast_dev_run", "true", "--run_dir", tmp_path / "run")
+        assert outcome.code == 0, outcome.err
+    assert not (tmp_path / "run").exists()
