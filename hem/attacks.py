@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hem.checks import check_pixels
-from hem.datamodules.counter import key, normal, uniform
 from hem.names import check_name
+from hem.rng import key, normal, uniform
 
 Norm = Literal["linf", "l2"]
 Schedule = Literal["constant", "linear"]

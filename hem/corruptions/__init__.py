@@ -5,7 +5,7 @@ common corruptions and perturbations", ICLR 2019, with the constants of their pr
 (github.com/hendrycks/robustness, ``ImageNet-C/create_c``): those of CIFAR-10-C for images nearest to 32
 pixels, of Tiny-ImageNet-C for those nearest to 64, of ImageNet-C for those nearest to 224. All of them are
 functions of ``(images, severity, key)``, where a sample's key names its random numbers
-(:mod:`hem.datamodules.counter`): what happens to a sample depends on nothing but its own pixels and key.
+(:mod:`hem.rng`): what happens to a sample depends on nothing but its own pixels and key.
 
 Arguments of each of them, and what comes back:
 

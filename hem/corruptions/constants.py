@@ -163,7 +163,7 @@ def constants(name: str, images: Tensor, severity: int, key: Tensor) -> Any:
     if key.dtype != torch.int64 or key.shape != images.shape[:1]:
         raise ValueError(
             f"{name} expects one int64 key per image, shape ({len(images)},), got {key.dtype} of shape "
-            f"{tuple(key.shape)}: make them by hem.datamodules.counter.key."
+            f"{tuple(key.shape)}: make them by hem.rng.key."
         )
     check_severity(severity)
     check_pixels(images)

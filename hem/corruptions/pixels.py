@@ -11,18 +11,19 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from hem.datamodules import counter
-from hem.datamodules.images import GREY
+from hem import rng
+
+GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601: what Pillow and torchvision take for grey
 
 
 def uniform(key: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
     """Numbers in [0, 1) of shape (N, *shape); another stream gives other ones."""
-    return counter.uniform(counter.key(key, stream), math.prod(shape)).reshape(len(key), *shape)
+    return rng.uniform(rng.key(key, stream), math.prod(shape)).reshape(len(key), *shape)
 
 
 def normal(key: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
     """Numbers of the standard normal distribution, of shape (N, *shape); another stream gives other ones."""
-    return counter.normal(counter.key(key, stream), math.prod(shape)).reshape(len(key), *shape)
+    return rng.normal(rng.key(key, stream), math.prod(shape)).reshape(len(key), *shape)
 
 
 def truncate(images: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
+from hem.corruptions.pixels import GREY
 from hem.datamodules.decoder import decode_image
 
 NO_TARGET = -100  # the target of an image without a label: what the losses ignore
-GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601: what Pillow and torchvision take for grey
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 

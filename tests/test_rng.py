@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hem.datamodules.counter import GAMMA, integers, key, permutation, uniform
+from hem.rng import GAMMA, integers, key, permutation, uniform
 
 MASK = 2**64 - 1
 
