@@ -26,6 +26,11 @@ tensorboard: setup  ## show the curves of all runs
 test: lint types  ## lint, types, doctests and all tests
 	$(BIN)/python -m pytest $(WORKERS)
 
+test-processors: setup  ## the tests as other processors compute: with AVX2, with SSE, on two threads
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(BIN)/python -m pytest $(WORKERS)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(BIN)/python -m pytest $(WORKERS)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(WORKERS)
+
 quick: setup  ## the tests without those that train whole runs
 	$(BIN)/python -m pytest $(WORKERS) -m 'not slow'
 
@@ -58,4 +63,4 @@ cluster-check: setup  ## runs over network namespaces and a SLURM of this machin
 clean:  ## remove what the tools leave behind, the environment included; runs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache *.egg-info
 
-.PHONY: help setup train tensorboard test quick lint types study study-killed bench bench-train gpu cluster-check clean
+.PHONY: help setup train tensorboard test test-processors quick lint types study study-killed bench bench-train gpu cluster-check clean

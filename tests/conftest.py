@@ -9,8 +9,7 @@ import torch
 from tests.processes import ROOT, Outcome
 
 # the tests' tensors are small: a second thread waits more than it works, above all beside other work
-os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)
