@@ -60,7 +60,8 @@ def test_the_glob_finds_them():
 
 # what makes the test of an examination short; each of these options is in the configs it shortens
 SHORT = {
-    "rejection": ("--model.corruptions", "[brightness]", "--model.nonsense_images", 4),
+    "rejection": ("--model.corruptions", "[brightness]", "--model.max_images", 8, "--model.nonsense_images", 4,
+                  "--model.known_images", 8),
     "corruption": ("--model.corrupted.corruptions", "[brightness]", "--model.corrupted.severities", "[1]"),
     "adversarial": ("--model.steps", 1, "--model.autoattack_eps", "[]", "--model.square_queries", 0,
                     "--model.images", 4, "--model.autoattack_images", 4),
@@ -71,6 +72,7 @@ SMALL_NETWORK = {
     "camvid_segnet": ("--model.net.widths", "[8, 8, 8, 8, 8]"),
     "cityscapes": ("--model.net.encoder", "tu-mobilenetv3_small_050"),
     "voc": ("--model.net.name", "deeplabv3_mobilenet_v3_large"),
+    **dict.fromkeys(("imagenet", "imagenet_lt", "inaturalist2018"), ("--model.net.name", "resnet18")),
 }
 # a small network in place of one whose published weights would be fetched
 SMALL_START = {
@@ -111,9 +113,9 @@ def test_task_config(config, hem_command, tmp_path, shelf, monkeypatch):
     validation = 0 if data_set in ONE_IMAGE_PER_CLASS else 0.5
     examined = task in SHORT and name == data_set
     # whole parts and many attacks go through the network: a small one where the config's own is large
-    small = ("--model.net", "ResNet8") if task in SHORT and "mnist" not in name else ()
+    small = ("--model.net", "ResNet8") if task in SHORT and "mnist" not in name else SMALL_NETWORK.get(name, ())
     if task == "segmentation":
-        data += ["--data.image_size", "[48, 64]", "--data.crop_size", "[32, 48]", *SMALL_NETWORK.get(name, ())]
+        data += ["--data.image_size", "[48, 64]", "--data.crop_size", "[32, 48]"]
     tasks = ("--trainer.max_epochs", 2) if task == "continual" else ()  # an epoch of each of the first two
     common = (*DEBUG, *tasks, "--data.batch_size", 4, "--data.val_fraction", validation, *data, *small)
     trained = f"configs/classification/{name}.yaml" if examined else config

@@ -261,7 +261,7 @@ FOLDER = ("--config", "configs/segmentation/mask_folder.yaml", "--config", "conf
 def surely_classified(model: nn.Module, path: str) -> np.ndarray:
     """Where the two largest logits of a pixel differ by more than rounding."""
     with Image.open(path) as file:
-        image = torch.from_numpy(np.asarray(file)).movedim(-1, 0)
+        image = torch.from_numpy(np.array(file)).movedim(-1, 0)
     with torch.inference_mode():
         first, second = model(model.shape.image(image)[None])[0].topk(2, 0).values
     return model.shape.back(first - second > 1e-3, image.shape[1:]).numpy()
