@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from hem.datamodules.augment import Augmentation, Mixing, check
 from hem.datamodules.counter import integers, permutation
 from hem.datamodules.counter import key as key_of
+from hem.datamodules.decoder import header_fault, refuse_faults
 from hem.datamodules.images import NO_TARGET, SUFFIXES, FileImages, Fit, Images, MemoryImages, image_files
 from hem.datamodules.loader import Batch, Batches, Loader, RawBatch
 
@@ -441,6 +442,7 @@ class ImageDataModule(LightningDataModule, ABC):
         paths = image_files(folder)
         if not paths:
             raise ValueError(f"predict_folder {folder} holds no image ({', '.join(SUFFIXES)}).")
+        refuse_faults(paths, header_fault, folder)
         targets = torch.full((len(paths),), NO_TARGET)
         self._images["predict"] = FileImages(paths, targets, self.eval_transform(), channels=self.in_channels)
         return self._images["predict"]

@@ -124,14 +124,16 @@ def header_fault(path: str, *, mask: bool = False) -> str | None:
     return None
 
 
-def refuse_faults(paths: Sequence[str], fault_of: Callable[[str], str | None], where: Path, option: str) -> None:
+def refuse_faults(
+    paths: Sequence[str], fault_of: Callable[[str], str | None], where: Path, option: str | None = None
+) -> None:
     """Refuse files that cannot be used: all of them at once, by name.
 
     Args:
         paths: The files.
         fault_of: Why one cannot be used; None: it can.
         where: The folder below which they lie.
-        option: The option that leaves files out.
+        option: The option that leaves files out; None: there is none.
 
     Raises:
         ValueError: There are such files.
@@ -141,9 +143,10 @@ def refuse_faults(paths: Sequence[str], fault_of: Callable[[str], str | None], w
         faults = {os.path.relpath(path, where): fault for path, fault in found if fault is not None}
     if faults:
         listing = "; ".join(f"{name} ({fault})" for name, fault in faults.items())
+        leave = "" if option is None else f", or leave them out by {option} {json.dumps(list(faults))!r}"
         raise ValueError(
             f"Expected files in {where} that can be used, got {len(faults)} of {len(paths)} that cannot: {listing}. "
-            f"Mend or remove them, or leave them out by {option} {json.dumps(list(faults))!r}."
+            f"Mend or remove them{leave}."
         )
 
 

@@ -12,6 +12,7 @@ from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
 from hem.datamodules.base import ImageDataModule, Split, held_out_by_name
 from hem.datamodules.decoder import header_fault, refuse_faults
 from hem.datamodules.images import (
+    OTHER_SUFFIXES,
     SUFFIXES,
     FileImages,
     Fit,
@@ -193,6 +194,11 @@ class FolderDataModule(ImageDataModule):
         for part, folder in folders.items():
             self._files[part] = scan(folder, self.class_names)
         self._leave_out(set(skip or ()))
+        if others := [path for folder in folders.values() for path in image_files(folder, OTHER_SUFFIXES)]:
+            rank_zero_warn(
+                f"{self.root} holds {len(others)} images of other kinds, such as {others[0]}, which are not read: save "
+                f"them in one of {', '.join(SUFFIXES)}."
+            )
         files = [path for paths, _ in self._files.values() for path in paths]
         refuse_faults(files, header_fault, self.root, "--data.skip")
         self._drawn = "test" not in self._files

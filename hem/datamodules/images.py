@@ -18,14 +18,16 @@ from hem.datamodules.decoder import decode_image
 
 NO_TARGET = -100  # the target of an image without a label: what the losses ignore
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# of images that are not read: whoever has them beside others would miss them
+OTHER_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".jxl", ".tga", ".dng", ".dcm")
 
 
-def image_files(folder: Path) -> list[str]:
+def image_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     """The paths of all image files in a folder and below it, sorted; hidden files and folders left out."""
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not hidden(name)]
-        found += [os.path.join(parent, file) for file in files if file.lower().endswith(SUFFIXES) and not hidden(file)]
+        found += [os.path.join(parent, file) for file in files if file.lower().endswith(suffixes) and not hidden(file)]
     return sorted(found)
 
 

@@ -422,6 +422,22 @@ def test_the_lists_of_files_are_known_again(tmp_path):
     assert digits.changed_files(None) == digits.changed_files({}) == []
 
 
+def test_images_of_kinds_that_are_not_read_are_named(tmp_path):
+    folder_tree(tmp_path, ("train", "test"))
+    (tmp_path / "train" / "cat" / "IMG_0042.HEIC").touch()
+    with pytest.warns(UserWarning, match=r"holds 1 images of other kinds, such as .*IMG_0042.HEIC, which are not read"):
+        hd.FolderDataModule(str(tmp_path))
+
+
+def test_broken_images_to_predict_are_named_at_once(tmp_path):
+    folder_tree(tmp_path, ("",), classes=("some",))
+    for name in ("1.png", "3.png"):
+        (tmp_path / "some" / name).write_bytes(b"no image")
+    data = hd.DigitsDataModule(predict_folder=str(tmp_path))
+    with pytest.raises(ValueError, match=r"got 2 of 5 that cannot: some/1.png .*; some/3.png .*remove them.$"):
+        data.setup("predict")
+
+
 def test_few_images_leave_each_class_one_to_train_on(tmp_path):
     folder_tree(tmp_path, ("",), classes=("a", "b", "c", "d", "e"), n=1)
     assert hd.FolderDataModule(str(tmp_path), test_fraction=0.9, val_fraction=0.9).class_counts == [1] * 5
