@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import torch
+from jsonargparse import ArgumentParser
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
@@ -21,8 +24,11 @@ from hem.modules.base import check_state
 from hem.modules.calibrator import RunCalibration, Scores, most_probable, named_sets, probabilities
 from hem.modules.rejector import Rejector
 from hem.names import check_name
+from hem.networks import Normalize
 from hem.networks.weights import without_start
 from hem.runs import AtomicCheckpointIO, RunFolder
+
+Picture = Image.Image | str | Path | np.ndarray[Any, Any]  # what is decoded to one image
 
 
 class Prediction(NamedTuple):
@@ -82,19 +88,22 @@ class Trained(nn.Module):
         return self.transform(decode_image(image, self.in_channels)).float() / 255
 
     @torch.inference_mode()
-    def predict(
-        self, images: Tensor | Sequence[Image.Image | str | Path], scores: Scores = "calibrated"
-    ) -> list[Prediction]:
+    def predict(self, images: Tensor | Picture | Sequence[Picture], scores: Scores = "calibrated") -> list[Prediction]:
         """Return label and score of each image, and whether the run's rejector accepts it as known.
 
         Args:
-            images: A batch as :meth:`forward` takes it, or image files, or PIL images.
+            images: A batch as :meth:`forward` takes it, or image files, PIL images or arrays (H, W) or (H, W, 3) of
+                bytes: one of them or several.
             scores: ``"calibrated"`` probabilities where the run has them; ``"raw"``: the softmax of the logits.
 
         Raises:
-            ValueError: There is no such kind of scores.
+            ValueError: There is no such kind of scores, or a batch has another shape.
+            TypeError: Something is no image.
         """
         check_name(scores, get_args(Scores), "kind of scores")
+        images = _listed(images)
+        if len(images) == 0:
+            return []
         if not isinstance(images, Tensor):
             images = torch.stack([self.prepare(image) for image in images])
         device = next(self.net.parameters()).device
@@ -141,12 +150,20 @@ class Segmenter(nn.Module):
         return _logits(self.net, images)
 
     @torch.inference_mode()
-    def predict(self, images: Tensor | Sequence[Image.Image | str | Path]) -> list[Image.Image]:
+    def predict(self, images: Tensor | Picture | Sequence[Picture]) -> list[Image.Image]:
         """Return a mask for each image, in the image's own size: classes as pixels, with the palette's colours.
 
         Args:
-            images: A batch as :meth:`forward` takes it, or image files, or PIL images.
+            images: A batch as :meth:`forward` takes it, or image files, PIL images or arrays (H, W) or (H, W, 3) of
+                bytes: one of them or several.
+
+        Raises:
+            ValueError: A batch has another shape.
+            TypeError: Something is no image.
         """
+        images = _listed(images)
+        if len(images) == 0:
+            return []
         device = next(self.net.parameters()).device
         if isinstance(images, Tensor):
             masks = list(self(images.to(device)).argmax(1).cpu())
@@ -160,6 +177,34 @@ class Segmenter(nn.Module):
         return [pictures.indexed(mask, self.palette) for mask in masks]
 
 
+def _listed(images: Tensor | Picture | Sequence[Picture]) -> Tensor | list[Image.Image | str | Path]:
+    """A batch as it is, and images as a list of what can be decoded; one image is a list of one."""
+    if isinstance(images, Tensor):
+        if images.ndim != 4:
+            raise ValueError(
+                f"Expected a batch of images of shape (N, C, H, W), got shape {tuple(images.shape)}: a single image "
+                "(C, H, W) becomes a batch by image[None]."
+            )
+        return images
+    single = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim != 4)
+    return [_picture(each) for each in ([images] if single else images)]  # type: ignore[union-attr]
+
+
+def _picture(image: Any) -> Image.Image | str | Path:
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+            raise TypeError(
+                f"Expected an image as an array of bytes (H, W) or (H, W, 3), got {image.dtype} of shape {image.shape}"
+                ": give other batches as a tensor (N, C, H, W), floating point in [0, 1]."
+            )
+        return Image.fromarray(image)
+    if not isinstance(image, (str, Path, Image.Image)):
+        raise TypeError(
+            f"Expected image files, PIL images, arrays or a batch as one tensor, got {type(image).__name__} among them."
+        )
+    return image
+
+
 def _logits(net: nn.Module, images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         images = images.float() / 255
@@ -169,20 +214,71 @@ def _logits(net: nn.Module, images: Tensor) -> Tensor:
 
 
 def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
-    """Build the network that a run's ``config.yaml`` describes and fill it with a checkpoint's weights."""
-    from hem.cli import build, quiet  # deferred: the command line imports everything
+    """Build the network that a run's ``config.yaml`` describes and fill it with a checkpoint's weights.
 
+    What the outputs mean, and how an image becomes an input, says ``data.json`` of the run: images are not needed.
+    """
     run = RunFolder(run_dir)
     record = run.read_config()
     path = run.checkpoint(which) if which in ("best", "last") else Path(which)
+    facts = run.read_data() or {}
+    if not {"class_names", "shorter"} <= facts.keys() and "palette" not in facts:
+        return _with_data(run, record, path)  # of old, or with a transform of one's own
+    state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"]
+    holder = nn.ModuleDict({"net": _network(record["model"]["init_args"], facts, state)})
+    check_state(holder, state)
+    holder.load_state_dict({name: value for name, value in state.items() if name.startswith("net.")})
+    net, size = holder["net"], (facts["image_size"][0], facts["image_size"][1])
+    if "palette" in facts:
+        palette = [(red, green, blue) for red, green, blue in facts["palette"]]
+        shape = Stretch(size) if facts["fit"] == "resize" else Pad(size)
+        return Segmenter(net, facts["class_names"], palette, shape).eval()
+    transform = Fit(size, facts["shorter"])
+    rejector, calibration = Rejector.load(run.path, net), RunCalibration.load(run, net)
+    return Trained(net, facts["class_names"], facts["in_channels"], size, transform, rejector, calibration).eval()
+
+
+def _network(model: dict[str, Any], facts: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
+    """The network of a config behind its normalisation, as a task holds it, made without data, loss and task."""
+    from hem.cli import quiet  # deferred: the command line imports everything
+    from hem.cli.registries import parameters
+
+    quiet()
+    spec = model["net"]
+    arguments = dict(spec.get("init_args") or {})
+    without_start(arguments)
+    known = {"num_classes": len(facts["class_names"]), **{k: facts[k] for k in ("in_channels", "image_size")}}
+    arguments |= {name: value for name, value in known.items() if name in parameters(spec["class_path"])}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "net")
+    parsed = parser.parse_object({"net": {"class_path": spec["class_path"], "init_args": arguments}})
+    normalized = "net.normalize.mean" in state  # the checkpoint has the numbers
+    normalize = Normalize(facts["mean"], facts["std"]) if normalized else nn.Identity()
+    net = nn.Sequential(OrderedDict(normalize=normalize, backbone=parser.instantiate_classes(parsed).net))
+    if model.get("channels_last", True):
+        net.to(memory_format=torch.channels_last)
+    return net
+
+
+def _with_data(run: RunFolder, record: dict[str, Any], path: Path) -> Trained | Segmenter:
+    """The network of a run without a record of its data: the images have to be where they were."""
+    from hem.cli import build, quiet  # deferred: the command line imports everything
+    from hem.cli.errors import mistake
+
     quiet()
     parts = {key: record[key] for key in ("seed_everything", "model", "data")}
     without_start(record["model"]["init_args"]["net"].get("init_args", {}))
-    # the trainer goes unused: no logs, no accelerator
-    cli = build(
-        {**parts, "run_dir": str(run.path), "trainer": {"logger": False, "accelerator": "cpu", "devices": 1}},
-        run=False,
-    )
+    try:
+        # the trainer goes unused: no logs, no accelerator
+        cli = build(
+            {**parts, "run_dir": str(run.path), "trainer": {"logger": False, "accelerator": "cpu", "devices": 1}},
+            run=False,
+        )
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"Expected the data of the run {run.path} where it was trained, for the run keeps no record of what its "
+            f"outputs mean ({run.data.name}): {mistake(error)}"
+        ) from None
     state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"]
     check_state(cli.model, state)
     cli.model.load_state_dict({k: v for k, v in state.items() if k.startswith("net.")}, strict=False)

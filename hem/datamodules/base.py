@@ -269,8 +269,23 @@ class ImageDataModule(LightningDataModule, ABC):
         return found
 
     def record(self) -> dict[str, Any]:
-        """What a run keeps of its data: ``files``, see :meth:`files`."""
-        return {"files": self.files()}
+        """What a run keeps of its data: :meth:`facts`, and ``files``, see :meth:`files`."""
+        return {**self.facts(), "files": self.files()}
+
+    def facts(self) -> dict[str, Any]:
+        """What the outputs of a network mean that is trained on this data, and what images it takes: as JSON has it.
+
+        ``shorter`` is that of :class:`~hem.datamodules.images.Fit`; it is left out where another transform is used.
+        """
+        transform = self.eval_transform()
+        return {
+            "class_names": list(self.class_names),
+            "in_channels": self.in_channels,
+            "image_size": list(self.image_size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            **({"shorter": transform.shorter} if type(transform) is Fit else {}),
+        }
 
     def changed_files(
         self, kept: Mapping[str, Any] | None, parts: Sequence[Split] = ("train", "val", "test")

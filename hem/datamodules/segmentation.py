@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -151,6 +151,15 @@ class SegmentationDataModule(ImageDataModule):
             return self.counts.frequencies()
         except FileNotFoundError as error:
             raise AttributeError(str(error)) from error
+
+    def facts(self) -> dict[str, Any]:
+        """Colours, void and how images are brought to their size as well."""
+        return {
+            **super().facts(),
+            "palette": [list(color) for color in self.palette],
+            "ignore_index": self.ignore_index,
+            "fit": "resize" if isinstance(self.shape, Stretch) else "pad",
+        }
 
     # Parts.
 

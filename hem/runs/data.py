@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,32 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from hem.datamodules.base import ImageDataModule, Split
-from hem.runs.files import read_json, write_atomically
+from hem.runs.folder import RunFolder
 
-NAME = "data.json"
+
+def refuse_others(kept: Mapping[str, Any], data: ImageDataModule, run: RunFolder) -> None:
+    """Refuse data under which a network's outputs would mean something else, or that it cannot take.
+
+    Args:
+        kept: What the run was trained with, see :meth:`~hem.datamodules.base.ImageDataModule.facts`.
+        data: What is there now.
+        run: The run, for the sentence.
+
+    Raises:
+        ValueError: If class names, channels, size, normalisation or colours differ; the sentence names the first.
+    """
+    for name, now in data.facts().items():
+        if name in kept and kept[name] != now:
+            raise ValueError(
+                f"Expected the {name} that the run {run.path} was trained with, {_words(kept[name])}, got "
+                f"{_words(now)}: give it the data that it knows; `hem.load` and --data.predict_folder need none."
+            )
+
+
+def _words(value: Any) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    return ", ".join(map(str, value[:12])) + (f" and {len(value) - 12} more" if len(value) > 12 else "")
 
 
 class KeepData(Callback):
@@ -37,19 +60,22 @@ class KeepData(Callback):
         """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         command = str(trainer.state.fn.value) if trainer.state.fn else stage
-        if not isinstance(data, ImageDataModule) or command == "predict":
+        if not isinstance(data, ImageDataModule):
             return
-        folder = Path(trainer.default_root_dir)
-        path = folder / NAME
+        folder = RunFolder(trainer.default_root_dir)
         if self.checkpoint is not None:
-            run = self.checkpoint.parent.parent if self.checkpoint.parent.name == "checkpoints" else folder
-            self._compare(data, command, run / NAME)
-        begins = self.checkpoint is None or not path.is_file()  # a try that left no checkpoint may have left a record
-        if command == "fit" and trainer.is_global_zero and begins:
-            write_atomically(path, json.dumps(data.record(), indent=2, ensure_ascii=False) + "\n")
+            self._compare(data, command, RunFolder.of_checkpoint(self.checkpoint) or folder)
+        # a try that left no checkpoint may have left a record
+        begins = self.checkpoint is None or not folder.data.is_file()
+        if command == "fit" and trainer.is_global_zero and begins and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            folder.write_data(data.record())
 
-    def _compare(self, data: ImageDataModule, command: str, path: Path) -> None:
-        kept = read_json(path).get("files") if path.is_file() else None
+    def _compare(self, data: ImageDataModule, command: str, run: RunFolder) -> None:
+        record = run.read_data() or {}
+        refuse_others(record, data, run)
+        if command == "predict":
+            return
+        kept = record.get("files")
         looked_at: dict[str, tuple[Split, ...]] = {"validate": ("val",), "test": ("test",)}
         changed = data.changed_files(kept, looked_at.get(command, ("train", "val", "test")))
         if not changed:
