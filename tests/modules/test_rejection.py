@@ -248,7 +248,7 @@ def test_a_checkpoint_of_other_classes(run, hem_command, tmp_path):
     outcome = hem_command("test", *TASK, *other, "--run_dir", tmp_path, "--ckpt_path", run / "checkpoints/last.ckpt",
                           "--data.root", tmp_path)  # fmt: skip
     assert outcome.code == 1
-    assert "The checkpoint holds another network" in outcome.err
+    assert "Expected the class_names that the run" in outcome.err
 
 
 def test_features_need_a_network_that_shows_them():
