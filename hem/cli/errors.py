@@ -122,9 +122,10 @@ def stray(said: Said, found: re.Match[str]) -> str:
 def required(said: Said, found: re.Match[str]) -> str:
     """Something is missing that has no default."""
     names = re.sub(r"\b(fit|validate|test|predict)\.", "", found[1])
-    mine = [name for name in names.split(", ") if (said.key and "." in said.key) or said.key.startswith("trainer")]
-    if said.owner and mine:
-        return f"{said.owner_name} needs {names}: give it as --{said.key}.{mine[0]} VALUE, or in a config"
+    if said.owner and ("." in said.key or said.key.startswith("trainer")):
+        # a class that is called with more than the config says is not named there
+        who = said.key if "callable class" in said.message else said.owner_name
+        return f"{who} needs {names}: give it as --{said.key}.{names.partition(',')[0]} VALUE, or in a config"
     return f"{said.key or 'the command'} needs {names}: {START}"
 
 
@@ -263,7 +264,8 @@ def sentence(error: BaseException) -> str:
 
 
 def origin(error: BaseException) -> traceback.FrameSummary | None:
-    """Return where an error comes from: the innermost line of our own or of a user's code, not of a library."""
+    """Return where an error comes from: the innermost line of our own or of a user's code, else of a library."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith(sys.base_prefix)]
-    return next(iter(reversed(ours)), None)
+    library = ("site-packages", sys.base_prefix, str(PACKAGE / "cli"))  # the command line has only called it
+    ours = [frame for frame in frames if not any(part in frame.filename for part in library)]
+    return next(iter(reversed(ours or frames)), None)

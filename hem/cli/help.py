@@ -24,13 +24,15 @@ EXAMPLES = {
     "validate": "  {hem} validate --config classification/digits --config loss/hem --ckpt_path best",
     "test": """\
   {hem} test --config classification/digits --config loss/hem --ckpt_path best
-  {hem} test --config rejection/digits --ckpt_path runs/classification_digits/hem/seed0/checkpoints/best.ckpt""",
-    "predict": "  {hem} predict --config classification/digits --config loss/hem --ckpt_path best",
+  {hem} test --run runs/classification_digits/hem/seed0
+  {hem} test --run runs/classification_digits/hem/seed0 --config evaluate/rejection""",
+    "predict": "  {hem} predict --run runs/classification_digits/hem/seed0",
 }
 #: each with the part of a command that it is about; a test tries all of them
 OPTIONS = {
     "--config NAME_OR_FILE": "a config (`hem configs`); of several a later one overrules an earlier one, options all",
     "--print_config": "print the config that would be run, and stop",
+    "--run FOLDER": "the run to test, validate or predict with: network, data, loss and seed are its own",
     "--run_dir FOLDER": "where everything is written; runs/<task>_<data>/<loss>/seed<k> if it is not given",
     "--ckpt_path best|last|FILE": "the checkpoint to go on from, or to measure; auto: goes on if there is one",
     "--seed_everything NUMBER": "the seed of weights, order and augmentation",

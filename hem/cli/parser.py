@@ -41,6 +41,7 @@ from hem.watch import Watch
 # a config gives class weights as a list of numbers
 register_type(torch.Tensor, torch.Tensor.tolist, torch.tensor)
 
+COUNTS = ("limit_train_batches", "accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch")
 STARTS = ("pretrained", "weights")  # arguments of networks that bring weights of their own
 
 
@@ -125,31 +126,27 @@ class HemCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say in one line where the run lies, and what to type next."""
-        self._end("test --config {folder}/config.yaml --ckpt_path {best}")
+        self._end("test")
 
     def after_test(self) -> None:
         """Say in one line where the results lie, and what to type next."""
-        self._end("predict --config {folder}/config.yaml --ckpt_path {best}")
+        self._end("predict")
 
     def _end(self, following: str) -> None:
-        folder = Path(self.trainer.default_root_dir)
-        there = [name for name in ("checkpoints", "metrics.csv", "results.json") if (folder / name).exists()]
+        made = (self.folder.checkpoints, self.folder.curves, self.folder.results)
+        there = ", ".join(path.name for path in made if path.exists())
         if not there or not self.trainer.is_global_zero or self.trainer.interrupted:
             return
-        if folder.is_relative_to(Path.cwd()):
-            folder = folder.relative_to(Path.cwd())
-        best = "best" if (folder / "checkpoints" / "best.ckpt").is_file() else "last"
-        typed = following.format(folder=folder, best=best)
-        print(f"run: {folder}/ ({', '.join(there)}); next: {program()} {typed}")
+        run = RunFolder(self.config[self.subcommand].run or self.folder.path)
+        more = f"; next: {program()} {following} --run {shown(run.path)}" if run.config.is_file() else ""
+        print(f"run: {shown(self.folder.path)}/ ({there}){more}")
 
     def before_instantiate_classes(self) -> None:
         """Decide the run folder, and send the logs and checkpoints of the run there."""
         config = self.config[self.subcommand] if self.subcommand else self.config
-        refuse_null(config.model, "model")
-        refuse_null(config.data, "data")
-        arguments = config.model.init_args.net.get("init_args") or {}
-        for name in [name for name, value in arguments.items() if value == "None"]:
-            arguments[name] = None  # so jsonargparse writes `--model.net.<name> null` where a string may stand
+        settle_nulls(config.model, "model")
+        settle_nulls(config.data, "data")
+        refuse_trainer(config.trainer)
         data = config.data.init_args.get("data") or config.data  # a stream has the name of what it is made of
         names = {
             "task": task_name(config.model.class_path),
@@ -178,7 +175,7 @@ class HemCLI(LightningCLI):
                 set_aside(path.with_name(LAST))
         if self.subcommand and config.ckpt_path:
             refuse_programs(Path(config.ckpt_path))
-            without_start(arguments)
+            without_start(config.model.init_args.net.get("init_args") or {})
         self.results = SaveResults(**names, run=config.run)
         self.trainer_defaults["callbacks"] = [self.results, SavePredictions(), KeepData(config.get("ckpt_path"))]
         given = config.trainer.callbacks or []
@@ -216,31 +213,55 @@ class HemCLI(LightningCLI):
             print(f"The results that were here are of other weights or of more images: they are kept in {kept}.")
 
 
-def refuse_null(value: Any, key: str) -> None:
-    """Refuse ``null`` where a class takes a number, a word or a truth value, which the parser lets through.
+def shown(path: Path) -> Path:
+    """Return a path as it is typed here: relative to the current folder, where it lies inside."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def settle_nulls(value: Any, key: str) -> None:
+    """Make nulls what they should be: the parser lets them through for numbers, and writes ``"None"`` for words.
 
     Args:
-        value: A part of the config.
+        value: A part of the config, which is changed where a word may be null and is ``"None"``.
         key: The option that stands for it.
 
     Raises:
-        ValueError: If there is one.
+        ValueError: If a class takes a number, a word or a truth value, and got null.
     """
     if isinstance(value, list):
         for each in value:
-            refuse_null(each, key)
+            settle_nulls(each, key)
     if not isinstance(value, Namespace) or "class_path" not in value:
         return
     taken = parameters(value.class_path)
     given = value.get("init_args")
-    for name, each in (vars(given) if given else {}).items():
+    for name, each in list((vars(given) if given else {}).items()):
         kind = taken[name].annotation if name in taken else ""
         kind = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
         if each is None and re.fullmatch(r"(int|float|str|bool)( \| (int|float|str|bool))*", kind):
             raise ValueError(
                 f"{key}.{name} expects {kind.replace(' |', ' or')}, got null: leave it out for its default."
             )
-        refuse_null(each, f"{key}.{name}")
+        if each == "None" and re.search(r"\bNone\b", kind):  # of `--model.net.weights null`
+            given[name] = None
+        settle_nulls(each, f"{key}.{name}")
+
+
+def refuse_trainer(trainer: Namespace) -> None:
+    """Refuse options of the trainer that Lightning would answer with a division by zero, or by what nobody named.
+
+    Raises:
+        ValueError: If a number is 0 that counts what is done, or the checkpoints are to be left out.
+    """
+    for name in COUNTS:
+        if trainer.get(name) == 0 and trainer[name] is not False:
+            raise ValueError(f"trainer.{name} expects more than 0, got 0: leave it out for its default.")
+    for name, wanted in (("enable_checkpointing", "true"), ("barebones", "false")):
+        if trainer.get(name) is (wanted == "false"):
+            raise ValueError(
+                f"trainer.{name} expects {wanted}, for a run is kept by its checkpoints: a trial that leaves none is "
+                "--trainer.fast_dev_run true."
+            )
 
 
 def refuse_untrained(command: str, net: Namespace) -> None:
@@ -251,8 +272,8 @@ def refuse_untrained(command: str, net: Namespace) -> None:
     """
     if net.class_path.startswith("hem.") and not any((net.get("init_args") or {}).get(key) for key in STARTS):
         raise ValueError(
-            f"{command} needs a trained network: give --ckpt_path best, last or the path of a checkpoint "
-            "(random weights would be measured)."
+            f"{command} needs a trained network, or it would measure random weights: name its run by --run FOLDER, or "
+            "give --ckpt_path best, last or the path of a checkpoint."
         )
 
 

@@ -44,6 +44,7 @@ OPTIONS = {
     "word for a logger": ("--trainer.logger tensorboard", ["unknown logger", "'TensorBoardLogger'"]),
     "name that libraries share": ("--model.net ResNet", ["could be several classes", "torchvision.models.ResNet"]),
     "class that needs more": ("--model.net torchvision.models.ResNet", ["ResNet needs block, layers", "net.block"]),
+    "schedule that needs more": ("--model.lr_scheduler StepLR", ["lr_scheduler needs step_size", "step_size VALUE"]),
     "function for a class": ("--model.net torchvision.models.resnet18", ["--model.net Named --model.net.name NAME"]),
     "config twice": ("--config trainer/debug", ["trainer/debug is given twice"]),
     "config without a name": ("--config", ["Expected a config behind --config"]),
@@ -136,6 +137,30 @@ def test_null_for_a_number(hem_command, tmp_path):
     """The parser lets null through for any type; Python's answer to it would be about '<'."""
     outcome = hem_command("fit", *WHOLE, "--run_dir", tmp_path, "--data.batch_size", "null")
     refused(outcome, ["data.batch_size expects int, got null"], code=1)
+
+
+TRAINER = {
+    "no batches": ("limit_train_batches 0", ["trainer.limit_train_batches expects more than 0, got 0"]),
+    "no steps": ("accumulate_grad_batches 0", ["trainer.accumulate_grad_batches expects more than 0"]),
+    "never validated": ("check_val_every_n_epoch 0", ["trainer.check_val_every_n_epoch expects more than 0"]),
+    "no checkpoints": ("enable_checkpointing false", ["trainer.enable_checkpointing expects true", "fast_dev_run"]),
+    "nothing but steps": ("barebones true", ["trainer.barebones expects false", "fast_dev_run"]),
+    "accelerator that there is not": ("accelerator tpuu", ["accelerator='tpuu'"]),
+}
+
+
+@pytest.mark.parametrize("kind", TRAINER)
+def test_trainer(kind, hem_command, tmp_path):
+    """What the trainer would answer with a division by zero, or with the name of a callback of ours."""
+    typed, words = TRAINER[kind]
+    refused(hem_command("fit", *WHOLE, "--run_dir", tmp_path, *f"--trainer.{typed}".split()), words, code=1)
+
+
+def test_a_library_divides_by_zero(hem_command, tmp_path):
+    """What no rule foresees is a sentence as well: the kind, the place, what it says."""
+    schedule = ("--model.lr_scheduler", "CosineAnnealingLR", "--model.lr_scheduler.T_max", "0")
+    outcome = hem_command("fit", *WHOLE, *schedule, "--run_dir", tmp_path, "--trainer.enable_progress_bar", "false")
+    refused(outcome, ["ZeroDivisionError in ", ", line ", "HEM_TRACEBACK=1"], code=1)
 
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])

@@ -67,7 +67,7 @@ def test_own_loss_trains(folder, capsys):
         assert line.startswith(f"run: {run}/")
         assert written in line
         typed = shlex.split(line.partition("next: python cli.py ")[2])
-        assert typed[0] == command
+        assert typed == [command, "--run", run]
         assert main([*typed, "--trainer.enable_progress_bar", "false"]) == 0
     assert (folder / run / "predictions.csv").is_file()
 
