@@ -84,7 +84,7 @@ def decode_mask(source: Source) -> np.ndarray:
         [[1, 1, 1]]
     """
     with _opened(source, "mask") as image:
-        spread = max((_SPREAD.get(raw, 1) for raw in _raw_modes(image)), default=1)
+        spread = max((_SPREAD.get(raw[:3], 1) for raw in _raw_modes(image)), default=1)
         image = _upright(image)
         if image.mode[0] == "F":
             raise ValueError("its pixels are floating-point numbers; save it with integers")

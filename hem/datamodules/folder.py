@@ -81,6 +81,11 @@ def class_parts(root: Path) -> dict[Split, Path]:
             f"without train among {', '.join(subfolders(root))}: name the folder of the training part train, or give "
             "the folder that holds the classes as --data.root."
         )
+    if found:
+        rank_zero_warn(
+            f"{', '.join(folder.name for folder in found.values())} in {root} is taken for a class, since there is no "
+            "train and it holds images itself: the parts would be train/<class>, val/<class> and test/<class>."
+        )
     return {}
 
 
