@@ -1,14 +1,12 @@
 """Runs of a study, done: each step a process of its own, on this machine or by SLURM.
 
-A run folder is worked in by one process at a time: whoever does so holds a lock of the operating system on its
-``lock``, and hands it on to the process that trains. The kernel gives the lock back when the last of them has
-ended, in whatever way, so no lock outlives its owner. Whatever is killed can be started again: a run with
+A run folder is worked in by one process at a time: whoever does so holds its lock (:mod:`hem.runs.lock`), and hands it
+on to the process that trains. Whatever is killed can be started again: a run with
 results is not run again, a training goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -16,9 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
@@ -26,6 +23,7 @@ from typing import Any, Protocol
 from hem.grid import Run
 from hem.runs import RunFolder
 from hem.runs.files import write_atomically
+from hem.runs.lock import handed_on, lock
 
 CLI = Path(__file__).resolve().parents[1] / "cli.py"
 MEMORY = 2 * 2**30  # bytes that a run of a small network takes: torch, the data set, its workers
@@ -41,28 +39,6 @@ def command(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, "cli.py" if here.is_file() and here.resolve() == CLI else str(CLI), *arguments]
 
 
-@contextmanager
-def lock(folder: Path) -> Iterator[int | None]:
-    """Hold a run folder, for this process and those that are given the file descriptor.
-
-    Yields:
-        A file descriptor; None where another process holds the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(RunFolder(folder).lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode())
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def tail(path: Path, lines: int = 6) -> str:
     """The last lines of a log, without the overwritten states of progress bars."""
     if not path.is_file():
@@ -74,13 +50,11 @@ def tail(path: Path, lines: int = 6) -> str:
 
 def clear(folder: Path) -> None:
     """Remove what a killed process left: half-written files, and a training that has no checkpoint to go on from."""
-    for path in [*folder.glob(".*"), *folder.glob("checkpoints/.*")]:
-        if re.fullmatch(r"\..+\.\d+", path.name):
-            path.unlink(missing_ok=True)
-    if not RunFolder(folder).last.is_file():
-        for pattern in ("config.yaml", "metrics.csv", "events.*", "checkpoints/*.ckpt"):
-            for path in folder.glob(pattern):
-                path.unlink()
+    run = RunFolder(folder)
+    if not run.last.is_file():
+        for path in run.checkpoints.glob("*.ckpt"):
+            path.unlink()
+    run.clear()
 
 
 class Jobs:
@@ -149,7 +123,7 @@ class Jobs:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**self.environment, **extra},
+                env={**self.environment, **extra, **handed_on(held)},
                 pass_fds=(held,),
             )
             self._processes.add(process)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from hem.runs.files import atomic_file
 
 GO_ON, SAVE, STOP, NONFINITE = range(4)  # what one process has to say of a step; the largest word of all of them counts
 STATE = "watch"  # the checkpoint's key
+INTERRUPTED = 130  # the exit code of a run that Ctrl-C has stopped, as shells have it
 AGAIN = 75  # the exit code of a run that was told to stop and can be continued: EX_TEMPFAIL of sysexits.h
 
 
@@ -43,6 +45,18 @@ def _moved(value: Any, there: str, here: str) -> Any:
     return here + value.removeprefix(there) if isinstance(value, str) and value.startswith(there) else value
 
 
+def stop(trainer: Trainer, reason: str) -> NoReturn:
+    """End all processes of a run, one of them with a sentence.
+
+    Raises:
+        ValueError: On the first process.
+        SystemExit: On the others.
+    """
+    if trainer.is_global_zero:
+        raise ValueError(reason)
+    raise SystemExit(1)
+
+
 class Watch(Checkpoint):
     """Saves ``last.ckpt``, stops when told to, and stops at a loss that is no number.
 
@@ -51,7 +65,8 @@ class Watch(Checkpoint):
     * Every ``save_minutes`` (or ``save_steps``) it is written within an epoch, too, with the position:
       ``--ckpt_path auto`` goes on with the next batch.
     * At SIGTERM or SIGUSR1 (a scheduler's notice that the time is up) it is written after the step in progress,
-      and the process ends with exit code 75: "try again".
+      and the process ends with exit code 75: "try again". So it does at Ctrl-C, with code 130; a second one stops at
+      once.
     * A NaN or infinite training loss ends the run with exit code 1. The batch that made it lies in the run folder,
       ``nonfinite_step<k>_rank<r>.pt``, for ``torch.load(path, weights_only=True)``: a dictionary of ``input``,
       ``target``, ``index``, ``logits``, ``loss``, ``step`` and ``epoch``. No checkpoint is written after it.
@@ -95,10 +110,12 @@ class Watch(Checkpoint):
             self._step_plateau(trainer, pl_module, trainer.current_epoch)
             stops = any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)  # type: ignore[attr-defined]
             trainer.should_stop = stops and self.resumed.get("stop", False)
+        if trainer.ckpt_path is not None and trainer.global_step >= trainer.estimated_stepping_batches:
+            self._refuse_finished(trainer)
         self.saved, self.closed = (time.monotonic(), trainer.global_step), trainer.global_step
         self.notice, self.task_at_hand, self.pending = None, GO_ON, None
         try:
-            for number in (signal.SIGTERM, signal.SIGUSR1):
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 signal.signal(number, self._take_notice)
         except ValueError:
             pass  # not in the main thread, where alone Python hears signals
@@ -112,16 +129,19 @@ class Watch(Checkpoint):
         between = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
         if self.task_at_hand == GO_ON or between or trainer.is_last_batch:
             return
+        if self.task_at_hand == STOP:  # Lightning writes the row of this step behind this hook, which does not return
+            trainer._logger_connector.update_train_step_metrics()
         if getattr(pl_module, "resumes_within_epochs", True):
             self._save(trainer)
         if self.task_at_hand == STOP:
             if trainer.is_global_zero:
+                by = "Ctrl-C" if self.notice == signal.SIGINT else "a signal"
                 print(
-                    f"stopped by a signal after step {trainer.global_step}: go on with `--ckpt_path auto` from "
+                    f"stopped by {by} after step {trainer.global_step}: go on with `--ckpt_path auto` from "
                     f"{last_checkpoint(self._folder(trainer)) or 'the beginning'}.",
                     file=sys.stderr,
                 )
-            raise SystemExit(AGAIN)
+            raise SystemExit(INTERRUPTED if self.notice == signal.SIGINT else AGAIN)
         self.task_at_hand = GO_ON
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,6 +167,36 @@ class Watch(Checkpoint):
         """Read the last word."""
         self._read(trainer)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where not a step was trained: all has been done, or there is nothing to be done.
+
+        Raises:
+            ValueError: If a new run stays empty.
+        """
+        if trainer.global_step > self.resumed.get("step", 0) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if trainer.ckpt_path is None:
+            stop(
+                trainer,
+                f"Expected a training of one step at least, got none: set trainer.max_epochs ({trainer.max_epochs}), "
+                f"max_steps ({trainer.max_steps}) and limit_train_batches ({trainer.limit_train_batches}) above 0.",
+            )
+        self._refuse_finished(trainer)
+        if trainer.is_global_zero:
+            print(f"nothing left to train: {trainer.ckpt_path} is of the end of its training.", file=sys.stderr)
+
+    def _refuse_finished(self, trainer: Trainer) -> None:
+        """Refuse to begin another run from the end of a training: it would be empty."""
+        path = Path(str(trainer.ckpt_path))
+        if path.parent != self._folder(trainer):
+            stop(
+                trainer,
+                f"Expected the checkpoint of a training that goes on, got {path}, of the end of one (step "
+                f"{trainer.global_step}): raise its length, such as --trainer.max_epochs, where no schedule spans it, "
+                f"or train another run from its weights with `--model.net.weights {path.parent.parent}` and without "
+                "--ckpt_path.",
+            )
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let no checkpoint be written behind a loss that was no number; write the curves down as far.
 
@@ -164,7 +214,7 @@ class Watch(Checkpoint):
         Where the run was moved, what Lightning knows of the best checkpoint is told its new place: it would forget the
         score as well, and the next epoch would become the best.
         """
-        self.resumed = checkpoint.get(STATE, {})
+        self.resumed = {**checkpoint.get(STATE, {}), "step": checkpoint["global_step"]}
         here = self._folder(trainer)
         if trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent == here:
             for state in checkpoint.get("callbacks", {}).values():
@@ -193,6 +243,11 @@ class Watch(Checkpoint):
     # -- words ---------------------------------------------------------------------------------------------
 
     def _take_notice(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.notice == signal.SIGINT:
+                raise KeyboardInterrupt
+            # past Python's buffers, which may be in use
+            os.write(2, b"stopping after the next step, with a checkpoint; Ctrl-C again: at once\n")
         self.notice = signal.Signals(number)
 
     def _speak(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any) -> Step:

@@ -46,6 +46,8 @@ class Happening(Callback):
         folder: The data.
     """
 
+    observes = True  # a run goes on without it
+
     def __init__(self, what: str, step: int, rank: int = 0, folder: str = "") -> None:
         self.what = what
         self.step = step
@@ -271,11 +273,11 @@ def test_resumed_behind_a_damaged_checkpoint(undisturbed, hem_command, tmp_path)
     assert "last.ckpt is damaged" in outcome.err
     # the record names the weights that were tested
     assert json.loads((tmp_path / "results.json").read_text())["checkpoint"] == str(last.with_name("last-1.ckpt"))
-    outcome = hem_command(*arguments, "--ckpt_path", "last", "--trainer.limit_train_batches", 14)
+    outcome = hem_command(*arguments, "--ckpt_path", "last")
     assert outcome.code == 0
     assert outcome.err.count("last.ckpt is damaged") == 1
     assert last.with_suffix(".damaged").is_file()
-    assert hem_command(*arguments, "--ckpt_path", "auto").code == 0
+    same(tmp_path, undisturbed)
     for path in last.parent.glob("*.ckpt"):
         torch.load(path, weights_only=True)
 

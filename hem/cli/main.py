@@ -52,8 +52,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The arguments behind ``python cli.py``; None: those of the process.
 
     Returns:
-        0 on success, 1 where the run could not be done, 2 where the arguments are wrong. Set
-        ``HEM_TRACEBACK=1`` to see the stack of an error.
+        0 on success, 1 where the run could not be done, 2 where the arguments are wrong, 75 where it was told to stop
+        and can be continued, 130 where Ctrl-C stopped it. Set ``HEM_TRACEBACK=1`` to see the stack of an error.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     if arguments[:1] and arguments[0] in HELP:
@@ -73,6 +73,12 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return run(arguments)
+
+
+def interrupted() -> int:
+    """Say what follows from Ctrl-C, and return the shell's code for it."""
+    print("stopped by Ctrl-C: a training goes on from its last checkpoint with `--ckpt_path auto`.", file=sys.stderr)
+    return 130
 
 
 def refuse(first: str) -> NoReturn:
@@ -105,6 +111,10 @@ def run(arguments: Sequence[str]) -> int:
         cause = mistake(error)
         print(f"error: {sentence(cause)}", file=sys.stderr)
         return 2 if isinstance(cause, Unusable) else 1
+    except KeyboardInterrupt:
+        return interrupted()
     except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes a 1 of it
+            return interrupted()
         return int(stop.code or 0) if not isinstance(stop.code, str) else 1
     return 0

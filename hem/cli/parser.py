@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +20,6 @@ from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
 
 import hem.datamodules
 import hem.losses
@@ -31,10 +31,11 @@ from hem.cli.help import COMMANDS, program
 from hem.cli.loggers import place_loggers
 from hem.cli.own import Unusable
 from hem.cli.registries import data_name, parameters, qualified, short_name, spelt_out, task_name
+from hem.cli.resume import check, first_process, from_where, hold, prepare
 from hem.networks.weights import without_start
 from hem.progress import ProgressBar
 from hem.runs import RunFolder, SaveConfig, SavePredictions, SaveResults
-from hem.runs.checkpoints import BEFORE, LAST, identity_of, last_checkpoint, refuse_programs, set_aside
+from hem.runs.checkpoints import identity_of, refuse_programs
 from hem.runs.data import KeepData
 from hem.watch import Watch
 
@@ -82,7 +83,8 @@ class HemCLI(LightningCLI):
 
     def __init__(self, *args: Any, command: str | None = None, **kwargs: Any) -> None:
         self.command = command
-        super().__init__(*args, **kwargs)
+        with ExitStack() as self.held:  # what is held for a run, its folder, is let go at the end
+            super().__init__(*args, **kwargs)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's is static
         """Return the commands, or the one that is wanted: the options of each take a fifth of a second to make."""
@@ -163,16 +165,11 @@ class HemCLI(LightningCLI):
         place_loggers(config.trainer, folder, training=self.subcommand == "fit")
         if self.subcommand in ("validate", "test", "predict") and not config.ckpt_path:
             refuse_untrained(self.subcommand, config.model.init_args.net)
-        first = getattr(rank_zero_only, "rank", 0) == 0
-        if self.subcommand == "fit" and config.ckpt_path == "auto":
-            config.ckpt_path = "last" if last_checkpoint(self.folder.checkpoints) else None
-        elif self.subcommand == "fit" and not config.ckpt_path and first:
-            refuse_used(self.folder)
-        if self.subcommand and config.ckpt_path in ("best", "last"):
-            path = (RunFolder(Path(config.run).absolute()) if config.run else self.folder).checkpoint(config.ckpt_path)
-            config.ckpt_path = str(path)
-            if path.name == BEFORE and self.subcommand == "fit" and first:
-                set_aside(path.with_name(LAST))
+        if self.subcommand == "fit":
+            self._train_into(self.folder, config)
+        elif self.subcommand and config.ckpt_path in ("best", "last"):
+            run = RunFolder(Path(config.run).absolute()) if config.run else self.folder
+            config.ckpt_path = str(run.checkpoint(config.ckpt_path))
         if self.subcommand and config.ckpt_path:
             refuse_programs(Path(config.ckpt_path))
             without_start(config.model.init_args.net.get("init_args") or {})
@@ -204,13 +201,23 @@ class HemCLI(LightningCLI):
 
     def _make_room(self, results: Path, limit: str) -> None:
         config = self.config[self.subcommand]
-        if getattr(rank_zero_only, "rank", 0) != 0 or config.trainer.fast_dev_run:
+        if not first_process() or config.trainer.fast_dev_run:
             return
         self.results.weights = identity_of(config.ckpt_path) if config.ckpt_path else None
         share = config.trainer[limit]
         partial = share is not None and (isinstance(share, int) or share < 1)  # 1 is one batch, 1.0 all of them
         if kept := self.folder.make_room(results, self.results.weights, partial):
             print(f"The results that were here are of other weights or of more images: they are kept in {kept}.")
+
+    def _train_into(self, run: RunFolder, config: Any) -> None:
+        """Hold the folder of a training, find what it goes on from, and refuse what would make it another run."""
+        path = from_where(run, config.ckpt_path)
+        config.ckpt_path = None if path is None else str(path)
+        if not first_process() or config.trainer.fast_dev_run:
+            return
+        hold(run.path, self.held)
+        if (record := prepare(run, path)) is not None:
+            self.save_config_kwargs = {"changed": check(self._parser("fit"), config, record)}
 
 
 def shown(path: Path) -> Path:
@@ -274,19 +281,6 @@ def refuse_untrained(command: str, net: Namespace) -> None:
         raise ValueError(
             f"{command} needs a trained network, or it would measure random weights: name its run by --run FOLDER, or "
             "give --ckpt_path best, last or the path of a checkpoint."
-        )
-
-
-def refuse_used(folder: RunFolder) -> None:
-    """Refuse to train into the folder of another run.
-
-    Raises:
-        FileExistsError: If the folder holds a config.
-    """
-    if folder.config.exists():
-        raise FileExistsError(
-            f"{folder.path} already holds a run: resume it with `--ckpt_path last` (or `auto`), train another with "
-            "`--seed_everything <number>` or `--run_dir <folder>`, or delete the folder."
         )
 
 

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR, ReduceLROnPlateau
 
 from hem.losses import reduction
 from hem.modules.finetuning import encoder_of, groups
@@ -403,8 +403,18 @@ class Task(LightningModule):
     # -- optimisation --------------------------------------------------------------------------------------
 
     def total_steps(self) -> int:
-        """Return the number of optimiser steps that the schedule spans: those of the whole training."""
-        return int(self.trainer.estimated_stepping_batches)
+        """Return the number of optimiser steps that the schedule spans: those of the whole training.
+
+        Raises:
+            ValueError: If the training has no end.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError(
+                "Expected a training of a known length for a schedule that goes over all of it, got one without "
+                "an end: set trainer.max_epochs or max_steps, or the schedule's total_steps."
+            )
+        return int(steps)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimiser over the network's parameters, and the schedule over the optimiser."""
@@ -418,6 +428,7 @@ class Task(LightningModule):
             if isinstance(highest := make.keywords.get("max_lr"), (int, float)) and len(scales) > 1:
                 make = partial(make, max_lr=[highest * scale for scale in scales])
         schedule = make(optimizer)
+        self._check_span(schedule)
         rates = [group["lr"] for group in optimizer.param_groups]
         for rate, scale in zip(rates, scales, strict=True):
             if abs(rate * scales[-1] - scale * rates[-1]) > 1e-9:
@@ -434,6 +445,27 @@ class Task(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "frequency": frequency},
         }
+
+    def _check_span(self, schedule: LRScheduler) -> None:
+        """Refuse a schedule that ends, at no rate or with an error, before the training does.
+
+        Raises:
+            ValueError: If it does.
+        """
+        spans = {OneCycleLR: "total_steps", PolynomialLR: "total_iters"}
+        span = next((getattr(schedule, each) for kind, each in spans.items() if isinstance(schedule, kind)), None)
+        if span is None:
+            return
+        trainer: Any = self.trainer
+        length, unit = self.total_steps(), "steps"
+        if self.lr_interval == "epoch":
+            length, unit = round(length * (trainer.max_epochs or 0) / trainer.estimated_stepping_batches), "epochs"
+        if length > span:
+            raise ValueError(
+                f"Expected a schedule as long as the training, {length} {unit}, got {type(schedule).__name__} of "
+                f"{span}, behind which nothing is learnt: set its length; OneCycleLR and PolyLR have the training's "
+                "where total_steps is null and lr_interval is step."
+            )
 
     def _optimizer(self) -> tuple[Optimizer, list[float]]:
         """The optimiser over what learns, and the factor of the learning rate of each of its groups."""

@@ -408,6 +408,11 @@ class ContinualTask(Task):
                     f"The checkpoint was trained with the strategy {state['strategy']}, but the config has "
                     f"{type(self.strategy).__name__}: go on with the same one."
                 )
+            if (tasks := len(self.baseline)) not in (0, self.stream.tasks):
+                raise ValueError(
+                    f"The checkpoint is of a stream of {tasks} tasks, but the config has {self.stream.tasks}: go on "
+                    "with as many."
+                )
             self.presented = None if state["presented"] is None else state["presented"].to(self.device)
             self.strategy.load_state_dict(state["state"])
 

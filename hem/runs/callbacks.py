@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Sequence, Sized
+import textwrap
+from collections.abc import Mapping, Sequence, Sized
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,17 +27,47 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the merged config of a run into its folder; a resumed run keeps the one it began with."""
+    """Writes the merged config of a run into its folder; a resumed run keeps the one it began with.
+
+    The loss stands above it as it was built, with the number that ``margin: auto`` became. When a run was resumed, and
+    with what other options, is added to ``resumes.json``.
+
+    Args:
+        *args: As Lightning has them.
+        changed: The options of a resumed run that differ from those it began with: then and now.
+        **kwargs: As Lightning has them.
+    """
+
+    def __init__(self, *args: Any, changed: Mapping[str, tuple[Any, Any]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.changed = dict(changed or {})
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``config.yaml`` (training) or ``config_<stage>.yaml`` before anything else happens."""
+        """Write ``config.yaml`` (of a training that begins) or ``config_<stage>.yaml`` before anything else happens."""
         if self.already_saved:
             return
         stage = str(trainer.state.fn.value) if trainer.state.fn else stage
-        path = RunFolder(trainer.default_root_dir).config_of(stage)
-        if trainer.is_global_zero and not (stage == "fit" and path.exists()):
-            write_atomically(path, self.parser.dump(self.config, skip_none=False))
+        if stage == "fit" and self.config.ckpt_path:
+            return
         self.already_saved = True
+        self._write(trainer, pl_module, RunFolder(trainer.default_root_dir).config_of(stage))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep when a training went on, once the checkpoint was taken in; in a new folder the config is written."""
+        if self.already_saved:
+            return
+        self.already_saved = True
+        run = RunFolder(trainer.default_root_dir)
+        if not run.config.exists():
+            self._write(trainer, pl_module, run.config)
+        elif trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            date = datetime.now().astimezone().isoformat(timespec="seconds")
+            run.add_resume({"date": date, "checkpoint": self.config.ckpt_path, "changed": self.changed})
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            loss = textwrap.indent(f"The loss as it was built: {getattr(pl_module, 'loss', None)}", "# ")
+            write_atomically(path, f"{loss}\n{self.parser.dump(self.config, skip_none=False)}")
 
 
 class SaveResults(Callback):

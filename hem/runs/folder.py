@@ -4,13 +4,14 @@
 mean: classes, channels, size), ``events.*`` and ``metrics.csv`` (curves), ``checkpoints/best.ckpt`` and ``last.ckpt``,
 ``results.json`` (every test metric), ``rejector.json``, ``calibration.json``, ``predictions.csv``, and, in
 ``evaluate/<name>/``, the results of each examination. Results belong to the weights of one checkpoint: those of others
-are set aside, never overwritten.
+are set aside, never overwritten. Where training went on, ``resumes.json`` says when.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,40 @@ class RunFolder:
         if not all(isinstance(step, dict) for step in found.values()):
             raise ValueError(f"{self.study} holds no steps, but {found!r}: delete it, and it will be made anew.")
         return found
+
+    # -- what holds a run, and what does not ---------------------------------------------------------------
+
+    @property
+    def used(self) -> bool:
+        """Whether the folder holds a run: a checkpoint, or results. A training that failed before has left neither."""
+        return any(self.checkpoints.glob("*.ckpt")) or self.results.is_file()
+
+    def clear(self) -> None:
+        """Remove half-written files, and the config and curves of a training that came to no checkpoint."""
+        for path in [*self.path.glob(".*"), *self.checkpoints.glob(".*")]:
+            if re.fullmatch(r"\..+\.\d+", path.name):
+                path.unlink(missing_ok=True)
+        if not self.used:
+            for path in (self.config, self.data, self.curves, self.resumes, *self.path.glob("events.*")):
+                path.unlink(missing_ok=True)
+
+    # -- resumes -------------------------------------------------------------------------------------------
+
+    @property
+    def resumes(self) -> Path:
+        """``resumes.json``: when training went on, from which checkpoint, and which options had changed."""
+        return self.path / "resumes.json"
+
+    def read_resumes(self) -> list[dict[str, Any]]:
+        """What ``resumes.json`` holds; empty: the run was never resumed.
+
+        Raises:
+            ValueError: It is damaged.
+        """
+        found: list[dict[str, Any]] = read_json(self.resumes)["resumes"] if self.resumes.is_file() else []
+        return found
+
+    def add_resume(self, resume: Mapping[str, Any]) -> None:
+        """Add one to ``resumes.json``."""
+        record = {"resumes": [*self.read_resumes(), resume]}
+        write_atomically(self.resumes, json.dumps(record, indent=1) + "\n")

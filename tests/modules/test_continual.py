@@ -424,11 +424,17 @@ def test_resuming_what_cannot_be(hem_command, tmp_path):
     outcome = hem_command("test", *common, "--ckpt_path", "last")
     assert outcome.code == 0, outcome.err
     assert "only 1 of the 5 tasks are learnt" in outcome.out
-    outcome = hem_command("fit", *common, "--model.strategy", "Naive", "--ckpt_path", "last")
-    assert outcome.code == 1
-    assert "trained with the strategy Replay, but the config has Naive" in outcome.err
+    (tmp_path / "run" / "config.yaml").unlink()  # which would say so as well
+    for options, words in (
+        (("--model.strategy", "Naive"), "trained with the strategy Replay, but the config has Naive"),
+        (("--data.tasks", 2, "--trainer.max_epochs", 2), "of a stream of 5 tasks, but the config has 2"),
+    ):
+        outcome = hem_command("fit", *common, *options, "--ckpt_path", "last")
+        assert outcome.code == 1
+        assert words in outcome.err
     classifier = ("--config", "configs/classification/digits.yaml", *DEBUG, "--run_dir", tmp_path / "other")
     assert hem_command("fit", *classifier).code == 0
+    (tmp_path / "other" / "config.yaml").unlink()
     checkpoint = tmp_path / "other" / "checkpoints" / "last.ckpt"
     outcome = hem_command("fit", *common[:-1], tmp_path / "third", "--ckpt_path", checkpoint)
     assert outcome.code == 1
