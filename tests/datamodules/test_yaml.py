@@ -3,6 +3,7 @@
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from PIL import Image
 
 from hem.datamodules import DigitsDataModule, FolderDataModule, ImageDataModule, Subset
 from hem.datamodules.augment import Cutout, MixUp, RandomCrop
@@ -51,7 +52,7 @@ def test_subset_by_class_path():
 def test_folder_takes_the_arguments_of_every_module(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "0.png").touch()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "0.png")
     data = parse(
         "--data=FolderDataModule",
         f"--data.root={tmp_path}",
