@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small shapes and few rounds: to try the command itself")
     parser.add_argument("--limit", type=float, default=480, help="seconds for everything")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="the folder of the results")
-    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES))
+    parser.add_argument(
+        "--stages", nargs="+", default=list(STAGES), help="some, each with =SECONDS at most if you like"
+    )
     parser.add_argument("--page", type=Path, help="no run: the Markdown of this file")
     args = parser.parse_args()
     if args.page:
@@ -76,19 +78,22 @@ def main() -> None:
         return
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no card here: add --device cpu --quick to try the command without one")
+    asked = {name: float(most or STAGES.get(name, 0)) for name, _, most in (s.partition("=") for s in args.stages)}
+    if unknown := [name for name in asked if name not in STAGES]:
+        parser.error(f"--stages are among {', '.join(STAGES)}, got {', '.join(unknown)}")
     end = time.time() + args.limit
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"gpu_{args.device}_{datetime.now():%Y%m%d_%H%M%S}.jsonl"
     with tempfile.TemporaryDirectory() as scratch:  # the random images of the stage `training`
         os.environ["GPU_SCRATCH"] = scratch
         # a card's processes together, where that disturbs no clock; on a CPU one by one
-        together = [s for s in ("correctness", "tests") if s in args.stages]
+        together = [s for s in ("correctness", "tests") if s in asked]
         turns = [together] if args.device == "cuda" and together else [[s] for s in together]
-        turns += [[stage] for stage in STAGES if stage in args.stages and stage not in together]
+        turns += [[stage] for stage in STAGES if stage in asked and stage not in together]
         for turn in turns:
             running = {}
             for stage in turn:
-                until = min(time.time() + STAGES[stage], end)
+                until = min(time.time() + asked[stage], end)
                 if until - time.time() < 5:
                     gpu_rows.write(path, stage="error", of=stage, error="the time was up")
                     continue

@@ -46,11 +46,11 @@ def markdown(rows: Sequence[Row]) -> str:
         parts.append(f"### Tests\n\n{row['summary']} ({row['seconds']} s)\n")
         parts += [f"* {line}" for line in row["failed"]] + ([""] if row["failed"] else [])
     if found := by.get("losses"):
-        names = ["shape", "dtype", "what", "forward us", "step us", "graph us", "step / cross-entropy", "TB/s",
-                 "share of copy", "extra MB"]  # fmt: skip
+        names = ["shape", "dtype", "what", "forward us", "step us", "graph us", "floor us", "step / cross-entropy",
+                 "TB/s", "share of copy", "extra MB"]  # fmt: skip
         parts.append("### What a loss costs\n\n" + table(names, [[row.get(k, "") for k in names] for row in found]))
     if found := by.get("training"):
-        names = ["network", "way", "batch", "images/s", "quartiles"]
+        names = ["network", "way", "batch", "images/s", "quartiles", "with ends"]
         parts.append("### Images per second\n\n" + table(names, [[row.get(k, "") for k in names] for row in found]))
     if found := by.get("tiles"):
         names = ["shape", "dtype", "kernel", "samples", "classes", "warps", "us", "TB/s", "chosen"]

@@ -203,25 +203,29 @@ def correctness(stage: Stage) -> None:
 
 
 def clock(stage: Stage, runs: dict[str, Callable[[int], object]], inputs: int, rounds: int) -> dict[str, float]:
-    """Median microseconds of each run, over rounds in which they take turns, each over all inputs."""
+    """Median microseconds of each run, over rounds in which they take turns, each over all inputs, again and again.
+
+    Work on a card goes into a queue: a round of one run would measure the way into it.
+    """
+    repeats = max(inputs, 20) if stage.cuda else inputs
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
             if stage.cuda:
                 begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 begin.record()
-                for i in range(inputs):
-                    run(i)
+                for i in range(repeats):
+                    run(i % inputs)
                 end.record()
                 torch.cuda.synchronize()
                 took = begin.elapsed_time(end) * 1e3
             else:
                 start = time.perf_counter()
-                for i in range(inputs):
-                    run(i)
+                for i in range(repeats):
+                    run(i % inputs)
                 took = (time.perf_counter() - start) * 1e6
             if turn:
-                times[name].append(took / inputs)
+                times[name].append(took / repeats)
     return {name: statistics.median(found) for name, found in times.items()}
 
 
@@ -250,18 +254,19 @@ def extra_bytes(stage: Stage, run: Callable[[int], object], gradient: int) -> in
     return max(torch.cuda.max_memory_allocated() - before - gradient, 0)
 
 
-def graphed(stage: Stage, loss: Callable[[Tensor, Tensor], Tensor], z: Tensor, target: Tensor) -> float:
-    """Microseconds of a step replayed as a CUDA graph: what the card needs without Python."""
+def graphed(stage: Stage, run: Callable[[int], object], inputs: int) -> float:
+    """Microseconds of a run replayed as a CUDA graph of all inputs: what the card needs without Python."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            torch.autograd.grad(loss(z, target), z)
+            run(0)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        torch.autograd.grad(loss(z, target), z)
-    return clock(stage, {"graph": lambda _: graph.replay()}, 20, 10)["graph"]
+        for i in range(inputs):
+            run(i)
+    return clock(stage, {"graph": lambda _: graph.replay()}, 1, 10)["graph"] / inputs
 
 
 def plain(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -317,20 +322,23 @@ def losses(stage: Stage) -> None:
             whole, ahead = clock(stage, steps, number, rounds), clock(stage, forwards, number, rounds)
             least = moved(z, target.numel())
             for name, row in rows.items():
+                if stage.left() < 3:
+                    return
                 row |= {"step us": float(f"{whole[name]:.4g}"), "forward us": float(f"{ahead[name]:.4g}"),
                         "step / cross-entropy": round(whole[name] / whole["F.cross_entropy"], 3)}  # fmt: skip
                 if "HEM" in name and "formula" not in name:
-                    rate = sum(least) / whole[name] * 1e6
-                    row |= {"TB/s": float(f"{rate / 1e12:.3g}"), "share of copy": round(rate / speed, 3),
-                            "floor us": float(f"{sum(least) / speed * 1e6:.4g}")}  # fmt: skip
+                    row["floor us"] = float(f"{sum(least) / speed * 1e6:.4g}")
                 extra = extra_bytes(stage, steps[name], z.nbytes)
                 row |= {} if extra is None else {"extra MB": float(f"{extra / 1e6:.4g}")}
-                if stage.cuda and "compiled" not in name and "separated" not in name:
-                    loss, values = ways[name]
+                if stage.cuda and "compiled" not in name:
                     try:
-                        row["graph us"] = float(f"{graphed(stage, loss, values[0], target):.4g}")
+                        row["graph us"] = float(f"{graphed(stage, steps[name], number):.4g}")
                     except Exception as error:
                         stage.error(f"graph of {name} {shape} {dtype}", error)
+                if "floor us" in row:
+                    took = row.get("graph us", row["step us"])
+                    row |= {"TB/s": float(f"{sum(least) / took / 1e6:.3g}")}
+                    row |= {"share of copy": round(sum(least) / took * 1e6 / speed, 3)}
                 stage.write(shape="x".join(map(str, shape)), dtype=str(dtype)[6:], **row)
             copied = float(f"{whole['copy']:.4g}")
             stage.write(shape="x".join(map(str, shape)), dtype=str(dtype)[6:], what="copy of the logits",
@@ -381,7 +389,8 @@ def tiles(stage: Stage) -> None:
                 def backward(i: int, graphs: Any = graphs, inputs: Any = inputs) -> None:
                     torch.autograd.grad(graphs[i], inputs[i], retain_graph=True)
 
-                times = clock(stage, {"forward": forward, "backward": backward}, number, 10)
+                runs = {"forward": forward, "backward": backward}
+                times = {name: graphed(stage, run, number) for name, run in runs.items()}
                 for j, name in enumerate(("forward", "backward")):
                     rate = {"TB/s": float(f"{least[j] / times[name] / 1e6:.3g}")}
                     sizes = dict(zip(("samples", "classes", "warps"), tile, strict=True))
@@ -530,7 +539,7 @@ def training(stage: Stage) -> None:
     """Images per second: `fit` with its augmentation, schedule and logging, beside a loop that has none of them."""
     from hem import networks
 
-    os.environ["HEM_DATA"] = str(stand_in(Path(os.environ["GPU_SCRATCH"]), 2_000 if stage.quick else 20_000))
+    os.environ["HEM_DATA"] = str(stand_in(Path(os.environ["GPU_SCRATCH"]), 2_000 if stage.quick else 50_000))
     fast = ["--config", "configs/trainer/gpu_fast.yaml", *([] if stage.cuda else ["--model.compile", "false"])]
     usual = ["--config", "configs/trainer/gpu.yaml", "--trainer.benchmark", "true"]
     cifar = ["--config", "configs/classification/cifar10_fast.yaml"]
@@ -564,7 +573,8 @@ def training(stage: Stage) -> None:
             run(steps)
             speeds = steps.speeds(batch)
             low, middle, high = statistics.quantiles(speeds) if len(speeds) > 1 else speeds * 3
-            stage.write(network=network, way=way, batch=batch, **{"images/s": round(middle)},
+            ends = len(speeds) * batch * steps.steps / (steps.times[-1] - steps.times[2])
+            stage.write(network=network, way=way, batch=batch, **{"images/s": round(middle), "with ends": round(ends)},
                         quartiles=f"{low:.0f} to {high:.0f}", seconds=round(time.time() - began))  # fmt: skip
         except Exception as error:
             stage.error(f"{way} {network}", error)

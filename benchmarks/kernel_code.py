@@ -50,6 +50,11 @@ class Launch:
     arguments: tuple[Any, ...]
     options: dict[str, Any]
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """The arguments by their names."""
+        return dict(zip(self.kernel.arg_names, self.arguments, strict=True))
+
 
 @dataclass
 class Code:
@@ -115,8 +120,7 @@ def launches(
 
 def compiled(launch: Launch, capability: int) -> Any:
     """The launch's kernel for a processor of such a capability, specialised for its arguments as a launch does it."""
-    kernel = launch.kernel
-    values = dict(zip(kernel.arg_names, launch.arguments, strict=False)) | launch.options
+    kernel, values = launch.kernel, launch.values
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(kernel.params):
         value = values[parameter.name]
@@ -130,9 +134,8 @@ def compiled(launch: Launch, capability: int) -> Any:
             signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
             if value % 16 == 0 and not parameter.do_not_specialize:
                 attributes[i,] = [["tt.divisibility", 16]]
-    options = {name: value for name, value in launch.options.items() if name not in kernel.arg_names}
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
-    return compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
 
 
 def read(launch: Launch, capability: int = 90) -> Code:
@@ -152,8 +155,8 @@ def read(launch: Launch, capability: int = 90) -> Code:
         named = [o.split(".") for o in operations if o.startswith(operation)]
         return Counter(next((int(w.lstrip("US")) for w in o if re.fullmatch(r"[US]?\d+", w)), 32) for o in named)
 
-    options = launch.options
-    tile = options.get("SAMPLES", 1) * min(options["WIDTH"], options.get("CLASSES", options["WIDTH"]))
+    values = launch.values
+    tile = values.get("SAMPLES", 1) * min(values["WIDTH"], values.get("CLASSES", values["WIDTH"]))
     return Code(
         registers=numbers["REG"],
         spilled=4 * sum(o.startswith("STL") for o in operations),
@@ -161,7 +164,7 @@ def read(launch: Launch, capability: int = 90) -> Code:
         loads=widths("LDG"),
         stores=widths("STG"),
         instructions=sum(o != "NOP" for o in operations),
-        elements=tile / (32 * options.get("num_warps", 4)),
+        elements=tile / (32 * launch.options["num_warps"]),
     )
 
 
@@ -180,7 +183,7 @@ def main() -> None:
                     continue
                 code = read(launch)
                 row = ("x".join(map(str, shape)), str(dtype).removeprefix("torch."), name, launch.programs,
-                       launch.options.get("num_warps", 4), code.registers, code.spilled, words(code.loads),
+                       launch.options["num_warps"], code.registers, code.spilled, words(code.loads),
                        words(code.stores), f"{code.instructions / code.elements:.1f}")  # fmt: skip
                 print("| " + " | ".join(map(str, row)) + " |", flush=True)
 

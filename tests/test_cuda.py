@@ -90,7 +90,7 @@ def test_two_numbers_per_sample_are_kept(shape):
     before = torch.cuda.memory_allocated()
     hem_loss(logits, target).backward()
     beyond = torch.cuda.max_memory_allocated() - before - logits.nbytes
-    assert beyond <= 2 * 4 * target.numel() + 2**17  # and blocks of 512 bytes, totals of the programs
+    assert beyond <= 2 * 4 * target.numel() + 2**20  # and what torch's allocator leaves of a block
 
 
 def test_on_a_stream_of_ones_own():

@@ -185,10 +185,10 @@ class Samples:
         return torch.where(self.labelled().unsqueeze(self.class_dim), probabilities, 0.0)
 
     def breadth(self) -> int:
-        """Among how many classes a sample's probabilities are spread at most: C where values cannot be looked at."""
+        """Among how many classes a sample's probabilities are spread at most; C where looking would wait."""
         if not self.soft:
             return 1
-        if not has_values(self.target) or not self.target.numel():
+        if not readable(self.target) or not self.target.numel():
             return self.num_classes
         return max(int((self.target != 0).sum(self.class_dim).max()), 1)
 
@@ -204,7 +204,12 @@ class Samples:
         if not self.soft:
             loss = cost(Samples(self.logits, self.target, ignore_index=self.ignore_index))
             return loss if self.weight is None else self.mass() * loss
-        probabilities, labels = self.target.topk(breadth, self.class_dim)
+        if breadth == self.num_classes:
+            each = torch.arange(breadth, device=self.target.device)
+            shape = (-1, *(1,) * (self.target.dim() - self.class_dim - 1))
+            probabilities, labels = self.target, each.view(shape).expand_as(self.target)
+        else:
+            probabilities, labels = self.target.topk(breadth, self.class_dim)
         loss = torch.zeros_like(self.logits.select(self.class_dim, 0))
         for q, c in zip(probabilities.unbind(self.class_dim), labels.unbind(self.class_dim), strict=True):
             share = q if self.weight is None else q * self.of_label(self.weight, c)

@@ -91,13 +91,16 @@ def _margin_loss(
         return _margin_errors(labelled, margin, competitor=competitor, high=high, p=p)
 
     samples = check_samples(input, target, weight, ignore_index)
-    breadth = samples.breadth()
-    # how many passes, one for each class, cost as much as one sort
-    passes = 50 if fused and input.numel() > 10_000 else 4
-    if p == 1 and breadth > passes:
-        loss = _expected_margin_errors(samples, margin, competitor=competitor, high=high)
+    if fits and kernels.backend(samples.logits, margin, weight, samples.target) == "c":
+        loss = kernels.expected_margin_loss(samples.logits, samples.shares(), margin=margin, high=high)
     else:
-        loss = samples.expectation(cost, breadth)
+        breadth = samples.breadth()
+        # how many passes, one for each class, cost as much as one sort
+        passes = 50 if fused and input.numel() > 10_000 else 4
+        if p == 1 and breadth > passes:
+            loss = _expected_margin_errors(samples, margin, competitor=competitor, high=high)
+        else:
+            loss = samples.expectation(cost, breadth)
     mass = samples.mass() * (loss != 0) if high else samples.labelled().to(loss.dtype)
     return _reduce(loss, mass, reduction, input)
 

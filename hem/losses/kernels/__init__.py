@@ -28,7 +28,7 @@ from hem.losses.kernels import native
 from hem.losses.kernels.problem import Problem, layout, real
 from hem.losses.reduction import Reduction
 
-__all__ = ["backend", "margin_loss"]
+__all__ = ["backend", "expected_margin_loss", "margin_loss"]
 
 
 @functools.cache
@@ -125,6 +125,67 @@ def margin_loss(
         input, target, ignore_index, high, float(margin), margins, weight, reduction, kernels
     )
     return loss
+
+
+def expected_margin_loss(input: Tensor, shares: Tensor, *, margin: float | Tensor, high: bool = True) -> Tensor:
+    """Σ_c s_c l_c of each sample for HEM, HEM+ (``high``) or multi-margin; only where :func:`backend` says ``"c"``.
+
+    Args:
+        input: Logits, ``(N, C)`` or ``(N, C, d1, ..., dK)``, float32 or float64.
+        shares: Probability times weight of each class s, in the logits' shape and dtype; a constant to autograd.
+        margin: One for all classes, or the margin of each target class, ``(C)``.
+        high: Whether errors below the sample's mean error are left out.
+
+    Returns:
+        The input's shape without C, in its dtype; 0 where all shares are, whatever the logits hold. The gradient is
+        made with it and kept, as large as the logits.
+    """
+    margins = None
+    if isinstance(margin, Tensor) and margin.dim() == 1:
+        margins, margin = margin.to(input).contiguous(), 0.0
+    loss: Tensor = _ExpectedMargin.apply(input, shares, high, float(margin), margins)
+    return loss
+
+
+def _scaled(slope: Tensor, upstream: Tensor) -> Tensor:
+    """The slope of each sample times its upstream gradient; where it is 0 it stays so, whatever is upstream."""
+    return torch.where(slope != 0, slope * upstream.unsqueeze(1), 0.0)
+
+
+class _ExpectedMargin(torch.autograd.Function):
+    """Class probabilities: the slopes come with the losses, for one sort gives both."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, shares: Tensor, high: bool, margin: float, margins: Tensor | None) -> Tensor:
+        shape = layout(input)
+        if shape is None:
+            input = input.contiguous()
+            shape = layout(input)
+        assert shape is not None
+        slope = torch.empty_like(input)
+        if input.stride() != shares.stride():
+            shares = torch.empty_like(input).copy_(shares)
+        losses = input.new_empty((input.shape[0], *input.shape[2:]))
+        problem = Problem(*shape, -100, high, False, margin, margins, None, input, losses)
+        native.expected(problem, shares, losses, slope)
+        ctx.save_for_backward(input, slope)
+        ctx.shape = shape
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        input, slope = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # to be differentiated once more
+        if is_batchedtensor(upstream) or is_legacy_batchedtensor(upstream) or (again and upstream.requires_grad):
+            gradient = _scaled(slope, upstream)
+        else:
+            gradient = torch.empty_like(slope)
+            images, classes, pixels = ctx.shape
+            problem = Problem(images, classes, pixels, -100, True, False, 0.0, None, None, slope, upstream)
+            native.scaled(problem, slope, upstream.contiguous(), gradient)
+        if again:  # it is flat in the logits, which stay in the graph
+            gradient = torch.where(input.new_ones((), dtype=torch.bool), gradient, input)
+        return gradient, None, None, None, None
 
 
 class _Margin(torch.autograd.Function):

@@ -15,13 +15,16 @@ For that, a mask must not depend on data: ignored samples are read like others, 
 
 from __future__ import annotations
 
+import functools
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.compiler import CompiledKernel
 
 from hem.losses.kernels.problem import Problem
 
@@ -69,9 +72,9 @@ def _mean(total, mass):
     return total / tl.where(mass == 0, float("inf"), mass)
 
 
-@triton.jit(do_not_specialize=["ignore_index"])
+@triton.jit(do_not_specialize=["margin", "ignore_index"])
 def _forward(
-    input, target, margins, weight, threshold, count, losses, totals, loss, mass, margin, span, ignore_index,
+    input, target, margins, weight, saved, losses, totals, loss, mass, margin, span, number, ignore_index,
     CLASSES: tl.constexpr, HIGH: tl.constexpr, MEAN: tl.constexpr, ROWS: tl.constexpr, REAL: tl.constexpr,
     LEAST: tl.constexpr, SAMPLES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -103,8 +106,8 @@ def _forward(
     l = l / (tl.where(k == 0, 1.0, k) if HIGH else CLASSES)  # noqa: E741
     l = tl.where(inside & ~known & (label != ignore_index), float("nan"), l)  # noqa: E741
     w = known.to(REAL) if weight is None else tl.load(weight + label, mask=known, other=0.0)
-    tl.store(threshold + sample, limit, mask=inside)
-    tl.store(count + sample, tl.where(l == l, k, l), mask=inside)
+    tl.store(saved + sample, limit, mask=inside)
+    tl.store(saved + number + sample, tl.where(l == l, k, l), mask=inside)
     if losses is not None:
         tl.store(losses + sample, w * l, mask=inside)
     of_all = tl.sum(w * l, 0)
@@ -132,16 +135,16 @@ def _finish(totals, loss, mass, programs, MEAN: tl.constexpr, WIDTH: tl.constexp
     tl.store(mass, of_mass)
 
 
-@triton.jit(do_not_specialize=["ignore_index"])
+@triton.jit(do_not_specialize=["margin", "ignore_index"])
 def _backward(
-    input, target, margins, weight, threshold, count, upstream, mass, grad, margin, span, ignore_index,
+    input, target, margins, weight, saved, upstream, mass, grad, margin, span, number, ignore_index,
     EACH: tl.constexpr, CLASSES: tl.constexpr, HIGH: tl.constexpr, MEAN: tl.constexpr, ROWS: tl.constexpr,
     REAL: tl.constexpr, SAMPLES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     sample, inside, label, known, start = _block(target, span, ignore_index, CLASSES, ROWS, SAMPLES)
     step = 1 if ROWS else span
-    limit = tl.load(threshold + sample, mask=inside, other=0.0)
-    k = tl.load(count + sample, mask=inside, other=0.0)
+    limit = tl.load(saved + sample, mask=inside, other=0.0)
+    k = tl.load(saved + number + sample, mask=inside, other=0.0)
     zy, m = _of_label(input, margins, margin, start, step, label, known, REAL)
     up = tl.load(upstream + sample, mask=inside, other=0.0) if EACH else tl.load(upstream)
     if MEAN:
@@ -173,51 +176,98 @@ def runs(device: str, dtype: torch.dtype) -> bool:
 
 def forward(problem: Problem, saved: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor, int]:
     """Fill ``saved`` and ``losses``; give sum or mean, mass, and -1: a label that is no class makes a loss NaN."""
-    programs, arguments, sizes = _launch(problem, saved, backward=False)
+    programs, tensors, numbers, sizes, warps = _plan(problem, saved, backward=False)
     if not programs:
         return saved.new_zeros(()), saved.new_zeros(()), -1
     loss, mass = saved.new_empty(()), saved.new_empty(())
     totals = saved.new_empty((2, programs)) if programs > 1 else None
     least = 5e-324 if saved.dtype == torch.float64 else 2**-149
-    with torch.cuda.device_of(problem.input):  # which need not be the current one
-        _forward[(programs,)](*arguments[:6], losses, totals, loss, mass, *arguments[6:], LEAST=least, **sizes)
+    with _device(problem.input):
+        results = (losses, totals, loss, mass)
+        _launch(_forward, programs, (*tensors, saved, *results), numbers, (*sizes[:5], least, *sizes[5:]), warps)
         if totals is not None:
             if programs > 10_000:  # too many for one program
                 totals = totals.sum(1, keepdim=True)
-            _finish[(1,)](totals, loss, mass, totals.shape[1], MEAN=problem.mean, WIDTH=1024, enable_fp_fusion=False)
+            _launch(_finish, 1, (totals, loss, mass), (totals.shape[1],), (problem.mean, 1024), 4)
     return loss, mass, -1
 
 
 def backward(problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor, grad: Tensor) -> None:
     """Fill ``grad``."""
-    programs, arguments, sizes = _launch(problem, saved, backward=True)
+    programs, tensors, numbers, sizes, warps = _plan(problem, saved, backward=True)
     if programs:
-        sizes["EACH"] = upstream.dim() > 0
-        with torch.cuda.device_of(problem.input):
-            _backward[(programs,)](*arguments[:6], upstream, mass, grad, *arguments[6:], **sizes)
+        with _device(problem.input):
+            tensors = (*tensors, saved, upstream, mass, grad)
+            _launch(_backward, programs, tensors, numbers, (upstream.dim() > 0, *sizes), warps)
 
 
-def _launch(problem: Problem, saved: Tensor, *, backward: bool) -> tuple[int, tuple[Any, ...], dict[str, Any]]:
-    """How many programs, the arguments of both kernels, and what they are compiled for."""
+def _device(input: Tensor) -> AbstractContextManager[Any]:
+    """Where the logits are, which need not be the current device; asking costs less than setting it."""
+    same = not input.is_cuda or input.get_device() == torch.cuda.current_device()
+    return nullcontext() if same else torch.cuda.device_of(input)
+
+
+_known: dict[tuple[Any, ...], Any] = {}  # kernels as they were compiled
+
+
+def _launch(
+    kernel: Any,
+    programs: int,
+    tensors: tuple[Tensor | None, ...],
+    numbers: tuple[float, ...],
+    constants: tuple[Any, ...],
+    warps: int,
+) -> None:
+    """Launch a kernel.
+
+    Triton works out anew at each launch what a kernel is to be specialised for, which takes longer than the launch.
+    Where tensors begin at multiples of 16 bytes and numbers are neither 1 nor of 64 bits, what it looks at is the key.
+    """
+    bits = 0
+    kinds: list[Any] = []
+    for tensor in tensors:
+        if tensor is not None:
+            bits |= tensor.data_ptr()
+        kinds.append(None if tensor is None else tensor.dtype)
+    usual = bits % 16 == 0
+    for number in numbers:
+        if type(number) is int:
+            usual &= number != 1 and -(2**31) <= number < 2**31
+            kinds.append(number % 16 == 0)
+    first: Any = tensors[0]
+    key = (id(kernel), first.get_device(), warps, *constants, *kinds)
+    found = _known.get(key) if usual else None
+    if found is not None:
+        found[programs, 1, 1](*tensors, *numbers, *constants)
+        return
+    found = kernel[(programs,)](*tensors, *numbers, *constants, num_warps=warps, enable_fp_fusion=False)
+    if usual and isinstance(found, CompiledKernel):
+        _known[key] = found
+
+
+def _plan(
+    problem: Problem, saved: Tensor, *, backward: bool
+) -> tuple[int, tuple[Tensor | None, ...], tuple[float, ...], tuple[Any, ...], int]:
+    """How many programs; the first tensors of both kernels, their numbers and constants; and the warps."""
     images, classes, pixels, ignore_index, high, mean, margin, margins, weight, input, target = problem
     double = saved.dtype == torch.float64
     if double and margins is None:
         margins = saved.new_full((classes,), margin)  # Triton takes a bare number in float32
     rows = pixels == 1
-    images, span = (1, images) if rows else (images, pixels)
+    span, images = (images, 1) if rows else (pixels, images)
     samples, width, warps = _tile(classes, span, rows, input.element_size(), backward)
-    arguments = (input, target, margins, weight, saved[0], saved[1], margin, span, ignore_index)
-    sizes = {"CLASSES": classes, "HIGH": high, "MEAN": mean, "ROWS": rows, "REAL": tl.float64 if double else tl.float32}
-    sizes |= {"SAMPLES": samples, "WIDTH": width, "num_warps": warps, "enable_fp_fusion": False}
-    return images * triton.cdiv(span, samples), arguments, sizes
+    numbers = (margin, span, images * span, ignore_index)
+    sizes = (classes, high, mean, rows, tl.float64 if double else tl.float32, samples, width)
+    return images * -(-span // samples), (input, target, margins, weight), numbers, sizes, warps
 
 
+@functools.cache
 def _tile(classes: int, span: int, rows: bool, itemsize: int, backward: bool) -> tuple[int, int, int]:
     """Samples and classes of a program, and its warps.
 
     The forward wants all classes in registers, the backward, which reads them once anyway, wants many programs.
     """
-    width: int = triton.next_power_of_2(classes)
+    width = 1 << (classes - 1).bit_length()
     if rows:
         most = 4096 if backward else 16384 if itemsize == 8 else 32768
         width = width if width <= most else min(most, 8192)
@@ -230,4 +280,4 @@ def _tile(classes: int, span: int, rows: bool, itemsize: int, backward: bool) ->
     else:
         samples, width, warps = 128, 64, 4
     samples = samples // 2 if itemsize == 8 else samples
-    return min(samples, max(triton.next_power_of_2(span), 16)), width, warps
+    return min(samples, max(1 << (span - 1).bit_length(), 16)), width, warps

@@ -1,4 +1,4 @@
-"""The kernels for a CPU: ``margin.c``, compiled by the machine's own compiler at first use.
+"""The kernels for a CPU: ``margin.c`` and ``expected.c``, compiled by the machine's own compiler at first use.
 
 The library lands in the user's cache folder under a name made of the source, the compiler's command and the
 processor, so one home serves different machines and a new release never meets an old binary. Whatever goes
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hem.losses.kernels.problem import Problem
 
-SOURCE = Path(__file__).with_name("margin.c")
+SOURCES = [Path(__file__).with_name(name) for name in ("margin.c", "expected.c")]
 FLAGS = [
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
     # NaN and infinity stay what they are, but comparisons may become vector instructions
@@ -43,6 +43,17 @@ class Arguments(ctypes.Structure):
     )
 
 
+class Expected(ctypes.Structure):
+    """The arguments of the kernels for class probabilities: ``struct expected`` of ``expected.c``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("images", "classes", "pixels", "high")),
+        ("margin", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("margins", "input", "shares", "losses", "slope")),
+        ("threads", ctypes.c_int64),
+    )
+
+
 def processor() -> str:
     """What ``-march=native`` depends on."""
     try:
@@ -55,34 +66,54 @@ def processor() -> str:
 def compiled(folder: Path) -> Path:
     """The library in ``folder``, compiled unless it is there; processes may race, each renames a file."""
     command = (*os.environ.get("CC", "cc").split(), *FLAGS)
-    key = hashlib.sha256("\0".join((SOURCE.read_text(), *command, processor())).encode()).hexdigest()
+    key = hashlib.sha256("\0".join((*map(Path.read_text, SOURCES), *command, processor())).encode()).hexdigest()
     path = folder / f"margin-{key[:16]}.so"
     if not path.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             fresh = Path(scratch) / path.name
-            whole = (*command, str(SOURCE), "-o", str(fresh), "-lm")
+            whole = (*command, *map(str, SOURCES), "-o", str(fresh), "-lm")
             subprocess.run(whole, check=True, capture_output=True, timeout=120)
             fresh.replace(path)
     return path
 
 
 @functools.cache
-def library() -> dict[torch.dtype, tuple[Callable[[Arguments], int], Callable[[Arguments], None]]]:
-    """Forward and backward kernel for each dtype of logits; empty where there is no library."""
+def functions() -> ctypes.CDLL | None:
+    """All that was compiled; None where that is not possible."""
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        functions = ctypes.CDLL(str(compiled(cache / "hem")))
+        return ctypes.CDLL(str(compiled(cache / "hem")))
     except (OSError, RuntimeError, subprocess.SubprocessError):
+        return None
+
+
+@functools.cache
+def library() -> dict[torch.dtype, tuple[Callable[[Arguments], int], Callable[[Arguments], None]]]:
+    """Forward and backward kernel for each dtype of logits; empty where there is no library."""
+    found = functions()
+    if found is None:
         return {}
     kernels: dict[torch.dtype, Any] = {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         name = str(dtype).removeprefix("torch.")
-        forward, backward = functions[f"forward_{name}"], functions[f"backward_{name}"]
+        forward, backward = found[f"forward_{name}"], found[f"backward_{name}"]
         forward.argtypes = backward.argtypes = (ctypes.POINTER(Arguments),)
         forward.restype, backward.restype = ctypes.c_int64, None
         kernels[dtype] = forward, backward
     return kernels
+
+
+@functools.cache
+def expectation(dtype: torch.dtype) -> tuple[Callable[[Expected], int], Callable[[Expected], None]]:
+    """The kernels of class probabilities for float32 or float64: losses with slopes, and slopes times a gradient."""
+    found = functions()
+    assert found is not None
+    name = str(dtype).removeprefix("torch.")
+    losses, scaled = found[f"expected_{name}"], found[f"scaled_{name}"]
+    losses.argtypes = scaled.argtypes = (ctypes.POINTER(Expected),)
+    losses.restype, scaled.restype = ctypes.c_int64, None
+    return losses, scaled
 
 
 def runs(device: str, dtype: torch.dtype) -> bool:
@@ -104,6 +135,23 @@ def backward(problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor, gr
     """Fill ``grad``."""
     results = None, None, mass.data_ptr(), upstream.data_ptr(), grad.data_ptr(), upstream.dim() > 0
     library()[problem.input.dtype][1](_arguments(problem, saved, *results))
+
+
+def expected(problem: Problem, shares: Tensor, losses: Tensor, slope: Tensor) -> None:
+    """Fill ``losses`` and ``slope``, their derivative by the logits; ``problem.target`` has no part in it."""
+    if expectation(problem.input.dtype)[0](_expected(problem, problem.input, shares, losses, slope)) < -1:
+        raise MemoryError("the margin loss could not get 50 bytes for each class.")
+
+
+def scaled(problem: Problem, slope: Tensor, upstream: Tensor, grad: Tensor) -> None:
+    """Fill ``grad`` with slopes times the upstream gradient of each sample; 0 stays 0."""
+    expectation(slope.dtype)[1](_expected(problem, slope, upstream, None, grad))
+
+
+def _expected(problem: Problem, *tensors: Tensor | None) -> Expected:
+    images, classes, pixels, _, high, _, margin, margins, *_ = problem
+    places = (None if tensor is None else tensor.data_ptr() for tensor in (margins, *tensors))
+    return Expected(images, classes, pixels, high, margin, *places, torch.get_num_threads())
 
 
 def _arguments(problem: Problem, saved: Tensor, *results: int | None) -> Arguments:
