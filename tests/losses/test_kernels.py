@@ -406,6 +406,107 @@ def test_class_probabilities_go_through_the_kernel(kernel, monkeypatch):
     torch.testing.assert_close(hem_loss(logits, target, reduction="none"), fused)
 
 
+def one_class_after_the_other(logits: Tensor, shares: Tensor, **own: object) -> tuple[Tensor, Tensor]:
+    """Σ_c s_c l_c and its gradient by the kernel for labels, in float64."""
+    z = logits.detach().double().requires_grad_()
+    total = torch.zeros_like(z.select(1, 0))
+    for c in range(z.shape[1]):
+        target = torch.where(shares.select(1, c) != 0, c, -100)
+        total = total + shares.select(1, c).double() * kernels.margin_loss(z, target, reduction="none", **own)[0]
+    return total.detach(), torch.autograd.grad(total.sum(), z)[0]
+
+
+SPREAD = ["even", "few", "one", "none", "equal logits", "masked logits", "far apart", "large"]
+
+
+@pytest.mark.skipif(FUSED != "c", reason="about the C kernel")
+@pytest.mark.parametrize("spread", SPREAD)
+@pytest.mark.parametrize("shape", [(70, 5), (9, 1), (3, 40), (5, 300), (2, 12, 9, 8), (2, 33, 5, 7)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_expected_losses_are_those_of_one_class_after_the_other(kernel, spread, shape, dtype):
+    """Side by side, by sorting and one by one; with a margin, with one for each class; HEM and multi-margin."""
+    logits, _ = logits_and_target(*shape, dtype=dtype)
+    shares = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    if spread in ("few", "one"):
+        shares = torch.where(shares < shares.topk(min(2 if spread == "few" else 1, shape[1]), 1)[0][:, -1:], 0, shares)
+    elif spread == "none":
+        shares[0] = 0
+        logits[0] = torch.nan
+    elif spread == "equal logits":
+        logits = logits.round()
+    elif spread == "masked logits" and shape[1] > 2:
+        logits[:, 1] = -torch.inf
+        shares[:, 1] = 0
+    elif spread == "far apart":
+        logits = logits * 30 + 1000
+    elif spread == "large":
+        logits = logits * 3e35  # sums of errors beyond 1e30 are not trusted to float32
+    margins = torch.rand(shape[1], generator=torch.Generator().manual_seed(2), dtype=dtype)
+    for margin, high in ((0.5, True), (0.5, False), (margins, True), (0.0, True)):
+        z = logits.clone().requires_grad_()
+        loss = kernels.expected_margin_loss(z, shares, margin=margin, high=high)
+        (gradient,) = torch.autograd.grad(loss.sum(), z)
+        own = {"margin": margin.double() if isinstance(margin, Tensor) else margin, "high": high}
+        expected, slope = one_class_after_the_other(logits, shares, **own)
+        exact = dtype == torch.float64
+        torch.testing.assert_close(
+            loss.double(), expected, rtol=1e-12 if exact else 3e-6, atol=1e-12 if exact else 1e-5
+        )
+        if spread != "equal logits" or exact:  # of which rounding decides ties with the mean
+            torch.testing.assert_close(gradient.double(), slope, rtol=1e-10 if exact else 1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(FUSED != "c", reason="about the C kernel")
+def test_expected_losses_show_a_nan_and_keep_the_promises_of_gradients(kernel):
+    for classes in (5, 80):
+        logits, _ = logits_and_target(6, classes)
+        shares = torch.rand(6, classes) + 0.1
+        logits[2, 1] = torch.nan
+        shares[3] = 0
+        z = logits.requires_grad_()
+        loss = kernels.expected_margin_loss(z, shares, margin=0.5)
+        assert loss.isnan().tolist() == [False, False, True, False, False, False]
+        assert loss[3] == 0
+        infinite = torch.full((6,), torch.inf)
+        (gradient,) = torch.autograd.grad(loss, z, infinite, retain_graph=True)
+        assert (gradient[3] == 0).all()
+        (again,) = torch.autograd.grad(loss, z, infinite, create_graph=True)
+        assert torch.equal(again.isnan(), gradient.isnan())
+    z = logits_and_target(4, 40, dtype=torch.float64)[0].requires_grad_()
+    shares = torch.rand(4, 40, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: kernels.expected_margin_loss(z, shares, margin=0.5), z)
+    assert torch.autograd.gradgradcheck(lambda z: kernels.expected_margin_loss(z, shares, margin=0.5).square(), z)
+
+
+@pytest.mark.skipif(FUSED != "c", reason="about the C kernel")
+def test_expected_losses_are_the_same_in_every_layout_and_for_any_number_of_threads(kernel):
+    for classes in (12, 50):
+        logits, _ = logits_and_target(2, classes, 40, 41)
+        shares = torch.rand(logits.shape)
+        threads, found = torch.get_num_threads(), []
+        try:
+            for n, layout in ((1, torch.contiguous_format), (2, torch.contiguous_format), (1, torch.channels_last)):
+                torch.set_num_threads(n)
+                z = logits.contiguous(memory_format=layout).requires_grad_()
+                loss = kernels.expected_margin_loss(z, shares, margin=0.5)
+                found.append((loss, torch.autograd.grad(loss.sum(), z)[0]))
+        finally:
+            torch.set_num_threads(threads)
+        for loss, gradient in found[1:]:
+            assert torch.equal(loss, found[0][0])
+            assert torch.equal(gradient, found[0][1])
+
+
+def test_the_loss_may_be_changed_in_place(kernel):
+    """As cross-entropy's may; results that are parts of one tensor could not."""
+    for reduction in ("mean", "sum"):
+        logits, target = logits_and_target(6, 5)
+        loss = hem_loss(logits.requires_grad_(), target, reduction=reduction)
+        (expected,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        loss *= 2
+        assert torch.equal(torch.autograd.grad(loss, logits)[0], 2 * expected)
+
+
 def test_an_unknown_kernel_is_refused(monkeypatch):
     monkeypatch.setenv("HEM_KERNEL", "cuda")
     kernels._kernels.cache_clear()
