@@ -29,7 +29,8 @@ def installed(tmp_path_factory):
 @pytest.mark.slow
 def test_trains_from_any_folder(installed, tmp_path):
     """Short names of configs are found in the package; the run has its curves and checkpoints."""
-    assert (installed / "hem" / "configs" / "base.yaml").is_file()
+    shipped = {path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
+    assert {path.relative_to(installed / "hem") for path in (installed / "hem" / "configs").rglob("*.yaml")} == shipped
     assert not (installed / "hem" / "configs").is_symlink()
     outcome = subprocess.run(
         [sys.executable, "-m", "hem", "fit", "--config", "classification/digits", "--config", "loss/hem.yaml",

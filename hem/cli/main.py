@@ -15,7 +15,7 @@ from hem.cli.listings import listing
 from hem.memory import keep_freed
 from hem.names import near
 
-MEANT = {"train": "fit", "eval": "test", "evaluate": "test"}  # other names of the commands
+OTHER_NAMES = {"train": "fit", "eval": "test", "evaluate": "test"}  # of the commands
 HELP = ("-h", "--help")
 
 
@@ -65,9 +65,12 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments[-2:-1] and arguments[-2] in HELP and arguments[-1] == "all":
         arguments.pop()  # the parser's own
     try:
-        if (first := next(iter(arguments), "")) not in COMMANDS:
-            print(listing(first, arguments[1:]) if first in LISTINGS else refuse(first))
+        first = next(iter(arguments), "")
+        if first in LISTINGS:
+            print(listing(first, arguments[1:]))
             return 0
+        if first not in COMMANDS:
+            refuse(first)
         arguments = expanded(arguments)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -88,7 +91,7 @@ def refuse(first: str) -> NoReturn:
         ValueError: Always.
     """
     known = (*COMMANDS, *LISTINGS)
-    given = f"'{first}'{near(MEANT.get(first, first), known)}" if first else "none"
+    given = f"'{first}'{near(OTHER_NAMES.get(first, first), known)}" if first else "none"
     given = "an option first" if first.startswith("-") else given
     raise ValueError(f"Expected a command, one of {', '.join(known)}, got {given}: see `{program()} --help`.")
 

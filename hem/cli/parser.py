@@ -67,7 +67,7 @@ class Parser(LightningArgumentParser):
         """Parse a config, in which our classes may have their short names, as on the command line."""
         loaded = yaml.safe_load(content)
         try:
-            spelt = spelt_out(loaded)
+            spelt = spelt_out(loaded) if isinstance(loaded, dict) else loaded
         except Unusable as error:
             self.error(str(error), error)
         return super().parse_string(content if spelt == loaded else yaml.safe_dump(spelt), *args, **kwargs)
