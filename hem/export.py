@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file: `python -m hem.export RUN_DIR [--output model.onnx]`."""
+"""A trained network as an ONNX file: `python -m hem.export RUN_DIR [--output model.onnx] [--probabilities]`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def export_onnx(
     image_size: tuple[int, int],
     in_channels: int,
     class_names: Sequence[str] | None = None,
+    probabilities: nn.Module | None = None,
 ) -> float | None:
     """Writes a network as one ONNX file, through torch's exporter, and compares the two.
 
@@ -31,6 +32,8 @@ def export_onnx(
         image_size: (height, width) in pixels.
         in_channels: channels of an image.
         class_names: kept in the file's metadata under `class_names`, as a JSON list.
+        probabilities: logits to probabilities, such as a `Temperature` of `hem.calibrate`: the file then has a second
+            output, `probabilities`, and the numbers of the module in its metadata under `calibration`. None: no such.
 
     Returns:
         The largest difference between the file's logits and torch's over random images, in batches of other
@@ -53,6 +56,7 @@ def export_onnx(
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists and is not overwritten: remove it or name another file")
+    net = _Outputs(net, probabilities)
     net = copy.deepcopy(net).cpu().eval()
     # two images, not one: a batch of one would be taken for a constant
     program = torch.onnx.export(
@@ -61,12 +65,15 @@ def export_onnx(
         dynamo=True,
         verbose=False,
         input_names=["images"],
-        output_names=["logits"],
+        output_names=net.names,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
     assert program is not None  # dynamo=True gives a program
     if class_names is not None:
         program.model.metadata_props["class_names"] = json.dumps(list(class_names))
+    if probabilities is not None:
+        numbers = {name: value.tolist() for name, value in probabilities.named_buffers()}
+        program.model.metadata_props["calibration"] = json.dumps(numbers)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:
@@ -78,9 +85,23 @@ def export_onnx(
     return difference
 
 
+class _Outputs(nn.Module):
+    """Images to the outputs of the file."""
+
+    def __init__(self, net: nn.Module, probabilities: nn.Module | None) -> None:
+        super().__init__()
+        self.net = net
+        self.probabilities = probabilities
+        self.names = ["logits"] if probabilities is None else ["logits", "probabilities"]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        logits: Tensor = self.net(images)
+        return (logits,) if self.probabilities is None else (logits, self.probabilities(logits))
+
+
 @torch.no_grad()
-def _difference(net: nn.Module, path: Path, batches: list[Tensor]) -> float | None:
-    """The largest difference of the logits, where onnxruntime is installed; float32's rounding is allowed."""
+def _difference(net: _Outputs, path: Path, batches: list[Tensor]) -> float | None:
+    """The largest difference of the outputs, where onnxruntime is installed; float32's rounding is allowed."""
     if find_spec("onnxruntime") is None:
         return None
     import onnxruntime
@@ -88,14 +109,14 @@ def _difference(net: nn.Module, path: Path, batches: list[Tensor]) -> float | No
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     largest = 0.0
     for images in batches:
-        logits: Tensor = net(images)
-        exported = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-        difference = (logits - exported).abs().max().item()
-        if not difference <= 1e-4 * max(1.0, logits.abs().max().item()):
-            raise RuntimeError(
-                f"the exported network's logits differ from torch's by {difference:.3g}: nothing was written"
-            )
-        largest = max(largest, difference)
+        found = session.run(net.names, {"images": images.numpy()})
+        for name, own, exported in zip(net.names, net(images), map(torch.from_numpy, found), strict=True):
+            difference = (own - exported).abs().max().item()
+            if not difference <= 1e-4 * max(1.0, own.abs().max().item()):
+                raise RuntimeError(
+                    f"the exported network's {name} differ from torch's by {difference:.3g}: nothing was written"
+                )
+            largest = max(largest, difference)
     return largest
 
 
@@ -104,19 +125,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hem.export", description="Export a run's network to ONNX.")
     parser.add_argument("run_dir", type=Path, help="folder of a run, e.g. runs/classification_mnist/hem/seed0")
     parser.add_argument("--output", type=Path, help="file to write (default: RUN_DIR/model.onnx)")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="a second output: probabilities, by the run's calibration"
+    )
     chosen = parser.parse_args(arguments)
     output = chosen.output or chosen.run_dir / "model.onnx"
     try:
         from hem import load
 
         model = load(chosen.run_dir)
-        difference = export_onnx(model, output, model.image_size, model.in_channels, model.class_names)
+        calibration = model.calibration if chosen.probabilities else None
+        if chosen.probabilities and calibration is None:
+            raise ValueError(
+                f"Expected the calibration of these weights in {chosen.run_dir}, got none: make it with "
+                "`python cli.py test` and this checkpoint, or leave --probabilities out."
+            )
+        difference = export_onnx(
+            model,
+            output,
+            model.image_size,
+            model.in_channels,
+            model.class_names,
+            None if calibration is None else calibration.probabilities,
+        )
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
     checked = (
         "not compared with torch: onnxruntime is not installed"
         if difference is None
-        else f"logits within {difference:.1e} of torch's"
+        else f"{'logits and probabilities' if chosen.probabilities else 'logits'} within {difference:.1e} of torch's"
     )
     print(f"{output}: {checked}")
 

@@ -11,7 +11,9 @@ from torch import nn
 
 import hem
 import hem.export
+from hem.calibration import Temperature
 from hem.export import export_onnx, main
+from hem.modules.calibrator import RunCalibration
 from hem.networks import LeNet, Network, Normalize, ResNet8, linear_head
 
 
@@ -90,6 +92,31 @@ def test_the_command_exports_a_run(monkeypatch, tmp_path, capsys):
         main([str(tmp_path)])
     assert stop.value.code == 2
     assert "exists and is not overwritten" in capsys.readouterr().err
+
+
+def test_probabilities_are_a_second_output(tmp_path):
+    net, temperature = tiny().eval(), Temperature(0.125)
+    export_onnx(net, tmp_path / "net.onnx", (8, 8), 1, probabilities=temperature)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    images = torch.rand(3, 1, 8, 8)
+    logits, p = map(torch.from_numpy, session.run(["logits", "probabilities"], {"images": images.numpy()}))
+    with torch.no_grad():
+        torch.testing.assert_close(p, temperature(net(images)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits, net(images), rtol=1e-4, atol=1e-5)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["calibration"]) == {"temperature": 0.125}
+
+
+def test_probabilities_of_a_run_without_calibration(monkeypatch, tmp_path, capsys):
+    net = tiny().eval()
+    net.calibration = None
+    monkeypatch.setattr(hem, "load", lambda run_dir: net)
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--probabilities"])
+    assert "Expected the calibration of these weights in" in capsys.readouterr().err
+    net.calibration = RunCalibration(Temperature(2.0), None, 1, "")
+    main([str(tmp_path), "--probabilities"])
+    assert "logits and probabilities within" in capsys.readouterr().out
 
 
 def test_the_command_says_when_nothing_was_compared(monkeypatch, tmp_path, capsys):
