@@ -34,8 +34,18 @@ class Metric(NamedTuple):
 
 # The headline figures of each task: name in results.json (`*` stands for a word) and title. The first one that a task
 # has is its figure in the summary. `mean` of a radius is made here, of all radii of the curve but 0.
+CALIBRATION = {
+    "test/calibration_error": "calibration error",
+    "test/calibrated/calibration_error": "calibration error after calibration",
+    "test/calibrated/nll": "negative log-likelihood after calibration",
+}
 METRICS: dict[str, dict[str, str]] = {
-    "classification": {"test/accuracy": "accuracy", "test/calibration_error": "calibration error"},
+    "classification": {
+        "test/accuracy": "accuracy",
+        **CALIBRATION,
+        "test/aurc/max_logit": "area under risk and coverage, largest logit",
+        "test/calibrated/aurc/msp": "area under risk and coverage, calibrated softmax",
+    },
     "rejection": {
         "test/auroc/max_logit/seven": "AUROC, largest logit: seven unknown sets",
         "test/auroc/max_logit/near": "AUROC, largest logit: near sets",
@@ -45,6 +55,9 @@ METRICS: dict[str, dict[str, str]] = {
         "test/auroc/msp/seven": "AUROC, softmax: seven unknown sets",
         "test/auroc/msp/novel": "AUROC, softmax: novel classes",
         "test/auroc/msp/unrecognisable": "AUROC, softmax: unrecognisable images",
+        "test/auroc/msp_calibrated/seven": "AUROC, calibrated softmax: seven unknown sets",
+        "test/auroc/msp_calibrated/novel": "AUROC, calibrated softmax: novel classes",
+        "test/auroc/msp_calibrated/unrecognisable": "AUROC, calibrated softmax: unrecognisable images",
         "test/dar/max_logit/overall": "treated rightly (DAR), largest logit",
         "test/dar/msp/overall": "treated rightly (DAR), softmax",
     },
@@ -66,17 +79,20 @@ METRICS: dict[str, dict[str, str]] = {
         "test/many_shot_accuracy": "many-shot accuracy",
         "test/medium_shot_accuracy": "medium-shot accuracy",
         "test/few_shot_accuracy": "few-shot accuracy",
+        **CALIBRATION,
     },
     "continual": {
         "test/average_accuracy": "average accuracy at the end",
         "test/forgetting": "forgetting",
         "test/backward_transfer": "backward transfer",
+        **CALIBRATION,
     },
     "segmentation": {
         "test/miou": "mean IoU",
         "test/mean_accuracy": "mean accuracy of the classes",
         "test/accuracy": "accuracy of pixels",
         "test/unknown/auroc_max_logit": "AUROC of unknown pixels, largest logit",
+        **CALIBRATION,
     },
 }
 
@@ -86,6 +102,9 @@ RULES: tuple[tuple[str, bool | None, bool], ...] = (
     (r"masking/|/images/|(^|/)images$", None, False),
     (r"calibration_error|fpr95|forgetting|intransigence", False, True),
     (r"mce", False, False),
+    (r"(^|/)(nll|brier)$|(^|/)aurc/|conformal/size$", False, False),
+    (r"(^|/)temperature$", None, False),
+    (r"conformal/coverage$", None, True),
     (r"^(test|val|train)/loss($|/)", None, False),  # each loss has a scale of its own
     (r"(^|/)active$", None, True),
     (r"accuracy|auroc|aupr|oscr|(^|/)dar|iou|dice|transfer|(^|/)corruption/", True, True),
