@@ -83,6 +83,10 @@ class Trained(nn.Module):
         """
         return _logits(self.net, images)
 
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Return probabilities (N, num_classes), calibrated where the run has a calibration."""
+        return probabilities(self(images), self.calibration)
+
     def prepare(self, image: Image.Image | str | Path) -> Tensor:
         """Return an image file or PIL image as a tensor (C, H, W) in [0, 1] of the network's size and channels."""
         return self.transform(decode_image(image, self.in_channels)).float() / 255
@@ -131,23 +135,34 @@ class Segmenter(nn.Module):
         class_names: Name of each class.
         palette: RGB of each class.
         shape: Brings images to the size the network was trained with, and masks back to the images'.
+        calibration: The calibration of the run, or None where no test has fitted one for these weights.
     """
 
     in_channels = 3
 
     def __init__(
-        self, net: nn.Module, class_names: Sequence[str], palette: Sequence[pictures.Color], shape: Stretch | Pad
+        self,
+        net: nn.Module,
+        class_names: Sequence[str],
+        palette: Sequence[pictures.Color],
+        shape: Stretch | Pad,
+        calibration: RunCalibration | None = None,
     ) -> None:
         super().__init__()
         self.net = net
         self.class_names = list(class_names)
         self.palette = list(palette)
         self.shape = shape
+        self.calibration = calibration
         self.image_size = shape.size
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, num_classes, H, W) of images (N, 3, H, W): bytes, or floating point in [0, 1]."""
         return _logits(self.net, images)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Return each pixel's probabilities (N, num_classes, H, W), calibrated where the run has a calibration."""
+        return probabilities(self(images), self.calibration)
 
     @torch.inference_mode()
     def predict(self, images: Tensor | Picture | Sequence[Picture]) -> list[Image.Image]:
@@ -283,9 +298,9 @@ def _with_data(run: RunFolder, record: dict[str, Any], path: Path) -> Trained | 
     check_state(cli.model, state)
     cli.model.load_state_dict({k: v for k, v in state.items() if k.startswith("net.")}, strict=False)
     data = cli.datamodule
-    if isinstance(data, SegmentationDataModule):
-        return Segmenter(cli.model.net, data.class_names, data.palette, data.shape).eval()
-    rejector = Rejector.load(run.path, cli.model.net)
     calibration = RunCalibration.load(run, cli.model.net)
+    if isinstance(data, SegmentationDataModule):
+        return Segmenter(cli.model.net, data.class_names, data.palette, data.shape, calibration).eval()
+    rejector = Rejector.load(run.path, cli.model.net)
     form = (data.class_names, data.in_channels, data.image_size, data.eval_transform())
     return Trained(cli.model.net, *form, rejector, calibration).eval()

@@ -121,7 +121,7 @@ def calibrate(
     by: validation samples.
 
     Args:
-        logits: What the network gives, (N, C) or (N, C, d1, ..., dK).
+        logits: What the network gives, (N, C) or (N, C, d1, ..., dK); -inf for a class that a sample cannot have.
         target: Class indices, (N) or (N, d1, ..., dK).
         method: ``"temperature"``, one number T, which changes no decision; or ``"vector"``, two numbers for each class.
         weight: What a sample of each class counts, (C): for another prior of the classes than the samples have, its
@@ -156,10 +156,13 @@ def _fitted(
     z = z.double()
     if not len(z):
         raise ValueError("Expected labelled samples to calibrate with, got none: hand in validation samples.")
-    if not z.isfinite().all():
+    wrong = (z == torch.inf).any(1) | z.gather(1, y[:, None]).isinf().squeeze(1)
+    if method == "vector":
+        wrong |= z.isinf().any(1)
+    if wrong.any():
         raise ValueError(
-            f"Expected finite logits, got infinite ones in {int((~z.isfinite().all(1)).sum())} samples: leave out the "
-            "columns of classes that cannot be."
+            f"Expected finite logits, got infinite ones in {int(wrong.sum())} samples: -inf is for classes that a "
+            "sample cannot have, and for a temperature alone."
         )
     share = _shares(weight, y, z.shape[1])
     beta = _inverse_temperature(z, y, share)
@@ -200,19 +203,22 @@ def _inverse_temperature(logits: Tensor, target: Tensor, share: Tensor) -> float
     from scipy.optimize import brentq  # deferred: the losses need torch alone
 
     own = logits.gather(1, target[:, None])
-    descents = logits - own  # of the label, which shifts nothing and keeps all digits
-    if not (share * descents.mean(1)).sum() < 0:
+    possible = logits > -torch.inf
+    # from the label's logit, which shifts nothing and keeps all digits; what cannot be adds nothing
+    descents = torch.where(possible, logits - own, 0.0)
+    others = possible.sum(1) - 1
+    if not (share * descents.sum(1) / (others + 1)).sum() < 0:
         raise ValueError(
             "Expected logits that are larger for the label than for the other classes on average, got none such: no "
             "temperature makes them probabilities. Is the target that of these logits, and the network trained?"
         )
     aim = torch.zeros(len(logits), dtype=torch.float64)  # what the expectation of z - z_y should be
     if not (descents[share > 0] > 0).any():
-        others = logits.shape[1] - 1
-        aim = descents.sum(1) / others / (len(logits) + 2)
+        aim = descents.sum(1) / others.clamp(min=1) / (len(logits) + 2)
 
     def slope(log_beta: float) -> float:
-        expected = (descents * (np.exp(log_beta) * descents).softmax(1)).sum(1)
+        scaled = torch.where(possible, np.exp(log_beta) * descents, -torch.inf)
+        expected = (descents * scaled.softmax(1)).sum(1)
         return float((share * (expected - aim)).sum())
 
     # from where a typical difference of logits is 1, factors of 4 to either side; L' changes its sign within them

@@ -5,6 +5,7 @@ All take logits: probabilities p are their softmax, and whoever has p hands in `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -17,13 +18,20 @@ from hem.metrics.samples import rows
 Binning = Literal["width", "mass"]
 
 
-def negative_log_likelihood(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
+Weight = Sequence[float] | Tensor
+
+
+def negative_log_likelihood(
+    logits: Tensor, target: Tensor, ignore_index: int = -100, weight: Weight | None = None
+) -> Tensor:
     """Return the mean of -log p_y, in nats.
 
     Args:
         logits: (N, C) or (N, C, d1, ..., dK).
         target: Class indices, (N) or (N, d1, ..., dK).
         ignore_index: The label of what has none.
+        weight: What a sample of each class counts, (C), in a mean for another prior of the classes than the samples
+            have: its share of the class over the samples' share. None: 1.
 
     Returns:
         A scalar, float64; NaN where nothing has a label.
@@ -36,10 +44,10 @@ def negative_log_likelihood(logits: Tensor, target: Tensor, ignore_index: int = 
         >>> negative_log_likelihood(torch.tensor([[0.75, 0.25]]).log(), torch.tensor([0]))
         tensor(0.2877, dtype=torch.float64)
     """
-    return F.cross_entropy(*rows(logits, target, ignore_index))
+    return _mean(NegativeLogLikelihood(ignore_index, weight), logits, target)
 
 
-def brier_score(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
+def brier_score(logits: Tensor, target: Tensor, ignore_index: int = -100, weight: Weight | None = None) -> Tensor:
     """Return the mean of sum_j (p_j - [j = y])^2, from 0 (sure and right) to 2 (sure and wrong).
 
     Args, Returns, Raises: as :func:`negative_log_likelihood`.
@@ -50,7 +58,13 @@ def brier_score(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Ten
         >>> brier_score(torch.tensor([[0.75, 0.25]]).log(), torch.tensor([0]))
         tensor(0.1250, dtype=torch.float64)
     """
-    return _squares(*rows(logits, target, ignore_index)).mean()
+    return _mean(BrierScore(ignore_index, weight), logits, target)
+
+
+def _mean(metric: _Mean, logits: Tensor, target: Tensor) -> Tensor:
+    metric.update(logits, target)
+    found: Tensor = metric.compute()
+    return found.to(logits.device)
 
 
 def _squares(logits: Tensor, target: Tensor) -> Tensor:
@@ -62,28 +76,32 @@ def _squares(logits: Tensor, target: Tensor) -> Tensor:
 class Reliability(NamedTuple):
     """A reliability diagram: what is in each bin of confidence."""
 
-    size: Tensor  # (B,) int64, samples
+    size: Tensor  # (B,) float64, the samples or the sum of their weights
     confidence: Tensor  # (B,) float64, their mean confidence; NaN for an empty bin
     accuracy: Tensor  # (B,) float64, the share of them that is right; NaN for an empty bin
 
     @property
     def error(self) -> Tensor:
         """The calibration error: sum_b n_b / N |accuracy_b - confidence_b|, a scalar; NaN without a sample."""
-        share = self.size.double() / self.size.sum()
+        share = self.size / self.size.sum()
         return (share * (self.accuracy - self.confidence).abs())[self.size > 0].sum() + 0 * share.sum()
 
 
-def reliability(confidence: Tensor, correct: Tensor, bins: int = 15, binning: Binning = "width") -> Reliability:
+def reliability(
+    confidence: Tensor, correct: Tensor, bins: int = 15, binning: Binning = "width", weight: Tensor | None = None
+) -> Reliability:
     """Sort samples into bins of confidence.
 
     Of equal width: bin b = 1..B holds the confidences in ((b - 1) / B, b / B], so that 1 is in the last bin. Of equal
-    mass: the edges are the quantiles b / B of the confidences; equal confidences are in one bin, whatever their order.
+    mass: the edges are the quantiles b / B of the confidences (without weights); equal confidences are in one bin,
+    whatever their order.
 
     Args:
         confidence: (N,) probability of the predicted class, in [0, 1].
         correct: (N,) bool, whether the prediction is right.
         bins: B >= 1.
         binning: ``"width"`` or ``"mass"``.
+        weight: What each sample counts, (N,); None: 1.
 
     Raises:
         ValueError: ``bins`` or ``binning`` is none of those, the shapes differ, or a confidence is outside [0, 1].
@@ -92,9 +110,9 @@ def reliability(confidence: Tensor, correct: Tensor, bins: int = 15, binning: Bi
     O'Connor, "Posterior calibration and exploratory analysis", EMNLP 2015 (equal mass).
 
     Example:
-        >>> reliability(torch.tensor([0.6, 0.8, 1.0]), torch.tensor([True, False, True]), bins=2)
-        Reliability(size=tensor([0, 3]), confidence=tensor([   nan, 0.8000], dtype=torch.float64),
-                    accuracy=tensor([   nan, 0.6667], dtype=torch.float64))
+        >>> found = reliability(torch.tensor([0.6, 0.8, 1.0]), torch.tensor([True, False, True]), bins=2)
+        >>> found.size.tolist(), round(found.confidence[1].item(), 4), round(found.accuracy[1].item(), 4)
+        ([0.0, 3.0], 0.8, 0.6667)
     """
     _check_bins(bins, binning)
     if confidence.ndim != 1 or correct.shape != confidence.shape:
@@ -119,8 +137,11 @@ def reliability(confidence: Tensor, correct: Tensor, bins: int = 15, binning: Bi
     else:
         inner = torch.zeros(bins - 1, dtype=torch.float64)
     where = torch.searchsorted(inner, confidence)  # inner[b - 1] < confidence <= inner[b]
-    size = torch.bincount(where, minlength=bins)
-    sums = [torch.bincount(where, weights=values, minlength=bins) for values in (confidence, correct)]
+    each = torch.ones_like(confidence) if weight is None else weight.detach().cpu().double()
+    size, *sums = (
+        torch.bincount(where, weights=each * values, minlength=bins)
+        for values in (torch.ones_like(confidence), confidence, correct)
+    )
     return Reliability(size, *(total / size for total in sums))
 
 
@@ -132,7 +153,12 @@ def _check_bins(bins: int, binning: str) -> None:
 
 
 def calibration_error(
-    logits: Tensor, target: Tensor, bins: int = 15, binning: Binning = "width", ignore_index: int = -100
+    logits: Tensor,
+    target: Tensor,
+    bins: int = 15,
+    binning: Binning = "width",
+    ignore_index: int = -100,
+    weight: Weight | None = None,
 ) -> Tensor:
     """Return the expected calibration error: sum_b n_b / N |accuracy_b - confidence_b| over bins of confidence.
 
@@ -146,6 +172,7 @@ def calibration_error(
         bins: Their number.
         binning: Of equal ``"width"`` or of equal ``"mass"``.
         ignore_index: The label of what has none.
+        weight: What a sample of each class counts, (C), as in :func:`negative_log_likelihood`.
 
     Returns:
         A scalar in [0, 1], float64; NaN where nothing has a label.
@@ -161,7 +188,10 @@ def calibration_error(
         >>> calibration_error(torch.tensor([[0.6, 0.4], [0.2, 0.8]]).log(), torch.tensor([0, 0]))
         tensor(0.6000, dtype=torch.float64)
     """
-    return reliability(*confidences(*rows(logits, target, ignore_index)), bins, binning).error
+    metric = CalibrationError(bins, binning, ignore_index, weight)
+    metric.update(logits, target)
+    found: Tensor = metric.compute()
+    return found.to(logits.device)
 
 
 def confidences(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,18 +200,32 @@ def confidences(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return logits.softmax(1).amax(1).clamp(max=1), logits.argmax(1) == target
 
 
+def _counts(weight: Weight | None, logits: Tensor, target: Tensor) -> Tensor:
+    """What each sample counts, (N,), in the logits' dtype."""
+    if weight is None:
+        return torch.ones_like(target, dtype=logits.dtype)
+    of_class = torch.as_tensor(weight, dtype=logits.dtype, device=logits.device)
+    if of_class.shape != logits.shape[1:] or not (of_class >= 0).all():
+        raise ValueError(
+            f"Expected a weight of 0 or more for each of {logits.shape[1]} classes, got shape {tuple(of_class.shape)}"
+            f"{f', the least of them {of_class.min():g}' if of_class.numel() else ''}."
+        )
+    return of_class[target]
+
+
 class _Mean(Metric):
     """A mean over all labelled samples of all processes."""
 
     total: Tensor
     count: Tensor
 
-    def __init__(self, ignore_index: int = -100, **kwargs: Any) -> None:
+    def __init__(self, ignore_index: int = -100, weight: Weight | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.ignore_index = ignore_index
-        # becomes float64 with the first batch, where the device has that
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.weight = weight
+        # they become float64 with the first batch, where the device has that
+        for name in ("total", "count"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
     def each(self, logits: Tensor, target: Tensor) -> Tensor:
         """The value of each sample."""
@@ -189,9 +233,10 @@ class _Mean(Metric):
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Take a batch: logits (N, C, ...) and class indices (N, ...)."""
-        values = self.each(*rows(logits, target, self.ignore_index))
-        self.total = self.total + values.sum()
-        self.count += len(values)
+        logits, target = rows(logits, target, self.ignore_index)
+        counts = _counts(self.weight, logits, target)
+        self.total = self.total + (counts * self.each(logits, target)).sum()
+        self.count = self.count + counts.sum()
 
     def compute(self) -> Tensor:
         """The mean, a scalar; NaN where nothing had a label."""
@@ -235,6 +280,7 @@ class CalibrationError(Metric):
         bins: Their number.
         binning: Of equal ``"width"`` or of equal ``"mass"``.
         ignore_index: The label of what has none.
+        weight: What a sample of each class counts, (C), as in :func:`negative_log_likelihood`.
         **kwargs: See :class:`torchmetrics.Metric`.
 
     Raises:
@@ -249,26 +295,37 @@ class CalibrationError(Metric):
 
     confidence: list[Tensor]
     correct: list[Tensor]
+    counts: list[Tensor]
 
-    def __init__(self, bins: int = 15, binning: Binning = "width", ignore_index: int = -100, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        bins: int = 15,
+        binning: Binning = "width",
+        ignore_index: int = -100,
+        weight: Weight | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         _check_bins(bins, binning)
         self.bins = bins
         self.binning = binning
         self.ignore_index = ignore_index
-        for name in ("confidence", "correct"):
+        self.weight = weight
+        for name in ("confidence", "correct", "counts"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Take a batch: logits (N, C, ...) and class indices (N, ...)."""
-        confidence, correct = confidences(*rows(logits, target, self.ignore_index))
+        logits, target = rows(logits, target, self.ignore_index)
+        confidence, correct = confidences(logits, target)
         self.confidence.append(confidence)
         self.correct.append(correct)
+        self.counts.append(_counts(self.weight, logits, target))
 
     def diagram(self, binning: Binning | None = None) -> Reliability:
         """The bins, of this process's samples; of all processes' within ``compute`` or ``sync_context``."""
-        confidence, correct = joined(self.confidence), joined(self.correct)
-        return reliability(confidence, correct, self.bins, self.binning if binning is None else binning)
+        confidence, correct, counts = (joined(each) for each in (self.confidence, self.correct, self.counts))
+        return reliability(confidence, correct, self.bins, self.binning if binning is None else binning, counts)
 
     def compute(self) -> Tensor:
         """The error, a scalar; NaN where nothing had a label."""

@@ -123,7 +123,9 @@ class Selective(Metric):
         self.correct.append(logits.argmax(1) == target)
 
     def compute(self) -> dict[str, Tensor]:
-        """``aurc`` and ``error_auroc``, scalars."""
+        """``aurc`` and ``error_auroc``, scalars; NaN where nothing had a label."""
         parts = joined(self.unknownness), joined(self.correct)
+        if not len(parts[0]):
+            return dict.fromkeys(("aurc", "error_auroc"), torch.tensor(torch.nan, device=self.device))
         found = {"aurc": aurc(*parts), "error_auroc": error_auroc(*parts)}
         return {name: torch.tensor(value, device=self.device) for name, value in found.items()}

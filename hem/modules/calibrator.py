@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -16,7 +16,7 @@ from hem.calibration.scaling import Method
 from hem.metrics import BrierScore, CalibrationError, NegativeLogLikelihood, Selective
 from hem.modules.base import Task
 from hem.modules.examination import write_figure
-from hem.modules.rejector import calibration_loader, fingerprint, gathered, passed, run_folder
+from hem.modules.rejector import calibration_loader, fingerprint, gathered, passed, run_folder, say
 from hem.names import check_name
 from hem.plots.reliability import reliability_diagram
 from hem.runs import RunFolder
@@ -34,34 +34,34 @@ class Probabilities(nn.Module):
 
     Args:
         scores: Names of :data:`hem.scores.LOGIT_SCORES`, of which ``aurc`` and ``error_auroc`` are wanted.
-        ignore_index: The label of what has none.
+        weight: What a sample of each class counts in the metrics of probabilities, (C); None: 1.
     """
 
-    def __init__(self, scores: tuple[str, ...] = (), ignore_index: int = -100) -> None:
+    def __init__(self, scores: Sequence[str] = (), weight: Tensor | None = None) -> None:
         super().__init__()
         self.metrics = nn.ModuleDict(
             {
-                "nll": NegativeLogLikelihood(ignore_index),
-                "brier": BrierScore(ignore_index),
-                "calibration_error": CalibrationError(ignore_index=ignore_index),
-                "calibration_error_mass": CalibrationError(binning="mass", ignore_index=ignore_index),
-                **{f"/{name}": Selective(LOGIT_SCORES[name], ignore_index) for name in scores},
+                "nll": NegativeLogLikelihood(weight=weight),
+                "brier": BrierScore(weight=weight),
+                "calibration_error": CalibrationError(weight=weight),
+                "calibration_error_mass": CalibrationError(binning="mass", weight=weight),
+                **{f"/{name}": Selective(LOGIT_SCORES[name]) for name in scores},
             }
         )
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Take a batch: logits (N, C, ...) and class indices (N, ...)."""
+        """Take a batch: logits (N, C) and class indices (N,)."""
         for metric in self.metrics.values():
             metric.update(logits, target)  # type: ignore[operator]
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures over all processes, those that are no number left out."""
+        """The figures over all processes; NaN is a figure of nothing."""
         found: dict[str, Tensor] = {}
         for name, metric in self.metrics.items():
             assert isinstance(metric, Metric)
             value = metric.compute()
             found |= {f"{key}{name}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-        return {name: value for name, value in found.items() if not value.isnan()}
+        return found
 
     def diagram(self) -> Any:
         """The reliability diagram of all processes."""
@@ -181,12 +181,42 @@ class Calibrator(nn.Module):
         self.score: Score = score
         self.penalty = penalty
         self.free = free
-        self.before = Probabilities(tuple(LOGIT_SCORES))
-        self.after = Probabilities(CHANGED)
+        self.count()
         self.right, self.covered, self.size = MeanMetric(), MeanMetric(), MeanMetric()
         self.probabilities: list[Temperature | VectorScaling] = []  # in a list, for checkpoints hold the network alone
         self.sets: list[PredictionSets] = []
         self.samples = 0
+
+    def count(self, weight: Tensor | None = None) -> None:
+        """Have a test sample of each class count so much in the metrics of probabilities, (C); None: 1."""
+        self.before = Probabilities(list(LOGIT_SCORES), weight)
+        self.after = Probabilities(CHANGED, weight)
+
+    def begin(
+        self,
+        task: Task,
+        names: Sequence[str] = ("calibration",),
+        samples: Callable[[Task], tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Fit on the validation samples at the start of a test; say so where there are none.
+
+        Args:
+            task: Whose network is tested.
+            names: What there is none of, where there are no samples.
+            samples: Gives logits (N, C) and class indices (N,), of all processes; None: those of all validation images.
+
+        Returns:
+            The samples; None where there are none.
+        """
+        self.forget()
+        try:
+            logits, target = validation_logits(task) if samples is None else samples(task)
+        except LookupError as error:
+            say(task, *(f"no {name}: {error}" for name in names))
+            return None
+        if reason := self.fit(logits, target):
+            say(task, f"no calibration: {reason}")
+        return logits, target
 
     def fit(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> str | None:
         """Fit on validation samples: logits (N, C), class indices (N,), what a sample of each class counts (C).
@@ -230,26 +260,26 @@ class Calibrator(nn.Module):
         for each in self.probabilities:
             found |= {f"calibrated/{name}": value for name, value in self.after.compute().items()}
             if isinstance(each, Temperature):
-                found["temperature"] = each.temperature
+                found["temperature"] = each.temperature.to(found["nll"].device)
             else:
                 found["calibrated/accuracy"] = self.right.compute()
         if self.sets:
             found |= {"conformal/coverage": self.covered.compute(), "conformal/size": self.size.compute()}
         return found
 
-    def finish(self, task: Task, folder: RunFolder | None) -> None:
-        """Log the figures of a test; draw the reliability diagram and keep the calibration in the folder of the run."""
-        for name, value in self.compute().items():
-            # `compute` has gathered all ranks already: sync_dist takes the mean of equal numbers, as Lightning asks
-            task.log(f"test/{name}", value.float(), sync_dist=True)
+    def finish(self, task: Task) -> None:
+        """Log the figures of a test; draw the reliability diagram and keep the calibration in the run's folder."""
+        task.log_found({f"test/{name}": value for name, value in self.compute().items()})
         diagrams = {"softmax of the logits": self.before.diagram()}
         if self.probabilities:
             diagrams["calibrated"] = self.after.diagram()
+        folder = run_folder(task.trainer)
         if folder is not None and task.trainer.is_global_zero:
             write_figure(task, "reliability", reliability_diagram(diagrams))
             if self.probabilities:
                 sets = self.sets[0] if self.sets else None
-                RunCalibration(self.probabilities[0], sets, self.samples, fingerprint(task.net)).save(folder)
+                found = RunCalibration(self.probabilities[0], sets, self.samples, fingerprint(task.net))
+                found.save(RunFolder(folder))
         self.forget()
 
 

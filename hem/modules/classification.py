@@ -19,12 +19,10 @@ from hem.modules.calibrator import (
     Scores,
     predicted,
     run_calibration,
-    validation_logits,
 )
 from hem.modules.probe import use_features
-from hem.modules.rejector import Rejector, run_folder, run_rejector, save_rejector, say
+from hem.modules.rejector import Rejector, run_rejector, save_rejector
 from hem.names import check_name
-from hem.runs import RunFolder
 from hem.scores import LOGIT_SCORES, check_score
 
 
@@ -187,21 +185,12 @@ class ClassificationTask(Task):
 
     def on_test_start(self) -> None:
         """Fit the probabilities on the validation samples."""
-        self.calibrator.forget()
-        self.held_out = None
-        try:
-            self.held_out = validation_logits(self)
-        except LookupError as error:
-            say(self, f"no rejector: {error}", f"no calibration: {error}")
-            return
-        if reason := self.calibrator.fit(*self.held_out):
-            say(self, f"no calibration: {reason}")
+        self.held_out = self.calibrator.begin(self, ("rejector", "calibration"))
 
     def on_test_epoch_end(self) -> None:
         """Log the test figures; keep the run's rejector and its calibration."""
         self._log_figures("test")
-        folder = run_folder(self.trainer)
-        self.calibrator.finish(self, None if folder is None else RunFolder(folder))
+        self.calibrator.finish(self)
         if self.held_out is not None:
             save_rejector(self, self.rejection_score, self.keep, *self.held_out)
             self.held_out = None
@@ -215,9 +204,7 @@ class ClassificationTask(Task):
         figures: Any = self.figures[stage]
         self.log_found(figures["accuracies"].compute(), (f"{stage}/accuracy",))
         if stage == "val":
-            # `compute` has gathered all ranks already: sync_dist takes the mean of equal numbers, and Lightning asks
-            for name, value in figures["probabilities"].compute().items():
-                self.log(f"val/{name}", value.float(), sync_dist=True)
+            self.log_found({f"val/{name}": value for name, value in figures["probabilities"].compute().items()})
         for name, metric in figures.items():
             if name not in ("accuracies", "probabilities") and metric.update_called:
                 self.log(f"{stage}/{name}", metric.compute(), sync_dist=True)

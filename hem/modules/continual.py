@@ -20,9 +20,10 @@ from hem.datamodules.continual import ContinualDataModule
 from hem.datamodules.counter import permutation
 from hem.losses import reduction
 from hem.modules.base import Task
-from hem.modules.calibrator import predicted
+from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
 from hem.modules.examination import write_figure, write_table
-from hem.modules.rejector import passed
+from hem.modules.rejector import calibration_loader, gathered, passed
+from hem.names import check_name
 from hem.strategies import Naive, Strategy
 
 Mask = Literal["none", "unseen", "other_tasks"]
@@ -181,6 +182,9 @@ class ContinualTask(Task):
         counts: What a loss with ``class_counts`` gets: ``"stream"``, the training samples of the whole stream;
             ``"presented"``, the samples of each class that an epoch of the current task shows, replayed ones
             among them (at least 1).
+        calibrator: Fits probabilities in the test, on the validation samples of the tasks that are learnt and among the
+            classes that their decisions are among; None: one temperature. See :class:`~hem.modules.Calibrator`.
+        scores: Whether predictions have ``"calibrated"`` probabilities, or ``"raw"`` ones, the softmax of the logits.
         **kwargs: See :class:`~hem.modules.base.Task`.
 
     Raises:
@@ -195,6 +199,8 @@ class ContinualTask(Task):
         strategy: Strategy | None = None,
         mask: Mask = "unseen",
         counts: Counts = "stream",
+        calibrator: Calibrator | None = None,
+        scores: Scores = "calibrated",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -203,6 +209,7 @@ class ContinualTask(Task):
                 f"A stream begins its optimiser anew with each task: set frozen_epochs to 0 or all, not "
                 f"{self.frozen_epochs}."
             )
+        check_name(scores, get_args(Scores), "kind of scores")
         if self.skip_separated:
             raise ValueError("A strategy needs the logits of all samples: leave skip_separated off.")
         for name, value, allowed in (("mask", mask, get_args(Mask)), ("counts", counts, get_args(Counts))):
@@ -211,6 +218,9 @@ class ContinualTask(Task):
         self.strategy = Naive() if strategy is None else strategy
         self.mask = mask
         self.counts = counts
+        self.calibrator = Calibrator() if calibrator is None else calibrator
+        self.scores = scores
+        self.calibration: RunCalibration | None = None
         self.step = 0  # of the epoch, from 0
         self.baseline: Row = []
         self.matrix: list[Row] = []
@@ -426,6 +436,10 @@ class ContinualTask(Task):
             tasks: (N,), the task of each image.
             after: The task that was learnt last, from 0; -1: none.
         """
+        return self._among(self(input), tasks, after).argmax(1)
+
+    def _among(self, logits: Tensor, tasks: Tensor, after: int) -> Tensor:
+        """The logits (N, C) with -inf for the classes that a decision is not among."""
         stream = self.stream
         allowed = torch.zeros(stream.tasks, self.num_classes, dtype=torch.bool)
         for t in range(stream.tasks):
@@ -435,8 +449,7 @@ class ContinualTask(Task):
                 allowed[t] = True
             else:
                 allowed[t, stream.seen(max(t, after))] = True
-        logits: Tensor = self(input)
-        return logits.masked_fill(~allowed.to(logits.device)[tasks], -torch.inf).argmax(1)
+        return logits.masked_fill(~allowed.to(logits.device)[tasks], -torch.inf)
 
     def tested(self, after: int) -> Row:
         """Return the accuracy on the test part of each task; NaN for a task without sample (see limit_test_batches).
@@ -446,15 +459,14 @@ class ContinualTask(Task):
         """
         counts = torch.zeros(2, self.stream.tasks, dtype=torch.float64, device="cpu")
         with evaluation(self.net), torch.no_grad():
-            for batch in passed(self, self.stream.test_dataloader()):
-                counts += self._counted(batch, after)
+            for input, target, index in passed(self, self.stream.test_dataloader()):
+                counts += self._counted(self(input), target, index, after)
         return self._shares(counts)
 
-    def _counted(self, batch: Any, after: int) -> Tensor:
+    def _counted(self, logits: Tensor, target: Tensor, index: Tensor, after: int) -> Tensor:
         """Right decisions and samples of each task, (2, T), on the CPU."""
-        input, target, index = batch
         tasks = self.stream.task_of(index, "test")
-        right = self.decided(input, tasks, after) == target
+        right = self._among(logits, tasks, after).argmax(1) == target
         kinds = [torch.bincount(each, minlength=self.stream.tasks) for each in (tasks[right], tasks)]
         return torch.stack(kinds).cpu().double()
 
@@ -476,8 +488,30 @@ class ContinualTask(Task):
         self.accuracy.reset()
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the last row of the matrix."""
-        self._hits.append(self._counted(batch, self._learnt - 1))
+        """Take one batch into the last row of the matrix, and the samples of tasks so far into the calibration."""
+        input, target, index = batch
+        logits = self(input).float()
+        self._hits.append(self._counted(logits, target, index, self._learnt - 1))
+        self.calibrator.update(*self._known(logits, target, self.stream.task_of(index, "test")))
+
+    def _known(self, logits: Tensor, target: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and labels of the samples of the tasks that are learnt, among the classes of their decisions."""
+        known = (tasks < self._learnt).to(logits.device)
+        return self._among(logits, tasks, self._learnt - 1)[known], target[known]
+
+    def on_test_start(self) -> None:
+        """Fit the probabilities on the validation samples of the tasks that are learnt."""
+        self.calibrator.begin(self, samples=self._validation)
+
+    def _validation(self, task: Task) -> tuple[Tensor, Tensor]:
+        found = [
+            self._known(self(input).float(), target, self.stream.task_of(index, "val"))
+            for input, target, index in passed(self, calibration_loader(self))
+        ]
+        logits, target = gathered(self, [each for each, _ in found]), gathered(self, [each for _, each in found])
+        if not len(target):
+            raise LookupError("there is no validation image of the tasks that are learnt")
+        return logits, target
 
     @property
     def _learnt(self) -> int:
@@ -487,6 +521,7 @@ class ContinualTask(Task):
     def on_test_epoch_end(self) -> None:
         """Log the matrix and its figures; write them."""
         counts, self._hits = torch.stack(self._hits).sum(0), []
+        self.calibrator.finish(self)
         row = self._shares(counts)
         whole = self._shares(counts.sum(1, keepdim=True))[0]
         self.log("test/accuracy", whole, prog_bar=True, sync_dist=True)
@@ -507,9 +542,13 @@ class ContinualTask(Task):
         self._record()
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Return the columns of ``predictions.csv``: index, label and score (the largest probability of all)."""
+        """Return the columns of ``predictions.csv``: index, the most probable of all classes with their scores."""
         input, _, index = batch
-        return predicted(self(input), index, self.class_names, None)
+        return predicted(self(input), index, self.class_names, self.calibration)
+
+    def on_predict_start(self) -> None:
+        """Take the run's calibration, if there is one for these weights."""
+        self.calibration = run_calibration(self) if self.scores == "calibrated" else None
 
     # -- what is written -----------------------------------------------------------------------------------
 

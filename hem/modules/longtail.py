@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,15 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassStatScores
 
+from hem.datamodules.base import ImageDataModule
 from hem.losses.functional import effective_number_weights
 from hem.modules.base import Task
-from hem.modules.calibrator import predicted
+from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
 from hem.modules.classification import accuracies, log_batch
 from hem.modules.examination import write_figure, write_table
 from hem.modules.probe import use_features
 from hem.modules.rejector import run_folder
+from hem.names import check_name
 from hem.networks import CosineLinear
 
 SHOTS = ("many", "medium", "few")
@@ -132,6 +134,12 @@ class LongTailTask(Task):
     weight that the loss has. The sampling of classes is the data module's: see
     :class:`~hem.datamodules.PowerSampling`.
 
+    Probabilities are fitted on the validation samples in the test, as :class:`~hem.modules.Calibrator` says, and
+    predictions have them as ``score``: they are those of the validation part's prior, which for a long tail is cut from
+    balanced data or balanced itself. Where classes come as often as in training, other probabilities are right: below
+    ``test/train_prior/`` stand the same figures with every sample counting its class's share in training over its share
+    in the part, the ``temperature`` fitted so as well.
+
     Args:
         *args: See :class:`~hem.modules.base.Task`.
         class_counts: Training samples of each class, (C); linked from the data module.
@@ -145,6 +153,8 @@ class LongTailTask(Task):
             figures.
         features: A folder in which the features of the images are kept, computed once, so that an epoch of the last
             layer takes a second; for encoders that stand still (``frozen_epochs: all``) and data without augmentation.
+        calibrator: Fits the probabilities; None: one temperature.
+        scores: Whether predictions have ``"calibrated"`` probabilities, or ``"raw"`` ones, the softmax of the logits.
         **kwargs: See :class:`~hem.modules.base.Task`.
 
     Raises:
@@ -163,9 +173,12 @@ class LongTailTask(Task):
         adjust_tau: float | None = None,
         normalize_tau: float | None = None,
         features: str | None = None,
+        calibrator: Calibrator | None = None,
+        scores: Scores = "calibrated",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_name(scores, get_args(Scores), "kind of scores")
         self.features = features
         if class_counts is None or len(class_counts) != self.num_classes:
             raise ValueError(
@@ -212,6 +225,10 @@ class LongTailTask(Task):
         self.drw_beta = drw_beta
         self.adjust_tau = adjust_tau
         self.normalize_tau = normalize_tau
+        self.calibrator = Calibrator() if calibrator is None else calibrator
+        self.scores = scores
+        self.calibration: RunCalibration | None = None
+        self.train_prior = nn.ModuleDict()
         own = getattr(self.loss, "weight", None)
         self.own_weight = None if own is None else own.clone()
         self.variants = [
@@ -297,9 +314,13 @@ class LongTailTask(Task):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Return the columns of ``predictions.csv``: index, label, score (the largest probability)."""
+        """Return the columns of ``predictions.csv``: index, the most probable classes with their scores."""
         input, _, index = batch
-        return predicted(self(input), index, self.class_names, None)
+        return predicted(self(input), index, self.class_names, self.calibration)
+
+    def on_predict_start(self) -> None:
+        """Take the run's calibration, if there is one for these weights."""
+        self.calibration = run_calibration(self) if self.scores == "calibrated" else None
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         input, target, *_ = batch
@@ -308,6 +329,29 @@ class LongTailTask(Task):
             figures[name].update(logits, target)
             if name == "plain":
                 figures["accuracies"].update(logits, target)
+                if stage == "test":
+                    for calibrator in (self.calibrator, *self.train_prior.values()):
+                        calibrator.update(logits, target)  # type: ignore[operator]
+
+    def on_test_start(self) -> None:
+        """Fit the probabilities on the validation samples, for their own prior and for that of the training samples."""
+        self.train_prior = nn.ModuleDict()
+        held_out = self.calibrator.begin(self)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if held_out is None or not isinstance(data, ImageDataModule):
+            return
+        logits, target = held_out
+        images, index = data.part("test")
+        shifted = Calibrator(self.calibrator.method)
+        shifted.count(self._shares(images.targets.cpu()[index]))
+        if shifted.fit(logits, target, self._shares(target)) is None:
+            self.train_prior["shifted"] = shifted.to(self.device)
+
+    def _shares(self, target: Tensor) -> Tensor:
+        """The share of each class in training over that in a part, (C); 0 for a class that the part has not."""
+        counts = torch.tensor(self.class_counts, dtype=torch.float64)
+        there = torch.bincount(target.cpu(), minlength=self.num_classes).double()
+        return torch.where(there > 0, counts / there, 0.0) * len(target) / counts.sum()
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation figures."""
@@ -316,6 +360,13 @@ class LongTailTask(Task):
     def on_test_epoch_end(self) -> None:
         """Log the test figures; write the accuracy of each class."""
         classes = self._log_figures("test")
+        self.calibrator.finish(self)
+        for shifted in self.train_prior.values():
+            assert isinstance(shifted, Calibrator)
+            found = {f"test/train_prior/{name}": value for name, value in shifted.compute().items()}
+            # how well mistakes are known is of the samples as they are: no matter of a prior
+            self.log_found({name: value for name, value in found.items() if "auroc" not in name and "aurc" not in name})
+        self.train_prior = nn.ModuleDict()
         if self.trainer.is_global_zero:
             self._write(classes)
 

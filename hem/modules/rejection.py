@@ -16,11 +16,13 @@ from rich.table import Table
 from torch import Tensor
 
 from hem import scores as metrics
+from hem.calibration import Temperature, calibrate
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.counter import key, permutation
 from hem.datamodules.loader import Batch
 from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
 from hem.modules.base import Task
+from hem.modules.calibrator import CHANGED, validation_logits
 from hem.modules.examination import folder_of, write_figure, write_record, write_table
 from hem.modules.rejector import calibration_loader, gathered, passed
 from hem.names import check_name
@@ -75,6 +77,10 @@ class RejectionTask(Task):
       ``adversarial``; ``overall`` is the mean over the kinds of data (clean, corrupt, adversarial, novel,
       unrecognisable; ``rejection.json`` says which were there), each the mean over its sets.
 
+    Scores whose order a temperature changes (softmax, entropy, energy) come twice: of the logits as they are, and as
+    ``<score>_calibrated`` of the logits over the temperature that is fitted on the validation images. To the largest
+    logit and the margin a temperature makes no difference.
+
     ``test/accuracy`` is of the known test images. A set that is not there is named and left out of the means:
     ``test/sets/<group>`` says how many sets a mean is over, ``rejection.json`` which. ``rejection.csv`` holds all
     figures, ``rejection_<s>.png`` the histograms and the curves.
@@ -124,7 +130,9 @@ class RejectionTask(Task):
         super().__init__(*args, **kwargs)
         self.groups = {group: list(names) for group, names in (unknown or DEFAULT_UNKNOWN).items()}
         self.sets = list(dict.fromkeys(name for names in self.groups.values() for name in names))
-        self.scores = list(scores) if scores is not None else list(LOGIT_SCORES)
+        self.asked = list(scores) if scores is not None else list(LOGIT_SCORES)
+        self.scores = self.asked  # and, in a test, what a temperature makes of them
+        self.temperature: Temperature | None = None
         for name in self.sets:
             check_unknown(name)
         if len({short(name) for name in self.sets}) < len(self.sets):
@@ -188,7 +196,10 @@ class RejectionTask(Task):
             found |= {name: scorer(features) for name, scorer in self.fitted.items()}
         else:
             logits = self(input)
-        found |= {name: LOGIT_SCORES[name](logits) for name in self.scores if name in LOGIT_SCORES}
+        found |= {name: LOGIT_SCORES[name](logits) for name in self.asked if name in LOGIT_SCORES}
+        if self.temperature is not None:
+            scaled = self.temperature.to(logits.device).scaled(logits)
+            found |= {f"{name}_calibrated": LOGIT_SCORES[name](scaled) for name in self.asked if name in CHANGED}
         if "odin" in self.scores:
             found["odin"] = metrics.odin(self.net, input)
         return found, logits.argmax(1)
@@ -228,9 +239,17 @@ class RejectionTask(Task):
     # -- Lightning's hooks ---------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
-        """Fit the scores that are fitted on features of training images."""
+        """Fit the temperature on validation images, and on training images the scores that read features."""
+        self.fitted, self.temperature, self.scores = {}, None, self.asked
+        if changed := [name for name in self.asked if name in CHANGED]:
+            try:
+                temperature = calibrate(*validation_logits(self))
+                assert isinstance(temperature, Temperature)
+                self.temperature = temperature
+                self.scores = [*self.asked, *(f"{name}_calibrated" for name in changed)]
+            except (LookupError, ValueError) as error:
+                self._say(f"no calibrated scores: {error}")
         self.clean = Seen(self)
-        self.fitted = {}
         wanted = [name for name in self.scores if name in metrics.FEATURE_SCORES]
         if not wanted:
             return
@@ -372,6 +391,7 @@ class RejectionTask(Task):
             "known": data.name,
             "accuracy": float(clean.correct.double().mean()),
             "keep": self.keep,
+            "temperature": None if self.temperature is None else self.temperature.temperature.item(),
             "thresholds": thresholds,
             "images": sizes,
             "groups": {

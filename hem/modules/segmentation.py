@@ -16,12 +16,15 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from hem import pictures, scores
+from hem.datamodules.counter import integers, key
 from hem.histogram import ScoreHistogram
 from hem.modules.base import Task, sample_losses
+from hem.modules.calibrator import Calibrator
 from hem.modules.examination import folder_of, write, write_figure
-from hem.modules.rejector import run_folder
+from hem.modules.rejector import calibration_loader, gathered, passed, run_folder
 from hem.views import scaled, sliding_window
 
+PIXELS = 9  # the first word of the keys that choose pixels
 UNKNOWNNESS = {"max_logit": scores.max_logit, "msp": scores.msp}
 
 
@@ -86,9 +89,11 @@ class SegmentationTask(Task):
     Logged for validation (``val/``) and test (``test/``), all over the labelled pixels of the whole set: ``miou``
     (the mean over the classes that are there or predicted), ``iou/<name>``, ``mean_accuracy`` (over the classes
     that are there), ``accuracy`` (of pixels), ``loss``, and ``active``, the share of pixels whose loss is not 0.
-    The test adds ``unknown/auroc_max_logit`` and ``unknown/auroc_msp``: how well these scores tell the pixels of
-    held-out classes, or, without such, the void ones, from the labelled ones. It leaves ``confusion.png`` and
-    ``overlays.png`` in the run folder; ``predict`` leaves ``masks/<image>.png``, indexed, in the files' sizes.
+    The test fits probabilities on a sample of the validation pixels and judges them on one of the test's, as
+    :class:`~hem.modules.Calibrator` says. It adds ``unknown/auroc_max_logit`` and ``unknown/auroc_msp``: how well these
+    scores tell the pixels of held-out classes, or, without such, the void ones, from the labelled ones. It leaves
+    ``confusion.png`` and ``overlays.png`` in the run folder; ``predict`` leaves ``masks/<image>.png``, indexed, in the
+    files' sizes.
 
     Args:
         *args: See :class:`~hem.modules.base.Task`.
@@ -103,6 +108,8 @@ class SegmentationTask(Task):
         scales: Scales over which the logits are averaged in test and prediction.
         flip: Whether to average over mirror images as well.
         examples: Number of test images in ``overlays.png``.
+        calibrator: Fits the probabilities; None: one temperature.
+        pixels: Pixels of each image that probabilities are fitted on and judged by, always the same ones.
         **kwargs: See :class:`~hem.modules.base.Task`.
     """
 
@@ -118,9 +125,13 @@ class SegmentationTask(Task):
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         examples: int = 4,
+        calibrator: Calibrator | None = None,
+        pixels: int = 500,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if pixels < 1:
+            raise ValueError(f"Expected pixels as a number for each image, 1 or more, got {pixels}: 500 is usual.")
         self.ignore_index = ignore_index
         self.unknown_index = unknown_index
         shades = [round(255 * c / max(self.num_classes - 1, 1)) for c in range(self.num_classes)]
@@ -131,6 +142,8 @@ class SegmentationTask(Task):
         self.scales = list(scales)
         self.flip = flip
         self.examples = examples
+        self.calibrator = Calibrator() if calibrator is None else calibrator
+        self.pixels = pixels
         self.shown: dict[int, pictures.Example] = {}
         for criterion in self.loss.modules():  # the data alone decides what has no label
             if hasattr(criterion, "ignore_index"):
@@ -218,8 +231,38 @@ class SegmentationTask(Task):
         for name, values in maps.items():
             histogram: Any = self.unknown[name]
             histogram.update(values[judged], unknown[judged])
+        index = rest[0] if rest else torch.arange(len(target))
+        self.calibrator.update(*self._sampled(logits, labels, index))
         if rest:
-            self._keep(rest[0], input, labels, logits.argmax(1), maps)
+            self._keep(index, input, labels, logits.argmax(1), maps)
+
+    def on_test_start(self) -> None:
+        """Fit the probabilities on a sample of the validation pixels."""
+        self.calibrator.begin(self, samples=self._validation)
+
+    def _validation(self, task: Task) -> tuple[Tensor, Tensor]:
+        """Logits (M, C) and labels (M,) of a sample of the validation pixels of all processes."""
+        found = [
+            self._sampled(self._logits(input, every_view=True), self._labels(target), index)
+            for input, target, index in passed(self, calibration_loader(self))
+        ]
+        logits, target = gathered(self, [each for each, _ in found]), gathered(self, [each for _, each in found])
+        if not len(target):
+            raise LookupError("no validation pixel has a label")
+        return logits, target
+
+    def _sampled(self, logits: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (M, C) and labels (M,) of the labelled ones of some pixels: functions of the images' numbers alone."""
+        flat, labels = logits.flatten(2), labels.flatten(1)
+        count = flat.shape[2]
+        if count <= self.pixels:
+            place = torch.arange(count, device=flat.device).expand(len(flat), -1)
+        else:
+            words = key(PIXELS, index.cpu()[:, None], torch.arange(self.pixels))
+            place = integers(words, count).to(flat.device)
+        chosen = flat.gather(2, place[:, None].expand(-1, flat.shape[1], -1)).movedim(1, -1)
+        labels = labels.gather(1, place)
+        return chosen[labels != self.ignore_index], labels[labels != self.ignore_index]
 
     def _keep(self, index: Tensor, input: Tensor, labels: Tensor, prediction: Tensor, maps: dict[str, Tensor]) -> None:
         """Keep those images of a batch that ``overlays.png`` is to show: evenly spread over the set."""
@@ -290,6 +333,7 @@ class SegmentationTask(Task):
     def on_test_epoch_end(self) -> None:
         """Log the test figures and draw the pictures."""
         matrix = self._log_figures("test")
+        self.calibrator.finish(self)
         for name in UNKNOWNNESS:
             histogram: Any = self.unknown[name]
             area = histogram.compute()

@@ -140,6 +140,15 @@ def test_weights_are_repeats():
     assert one.temperature.item() == pytest.approx(several.temperature.item(), rel=1e-6)
 
 
+def test_classes_that_a_sample_cannot_have():
+    logits, target = sample()
+    wide = torch.full((2000, 9), -torch.inf, dtype=torch.float64)
+    wide[:, [0, 2, 3, 5, 7, 8]] = logits
+    found = calibrate(wide, torch.tensor([0, 2, 3, 5, 7, 8])[target])
+    assert found.temperature.item() == pytest.approx(calibrate(logits, target).temperature.item(), rel=1e-6)
+    assert found(wide)[:, 1].abs().max() == 0
+
+
 def test_order_and_precision_of_the_samples_do_not_matter():
     logits, target = sample(seed=3)
     logits = logits.float()
@@ -213,9 +222,12 @@ def test_mistakes_of_samples():
     logits, target = sample(10)
     with pytest.raises(ValueError, match="Expected labelled samples to calibrate with, got none"):
         calibrate(logits, torch.full_like(target, -100))
-    logits[3, 2] = -torch.inf
-    with pytest.raises(ValueError, match="got infinite ones in 1 samples"):
-        calibrate(logits, target)
+    for method, at, value in (("vector", (target[3] + 1) % 6, -torch.inf), ("temperature", target[3], -torch.inf),
+                              ("temperature", 0, torch.inf)):  # fmt: skip
+        wrong = logits.clone()
+        wrong[3, at] = value
+        with pytest.raises(ValueError, match="got infinite ones in 1 samples"):
+            calibrate(wrong, target, method)
     with pytest.raises(ValueError, match="Expected a temperature above 0, got 0"):
         Temperature(0)
 

@@ -174,3 +174,14 @@ def test_mistakes_of_bins():
         CalibrationError(binning="size")
     with pytest.raises(ValueError, match="Expected confidences from 0 to 1, got -1 to 2"):
         reliability(torch.tensor([-1.0, 2.0]), torch.tensor([True, False]))
+
+
+@pytest.mark.parametrize("function", [negative_log_likelihood, brier_score, calibration_error])
+def test_weights_are_repeats(function):
+    logits, target = sample()
+    weight = torch.tensor([1, 2, 0, 1, 3])
+    times = weight[target]
+    repeated = function(logits.repeat_interleave(times, 0), target.repeat_interleave(times))
+    assert function(logits, target, weight=weight.tolist()).item() == pytest.approx(repeated.item())
+    with pytest.raises(ValueError, match=r"for each of 5 classes, got shape \(2,\)"):
+        function(logits, target, weight=[1.0, 2.0])

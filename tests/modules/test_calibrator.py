@@ -14,14 +14,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import hem
 from hem.calibration import calibrate
-from hem.datamodules import DigitsDataModule
+from hem.datamodules import DigitsDataModule, LongTail, MaskFolder, SegmentationDataModule
 from hem.losses import HEMLoss
 from hem.metrics import aurc, brier_score, calibration_error, error_auroc, negative_log_likelihood
-from hem.modules import Calibrator, ClassificationTask
+from hem.modules import Calibrator, ClassificationTask, LongTailTask, SegmentationTask
 from hem.modules.calibrator import CHANGED, RunCalibration
 from hem.runs import RunFolder
 from hem.scores import LOGIT_SCORES
 from tests.conftest import ROOT
+from tests.datamodules.mask_trees import mask_folder_tree
 
 DIGITS = ("--config", "configs/classification/digits.yaml", "--trainer.enable_progress_bar", "false",
           "--trainer.accelerator", "cpu", "--config", "configs/loss/hem.yaml",
@@ -239,6 +240,83 @@ def test_a_trainer_from_python(tmp_path):
     assert "test/nll" in trainer.callback_metrics
     assert not list(tmp_path.iterdir())
     assert not any(name.startswith("calibrator") for name in task.state_dict())
+
+
+class Brightness(nn.Module):
+    """Knows the class of a pixel by its brightness, and errs in some places."""
+
+    def forward(self, input):
+        place = torch.arange(input[0, 0].numel(), device=input.device).reshape(input.shape[2:])
+        seen = 255 * input[:, :1] + 0.9 * torch.sin(12.9898 * place)
+        return -(seen - torch.arange(3.0, device=input.device)[:, None, None]).square() / 3
+
+
+def tested(task, data, folder):
+    """What ``test`` finds, in a folder that looks like a run's."""
+    folder.mkdir()
+    (folder / "config.yaml").touch()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+                      default_root_dir=folder)  # fmt: skip
+    trainer.test(task, datamodule=data, verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+LEAF = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated")
+
+
+@LEAF
+def test_pixels_of_masks(tmp_path):
+    """All pixels of small images: the temperature of the whole validation part, the figures of the whole test part."""
+    mask_folder_tree(tmp_path, n=8, classes=3)
+    source = MaskFolder(["a", "b", "c"], image_size=(24, 32))
+    data = SegmentationDataModule(source, root=str(tmp_path), eval_batch_size=3, val_fraction=0.25)
+    task = SegmentationTask(Brightness(), HEMLoss(), num_classes=3, pixels=768)
+    found = tested(task, data, tmp_path / "run")
+    parts = {}
+    for part in ("val", "test"):
+        batches = [data.on_after_batch_transfer(batch, 0) for batch in data.loader(*data.part(part))]
+        with torch.inference_mode():
+            parts[part] = torch.cat([task.net(each.input) for each in batches]), torch.cat([b.target for b in batches])
+    fitted = calibrate(*parts["val"], ignore_index=255)
+    assert found["test/temperature"] == pytest.approx(fitted.temperature.item(), rel=1e-4)
+    z, y = parts["test"]
+    for where, logits in (("", z), ("calibrated/", fitted.scaled(z))):
+        expected = negative_log_likelihood(logits, y, ignore_index=255).item()
+        assert found[f"test/{where}nll"] == pytest.approx(expected, rel=1e-4)
+    assert (tmp_path / "run" / "reliability.png").exists()
+    assert RunCalibration.load(RunFolder(tmp_path / "run"), task.net).samples == (parts["val"][1] != 255).sum()
+
+
+@LEAF
+@pytest.mark.filterwarnings("ignore:The training part of .* is not the official one:UserWarning")
+def test_a_long_tail_has_two_priors(tmp_path):
+    """That of the validation part, and that of the training samples, by weights in the fit and in the figures."""
+    data = DigitsDataModule(val_fraction=0.3, subset=LongTail(10))
+    images, index = data.part("train")
+    pixels, targets = images.images[index].flatten(1).float() / 255, images.targets[index]
+    means = torch.stack([pixels[targets == k].mean(0) for k in range(10)])
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))  # the nearest mean
+    net[1].weight.data, net[1].bias.data = 2 * means, -means.square().sum(1)
+    task = LongTailTask(net, HEMLoss(), num_classes=10, class_counts=data.class_counts)
+    found = tested(task, data, tmp_path / "run")
+    parts = {}
+    for part in ("val", "test"):
+        images, index = data.part(part)
+        with torch.inference_mode():
+            parts[part] = task.net(images.images[index].float() / 255), images.targets[index]
+    share = torch.tensor(data.class_counts) / sum(data.class_counts)
+    weight = {part: share / (y.bincount() / len(y)) for part, (_, y) in parts.items()}
+    (val, label), (z, y) = parts["val"], parts["test"]
+    for prefix, fitted, own in (
+        ("", calibrate(val, label), None),
+        ("train_prior/", calibrate(val, label, weight=weight["val"]), weight["test"]),
+    ):
+        assert found[f"test/{prefix}temperature"] == pytest.approx(fitted.temperature.item(), rel=1e-4)
+        for where, logits in ((prefix, z), (f"{prefix}calibrated/", fitted.scaled(z))):
+            for name, metric in (("nll", negative_log_likelihood), ("calibration_error", calibration_error)):
+                assert found[f"test/{where}{name}"] == pytest.approx(metric(logits, y, weight=own).item(), rel=1e-4)
+    kept = RunCalibration.load(RunFolder(tmp_path / "run"), task.net)
+    assert kept.probabilities.temperature.item() == pytest.approx(found["test/temperature"])
 
 
 @pytest.mark.parametrize(

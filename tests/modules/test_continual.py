@@ -293,6 +293,18 @@ def test_sample_gradients_are_those_of_single_samples(tmp_path):
     assert active > 0
 
 
+def test_calibration_is_among_the_classes_that_are_seen(monkeypatch):
+    """Of two tasks of five: no sample of a later one, and no later class in the softmax."""
+    task = ContinualTask(nn.Flatten(), nn.CrossEntropyLoss())
+    monkeypatch.setattr(ContinualTask, "stream", ContinualDataModule(DigitsDataModule()))
+    task.matrix = [[0.0] * 5] * 2
+    target, tasks = torch.tensor([0, 3, 4, 9]), torch.tensor([0, 1, 2, 4])
+    logits, known = task._known(torch.arange(40.0).reshape(4, 10), target, tasks)
+    assert known.tolist() == [0, 3]
+    assert logits[0].softmax(0)[4:].sum() == 0
+    assert logits[0, :4].isfinite().all()
+
+
 def test_decisions_are_among_the_classes_of_the_scenario(tmp_path):
     """With the task known two classes are left; without, those seen or those up to the image's task."""
     module, stream, _ = fit(tmp_path / "a", epochs=5)
@@ -384,6 +396,9 @@ def test_run_folder(hem_command, tmp_path):
     right = sum(share * count for share, count in zip(matrix[-1], counts, strict=True))
     assert metrics["test/accuracy"] == pytest.approx(right / images, abs=1e-6)
     assert hem_command("predict", *common, "--ckpt_path", "last").code == 0
+    temperature = json.loads((tmp_path / "run" / "calibration.json").read_text())["temperature"]
+    assert temperature == pytest.approx(metrics["test/temperature"])
+    assert metrics["test/calibrated/nll"] < metrics["test/nll"]
 
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     outcome = hem_command("test", "--config", "configs/classification/digits.yaml", "--ckpt_path", checkpoint,

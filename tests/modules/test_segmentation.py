@@ -120,6 +120,24 @@ def test_windows_and_views_of_a_pixelwise_network(sample):
         assert figures(sample, **options) == pytest.approx(plain, abs=1e-5)
 
 
+def test_a_sample_of_pixels_is_of_the_images_alone():
+    """The same pixels however images are put into batches; without a label none; few pixels all."""
+    task = SegmentationTask(nn.Conv2d(3, CLASSES, 1), nn.CrossEntropyLoss(), num_classes=CLASSES, pixels=50)
+    logits = torch.arange(4.0 * CLASSES * 20 * 30).reshape(4, CLASSES, 20, 30)
+    labels = torch.arange(4 * 600).reshape(4, 20, 30) % CLASSES
+    labels[:, :10] = task.ignore_index
+    whole, target = task._sampled(logits, labels, torch.tensor([7, 2, 5, 3]))
+    parts = [task._sampled(logits[i : i + 1], labels[i : i + 1], torch.tensor([k])) for i, k in enumerate((7, 2, 5, 3))]
+    assert torch.equal(whole, torch.cat([each for each, _ in parts]))
+    assert torch.equal(target, torch.cat([each for _, each in parts]))
+    assert 60 < len(target) < 140  # half of 200
+    at = (whole[:, 0] % 600).long()  # a logit says where it is from
+    image = torch.arange(4).repeat_interleave(torch.tensor([len(each) for _, each in parts]))
+    assert torch.equal(target, labels.flatten(1)[image, at])
+    task.pixels = 600
+    assert len(task._sampled(logits, labels, torch.tensor([7, 2, 5, 3]))[1]) == 4 * 300
+
+
 def test_the_data_says_what_has_no_label():
     """Whatever the loss was built with, and inside a sum of losses too."""
     parts = [nn.CrossEntropyLoss(), DiceLoss(ignore_index=7)]
@@ -284,7 +302,8 @@ def test_run_folder(hem_command, tmp_path):
 
     metrics = json.loads((run / "results.json").read_text())["metrics"]
     assert {"test/miou", "test/mean_accuracy", "test/accuracy", "test/unknown/auroc_msp"} <= set(metrics)
-    for name in ("confusion", "overlays"):
+    assert {"test/nll", "test/brier", "test/calibration_error", "test/calibration_error_mass"} <= set(metrics)
+    for name in ("confusion", "overlays", "reliability"):
         with Image.open(run / f"{name}.png") as picture:
             assert min(picture.size) > 200
     images = sorted((tmp_path / "test" / "images").iterdir())
