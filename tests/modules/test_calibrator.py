@@ -251,7 +251,7 @@ class Brightness(nn.Module):
         return -(seen - torch.arange(3.0, device=input.device)[:, None, None]).square() / 3
 
 
-def tested(task, data, folder):
+def figures_of(task, data, folder):
     """What ``test`` finds, in a folder that looks like a run's."""
     folder.mkdir()
     (folder / "config.yaml").touch()
@@ -271,7 +271,7 @@ def test_pixels_of_masks(tmp_path):
     source = MaskFolder(["a", "b", "c"], image_size=(24, 32))
     data = SegmentationDataModule(source, root=str(tmp_path), eval_batch_size=3, val_fraction=0.25)
     task = SegmentationTask(Brightness(), HEMLoss(), num_classes=3, pixels=768)
-    found = tested(task, data, tmp_path / "run")
+    found = figures_of(task, data, tmp_path / "run")
     parts = {}
     for part in ("val", "test"):
         batches = [data.on_after_batch_transfer(batch, 0) for batch in data.loader(*data.part(part))]
@@ -298,7 +298,7 @@ def test_a_long_tail_has_two_priors(tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))  # the nearest mean
     net[1].weight.data, net[1].bias.data = 2 * means, -means.square().sum(1)
     task = LongTailTask(net, HEMLoss(), num_classes=10, class_counts=data.class_counts)
-    found = tested(task, data, tmp_path / "run")
+    found = figures_of(task, data, tmp_path / "run")
     parts = {}
     for part in ("val", "test"):
         images, index = data.part(part)
