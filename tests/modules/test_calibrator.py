@@ -172,15 +172,15 @@ def test_a_calibration_belongs_to_its_weights(run, copy, hem_command):
     assert not hem.load(copy, "last").predict(torch.rand(1, 1, 8, 8))[0].calibrated
 
 
-def test_without_validation_images(copy, hem_command):
-    (copy / "calibration.json").unlink()
-    arguments = ("--run_dir", copy, "--ckpt_path", "last", "--data.val_fraction", "0")
-    outcome = hem_command("test", *DIGITS, *arguments)
-    assert outcome.code == 0, outcome.err
+def test_without_validation_images(tmp_path, hem_command):
+    arguments = (*DIGITS, "--run_dir", tmp_path, "--data.val_fraction", "0", "--trainer.max_epochs", "1")
+    for options in (("fit",), ("test", "--ckpt_path", "last")):
+        outcome = hem_command(options[0], *arguments, *options[1:])
+        assert outcome.code == 0, outcome.err
     assert "no calibration: there is no validation part" in outcome.out
-    assert not (copy / "calibration.json").exists()
-    assert "test/nll" in results(copy)
-    assert not any("calibrated" in key or "temperature" in key for key in results(copy))
+    assert not (tmp_path / "calibration.json").exists()
+    assert "test/nll" in results(tmp_path)
+    assert not any("calibrated" in key or "temperature" in key for key in results(tmp_path))
 
 
 @pytest.mark.parametrize("score", ["lac", "aps", "raps"])
