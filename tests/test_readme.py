@@ -5,11 +5,15 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
+import hem.networks
 from hem.losses import LOSSES
+from hem.networks import batch_dependent
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -72,3 +76,14 @@ def test_the_two_commands_are_the_makefile_s():
         assert f"make {target} " in TEXT
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
     assert "exec make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_two_devices_train_as_one_does():
+    """What is said beside the command holds for its network alone if no sample's output depends on the others."""
+    (words,) = [words for words in commands() if "2" in words]
+    config = yaml.safe_load((ROOT / words[words.index("--config") + 1]).read_text())
+    path, arguments = config["model"]["init_args"]["net"]["class_path"], {}
+    for option, value in pairwise(words):
+        if option.startswith("--model.net."):
+            arguments[option.rpartition(".")[2]] = yaml.safe_load(value)
+    assert batch_dependent(getattr(hem.networks, path.rpartition(".")[2])(**arguments)) == []
