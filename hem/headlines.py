@@ -103,7 +103,7 @@ RULES: tuple[tuple[str, bool | None, bool], ...] = (
     (r"calibration_error|fpr95|forgetting|intransigence", False, True),
     (r"mce", False, False),
     (r"(^|/)(nll|brier)$|(^|/)aurc/|conformal/size$", False, False),
-    (r"(^|/)temperature$", None, False),
+    (r"(^|/)(margin_)?temperature$", None, False),
     (r"conformal/coverage$", None, True),
     (r"^(test|val|train)/loss($|/)", None, False),  # each loss has a scale of its own
     (r"(^|/)active$", None, True),

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from hem.calibration.scaling import Temperature, VectorScaling
+from hem.calibration.scaling import Scaling, Temperature
 from hem.metrics.samples import rows
 
 Score = Literal["lac", "aps", "raps"]
@@ -73,7 +73,7 @@ class PredictionSets(nn.Module):
 
     def __init__(
         self,
-        probabilities: Temperature | VectorScaling,
+        probabilities: Scaling,
         threshold: float,
         coverage: float,
         score: Score = "aps",
@@ -102,7 +102,7 @@ def conformal(
     coverage: float = 0.9,
     score: Score = "aps",
     *,
-    probabilities: Temperature | VectorScaling | None = None,
+    probabilities: Scaling | None = None,
     penalty: float = 0.01,
     free: int = 5,
 ) -> PredictionSets:

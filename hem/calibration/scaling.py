@@ -7,7 +7,7 @@ torch_geometric, and scikit-learn's temperature is part of a classifier of numpy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hem.metrics.samples import rows
 
-Method = Literal["temperature", "vector"]
+Method = Literal["temperature", "margin", "vector"]
 
 
 class Temperature(nn.Module):
@@ -58,6 +58,62 @@ class Temperature(nn.Module):
     def extra_repr(self) -> str:
         """T, as ``print`` shows it."""
         return f"{float(self.temperature):.4g}"
+
+
+class MarginScaling(nn.Module):
+    """Probabilities in which the margin of the largest logit over the next has a temperature of its own.
+
+    With the logits in descending order, z_(1) >= z_(2) >= ..., the softmax is of
+
+        z_(j) / T for j > 1,    z_(2) / T + (z_(1) - z_(2)) / S for j = 1.
+
+    T is the temperature among the rivals, S that of the margin. A margin loss pushes that margin only as far as it
+    must, and the rivals among each other not at all, so that their scales differ; with S = T this is temperature
+    scaling. The order of a sample's classes, and so every decision, stays as it was.
+
+    Args:
+        temperature: T > 0.
+        margin_temperature: S > 0.
+
+    Raises:
+        ValueError: T or S is not a positive number.
+
+    Source: own; of the order-preserving families of Rahimi et al., "Intra order-preserving functions for calibration of
+    multi-class neural networks", NeurIPS 2020.
+
+    Example:
+        >>> MarginScaling(1.0, 2.0)(torch.tensor([[2.0, 0.0, 0.0]])).round(decimals=4)
+        tensor([[0.5761, 0.2119, 0.2119]])
+    """
+
+    temperature: Tensor
+    margin_temperature: Tensor
+
+    def __init__(self, temperature: float = 1.0, margin_temperature: float = 1.0) -> None:
+        super().__init__()
+        for name, value in (("temperature", temperature), ("margin_temperature", margin_temperature)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"Expected a {name} above 0, got {value}: 1 leaves logits as they are.")
+            self.register_buffer(name, torch.tensor(float(value)))
+
+    def scaled(self, logits: Tensor) -> Tensor:
+        """Return the logits with both temperatures, (N, C, ...) as they are, in float32 or float64."""
+        logits = _floating(logits)
+        rivals, margin = 1 / self.temperature.to(logits), 1 / self.margin_temperature.to(logits)
+        return logits * rivals + _margin(logits) * (margin - rivals)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of logits (C) or (N, C, ...), in their shape."""
+        return self.scaled(logits).softmax(min(logits.ndim - 1, 1))
+
+
+def _margin(logits: Tensor) -> Tensor:
+    """The margin z_(1) - z_(2) where the largest logit is, else 0, in the logits' shape; 0 without a rival."""
+    dim = min(logits.ndim - 1, 1)
+    top = logits.topk(min(2, logits.shape[dim]), dim)
+    first, last = top.values.narrow(dim, 0, 1), top.values.narrow(dim, -1, 1)
+    margin = torch.where(last > -torch.inf, first - last, 0.0)
+    return torch.zeros_like(logits).scatter(dim, top.indices.narrow(dim, 0, 1), margin)
 
 
 class VectorScaling(nn.Module):
@@ -103,6 +159,9 @@ class VectorScaling(nn.Module):
         return self.scaled(logits).softmax(min(logits.ndim - 1, 1))
 
 
+Scaling = Temperature | MarginScaling | VectorScaling
+
+
 def _floating(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -114,7 +173,7 @@ def calibrate(
     *,
     weight: Sequence[float] | Tensor | None = None,
     ignore_index: int = -100,
-) -> Temperature | VectorScaling:
+) -> Scaling:
     """Fit probabilities to held-out samples: those that make the labels likeliest.
 
     The samples must be others than the network was trained with, and than those that its probabilities are then judged
@@ -123,7 +182,9 @@ def calibrate(
     Args:
         logits: What the network gives, (N, C) or (N, C, d1, ..., dK); -inf for a class that a sample cannot have.
         target: Class indices, (N) or (N, d1, ..., dK).
-        method: ``"temperature"``, one number T, which changes no decision; or ``"vector"``, two numbers for each class.
+        method: ``"temperature"``, one number T, which changes no decision; ``"margin"``, two numbers, which change none
+            either and suit margin losses on hard data (see :class:`MarginScaling`); or ``"vector"``, two numbers for
+            each class.
         weight: What a sample of each class counts, (C): for another prior of the classes than the samples have, its
             share of the class over the samples' share. None: 1.
         ignore_index: The label of what has none.
@@ -151,7 +212,7 @@ def calibrate(
 
 def _fitted(
     logits: Tensor, target: Tensor, method: Method, weight: Sequence[float] | Tensor | None, ignore_index: int
-) -> Temperature | VectorScaling:
+) -> Scaling:
     z, y = (each.cpu().clone() for each in rows(logits, target, ignore_index))
     z = z.double()
     if not len(z):
@@ -162,11 +223,13 @@ def _fitted(
     if wrong.any():
         raise ValueError(
             f"Expected finite logits, got infinite ones in {int(wrong.sum())} samples: -inf is for classes that a "
-            "sample cannot have, and for a temperature alone."
+            "sample cannot have, and not for vector scaling."
         )
     share = _shares(weight, y, z.shape[1])
     beta = _inverse_temperature(z, y, share)
-    return Temperature(1 / beta) if method == "temperature" else _vector(z, y, share, beta)
+    if method == "temperature":
+        return Temperature(1 / beta)
+    return (_margins if method == "margin" else _vector)(z, y, share, beta)
 
 
 def _shares(weight: Sequence[float] | Tensor | None, target: Tensor, classes: int) -> Tensor:
@@ -231,27 +294,50 @@ def _inverse_temperature(logits: Tensor, target: Tensor, share: Tensor) -> float
 
 
 def _vector(logits: Tensor, target: Tensor, share: Tensor, beta: float) -> VectorScaling:
-    """Minimise the negative log-likelihood of softmax(w z + b), from w = 1 / T and b = 0.
+    """Softmax(w z + b), from w = 1 / T and b = 0."""
+    classes = logits.shape[1]
+    start = torch.cat([torch.ones(classes), torch.zeros(classes)]).double()
+    best = _likeliest(lambda free: logits * (beta * free[:classes]) + free[classes:], start, target, share)
+    return VectorScaling(beta * best[:classes], best[classes:] - best[classes:].mean())
 
-    A class that all samples are right about, or that has none, asks for infinite numbers; so each sample of the N
-    stands against a prior that is worth one sample: sum_c (w_c T - 1)^2 + b_c^2, over 2 N.
+
+def _margins(logits: Tensor, target: Tensor, share: Tensor, beta: float) -> MarginScaling:
+    """Both temperatures, from the one that suits both."""
+    possible, margin = logits > -torch.inf, _margin(logits)
+    finite = torch.where(possible, logits - logits.amax(1, keepdim=True), 0.0)
+
+    def scaled(free: Tensor) -> Tensor:
+        found = beta * (finite * free[0] + margin * (free[1] - free[0]))
+        return torch.where(possible, found, -torch.inf)
+
+    start = torch.ones(2, dtype=torch.float64)
+    best = 1 / (beta * _likeliest(scaled, start, target, share, [(1e-3, None)] * 2))
+    return MarginScaling(float(best[0]), float(best[1]))
+
+
+def _likeliest(
+    scaled: Callable[[Tensor], Tensor],
+    start: Tensor,
+    target: Tensor,
+    share: Tensor,
+    bounds: Sequence[tuple[float, None]] | None = None,
+) -> Tensor:
+    """Minimise the negative log-likelihood of softmax(scaled(free)), which is convex where ``scaled`` is linear.
+
+    A class that all samples are right about, or that has none, asks for infinite numbers; so the N samples stand
+    against a prior that is worth one of them: |free - start|^2 / (2 N).
     """
     from scipy.optimize import minimize
 
-    classes = logits.shape[1]
-
     def objective(values: np.ndarray) -> tuple[float, Any]:
         free = torch.from_numpy(values).clone().requires_grad_()
-        factor, bias = free[:classes], free[classes:]
-        losses = F.cross_entropy(logits * (beta * factor) + bias, target, reduction="none")
-        prior = ((factor - 1).square().sum() + bias.square().sum()) / (2 * len(logits))
-        loss = (share * losses).sum() + prior
+        losses = F.cross_entropy(scaled(free), target, reduction="none")
+        loss = (share * losses).sum() + (free - start).square().sum() / (2 * len(target))
         loss.backward()  # type: ignore[no-untyped-call]
         assert free.grad is not None
         return loss.item(), free.grad.numpy()
 
-    start = np.concatenate([np.ones(classes), np.zeros(classes)])
+    options = {"maxiter": 1000, "ftol": 1e-12}
     with torch.enable_grad():
-        found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000, "ftol": 1e-12})
-    best = torch.from_numpy(found.x)
-    return VectorScaling(beta * best[:classes], best[classes:] - best[classes:].mean())
+        found = minimize(objective, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return torch.from_numpy(found.x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
-from hem.calibration import PredictionSets, Temperature, VectorScaling, calibrate, conformal
+from hem.calibration import MarginScaling, PredictionSets, Temperature, VectorScaling, calibrate, conformal
 from hem.calibration.conformal import Score
-from hem.calibration.scaling import Method
+from hem.calibration.scaling import Method, Scaling
 from hem.metrics import BrierScore, CalibrationError, NegativeLogLikelihood, Selective
 from hem.modules.base import Task
 from hem.modules.examination import write_figure
@@ -24,6 +25,8 @@ from hem.runs.files import read_json, write_atomically
 from hem.scores import LOGIT_SCORES
 
 Scores = Literal["calibrated", "raw"]
+
+SCALINGS: dict[str, type[Scaling]] = {"temperature": Temperature, "margin": MarginScaling, "vector": VectorScaling}
 
 # what a temperature changes the order of, over samples; by the largest logit and the margin they stay in order
 CHANGED = ("msp", "energy", "entropy")
@@ -83,7 +86,7 @@ def _options(sets: PredictionSets) -> dict[str, Any]:
 class RunCalibration(NamedTuple):
     """The probabilities of a run, and the network that they belong to."""
 
-    probabilities: Temperature | VectorScaling
+    probabilities: Scaling
     sets: PredictionSets | None
     samples: int  # that they were fitted on
     weights: str  # fingerprint of the network
@@ -93,7 +96,7 @@ class RunCalibration(NamedTuple):
         kind = self.probabilities
         numbers: dict[str, Any] = {name: value.double().tolist() for name, value in kind.named_buffers()}
         record = {
-            "method": "temperature" if isinstance(kind, Temperature) else "vector",
+            "method": next(name for name, scaling in SCALINGS.items() if isinstance(kind, scaling)),
             **numbers,
             "conformal": None if self.sets is None else _options(self.sets),
             "samples": self.samples,
@@ -113,10 +116,9 @@ class RunCalibration(NamedTuple):
             return None
         record = read_json(path)
         try:
-            if record["method"] == "temperature":
-                probabilities: Temperature | VectorScaling = Temperature(record["temperature"])
-            else:
-                probabilities = VectorScaling(record["weight"], record["bias"])
+            scaling = SCALINGS[record["method"]]
+            numbers = {name: record[name] for name in inspect.signature(scaling).parameters}
+            probabilities: Scaling = scaling(**numbers)
             options = record["conformal"]
             sets = None if options is None else PredictionSets(probabilities, **options)
             found = cls(probabilities, sets, int(record["samples"]), str(record["weights"]))
@@ -153,7 +155,8 @@ class Calibrator(nn.Module):
     ``conformal/coverage`` and ``conformal/size``. ``calibration.json`` keeps it all for ``predict``.
 
     Args:
-        method: ``"temperature"``, one number, which changes no decision; ``"vector"``, two for each class.
+        method: ``"temperature"``, one number, which changes no decision; ``"margin"``, two, which change none either;
+            ``"vector"``, two for each class: see :func:`hem.calibrate`.
         coverage: The probability with which prediction sets hold the true class, in (0, 1); None: no sets.
         score: What sets are made by: see :func:`hem.calibration.nonconformity`.
         penalty: Of ``raps``.
@@ -183,7 +186,7 @@ class Calibrator(nn.Module):
         self.free = free
         self.count()
         self.right, self.covered, self.size = MeanMetric(), MeanMetric(), MeanMetric()
-        self.probabilities: list[Temperature | VectorScaling] = []  # in a list, for checkpoints hold the network alone
+        self.probabilities: list[Scaling] = []  # in a list, for checkpoints hold the network alone
         self.sets: list[PredictionSets] = []
         self.samples = 0
 
@@ -259,10 +262,10 @@ class Calibrator(nn.Module):
         found = self.before.compute()
         for each in self.probabilities:
             found |= {f"calibrated/{name}": value for name, value in self.after.compute().items()}
-            if isinstance(each, Temperature):
-                found["temperature"] = each.temperature.to(found["nll"].device)
-            else:
+            if isinstance(each, VectorScaling):
                 found["calibrated/accuracy"] = self.right.compute()
+            else:
+                found |= {name: value.to(found["nll"].device) for name, value in each.named_buffers()}
         if self.sets:
             found |= {"conformal/coverage": self.covered.compute(), "conformal/size": self.size.compute()}
         return found

@@ -15,7 +15,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 import hem
-from hem.calibration import Temperature, VectorScaling, calibrate
+from hem.calibration import MarginScaling, Temperature, VectorScaling, calibrate
 from hem.metrics import calibration_error, negative_log_likelihood
 
 
@@ -177,6 +177,45 @@ def test_vector_scaling_mends_what_one_number_cannot():
     assert free.grad.abs().max() < 2e-3  # at the minimum, up to the prior worth one sample
 
 
+def test_margin_scaling_mends_what_one_number_cannot():
+    """The margin of the largest logit is longer than the rivals' distances say; no decision changes."""
+    true, target = sample(4000)
+    bent = MarginScaling(1.0, 0.5).scaled(true)
+    one, two = calibrate(bent, target), calibrate(bent, target, "margin")
+    assert two.temperature.item() == pytest.approx(0.2, rel=0.1)
+    assert two.margin_temperature.item() == pytest.approx(0.4, rel=0.1)
+    held, label = sample(4000, seed=1)
+    bent = MarginScaling(1.0, 0.5).scaled(held)
+    gain = negative_log_likelihood(one.scaled(bent), label) - negative_log_likelihood(two.scaled(bent), label)
+    assert gain > 0.005
+    assert torch.equal(two.scaled(bent).argsort(1), held.argsort(1))
+
+
+def test_margin_scaling_by_loops():
+    logits = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0)).double()
+    found = MarginScaling(0.5, 2.0).scaled(logits)
+    for n in range(5):
+        for d in range(3):
+            ordered = sorted(logits[n, :, d].tolist(), reverse=True)
+            for c in range(4):
+                z = logits[n, c, d].item()
+                expected = ordered[1] / 0.5 + (z - ordered[1]) / 2 if z == ordered[0] else z / 0.5
+                assert found[n, c, d].item() == pytest.approx(expected)
+    torch.testing.assert_close(MarginScaling(0.5, 0.5)(logits), Temperature(0.5)(logits))
+
+
+def test_margin_scaling_where_one_temperature_is_right_and_where_all_are():
+    logits, target = sample(4000)
+    wide = torch.cat([logits, torch.full((4000, 2), -torch.inf)], 1)
+    for z in (logits, wide):
+        found = calibrate(z, target, "margin")
+        assert found.margin_temperature.item() == pytest.approx(found.temperature.item(), rel=0.1)
+        assert found(z).isfinite().all()
+    right = calibrate(logits, logits.argmax(1), "margin")
+    assert 0 < right.margin_temperature.item() < 0.2
+    assert torch.equal(right.scaled(logits).argmax(1), logits.argmax(1))
+
+
 def test_vector_scaling_of_a_class_without_samples_is_finite():
     logits, target = sample(500)
     kept = target != 2
@@ -186,13 +225,15 @@ def test_vector_scaling_of_a_class_without_samples_is_finite():
     assert found(logits)[:, 2].mean() < calibrate(logits[kept], target[kept])(logits)[:, 2].mean() / 2
 
 
-@pytest.mark.parametrize("module", [Temperature(0.25), VectorScaling([1.0, 2.0, 3.0], [0.0, 0.5, 0.0])])
+@pytest.mark.parametrize(
+    "module", [Temperature(0.25), MarginScaling(0.25, 0.5), VectorScaling([1.0, 2.0, 3.0], [0.0, 0.5, 0.0])]
+)
 def test_modules_travel(module):
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     expected = module(logits)
     assert torch.equal(pickle.loads(pickle.dumps(module))(logits), expected)
     assert torch.equal(copy.deepcopy(module)(logits), expected)
-    other = Temperature() if isinstance(module, Temperature) else VectorScaling(torch.ones(3), torch.zeros(3))
+    other = VectorScaling(torch.ones(3), torch.zeros(3)) if isinstance(module, VectorScaling) else type(module)()
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
     file.seek(0)
@@ -207,7 +248,7 @@ def test_modules_travel(module):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"method": "isotonic"}, "Expected method as one of temperature, vector, got 'isotonic'"),
+        ({"method": "isotonic"}, "Expected method as one of temperature, margin, vector, got 'isotonic'"),
         ({"weight": [1.0, 1.0]}, r"for each of 6 classes, got shape \(2,\)"),
         ({"weight": [1.0, 1, 1, 1, 1, -1]}, "the least of them -1"),
         ({"weight": [0.0] * 6}, "got 0 for the class of each"),

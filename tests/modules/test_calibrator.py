@@ -202,6 +202,18 @@ def test_prediction_sets(score, copy, hem_command):
     assert [list(each.labels) for each in hem.load(copy, "last").predict(images)] == sets
 
 
+def test_margin_scaling(copy, hem_command, logits):
+    options = ("--run_dir", copy, "--ckpt_path", "last", "--model.calibrator", "Calibrator",
+               "--model.calibrator.method", "margin")  # fmt: skip
+    assert hem_command("test", *DIGITS, *options).code == 0
+    expected = calibrate(*logits["val"], "margin")
+    for name in ("temperature", "margin_temperature"):
+        assert results(copy)[f"test/{name}"] == pytest.approx(getattr(expected, name).item(), rel=1e-2)
+    loaded = hem.load(copy, "last")
+    p = torch.tensor([each.score for each in loaded.predict(DigitsDataModule().load("test").images)])
+    torch.testing.assert_close(p, expected(logits["test"][0]).amax(1), rtol=1e-2, atol=1e-3)
+
+
 def test_vector_scaling(copy, hem_command, logits):
     options = ("--run_dir", copy, "--ckpt_path", "last", "--model.calibrator", "Calibrator",
                "--model.calibrator.method", "vector")  # fmt: skip
