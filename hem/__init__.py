@@ -1,7 +1,7 @@
 """hem: high error margin losses, and everything needed to compare losses fairly.
 
-``from hem.losses import HEMLoss`` needs torch alone; ``hem.load`` brings back a trained network, and ``hem.calibrate``
-makes probabilities of any network's logits.
+``from hem.losses import HEMLoss`` needs torch alone; ``hem.load`` brings back a trained network, ``hem.calibrate``
+makes probabilities of any network's logits, and ``hem.evaluate`` examines any network.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hem.calibration import calibrate
+    from hem.examine import evaluate
     from hem.trained import Segmenter, Trained
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "calibrate", "load"]
+__all__ = ["__version__", "calibrate", "evaluate", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +23,10 @@ def __getattr__(name: str) -> Any:
         from hem.calibration import calibrate
 
         return calibrate
+    if name == "evaluate":
+        from hem.examine import evaluate
+
+        return evaluate
     raise AttributeError(f"module 'hem' has no attribute '{name}'")
 
 

@@ -68,11 +68,11 @@ def inherited(args: Sequence[str]) -> list[str]:
     out = [command, "--config", yaml.safe_dump(record)]
     for option, value in pairwise(["", *rest]):
         if option in ("--config", "-c"):
-            out += _examination(value)
-            out += _of_data(option, value, data_name(dict_to_namespace(record["data"])))
+            out += without_own(value)
+            out += of_data(option, value, data_name(dict_to_namespace(record["data"])))
         elif value.startswith("--config="):
-            out += ["--config", *_examination(value.partition("=")[2])]
-            out += _of_data("--config", value.partition("=")[2], data_name(dict_to_namespace(record["data"])))
+            out += ["--config", *without_own(value.partition("=")[2])]
+            out += of_data("--config", value.partition("=")[2], data_name(dict_to_namespace(record["data"])))
         else:
             out.append(value)
     if named is None:
@@ -82,7 +82,7 @@ def inherited(args: Sequence[str]) -> list[str]:
     return out
 
 
-def _examination(value: str) -> list[str]:
+def without_own(value: str) -> list[str]:
     """A config without the network and the loss that it has for want of a run, where it chooses a task."""
     if not (path := Path(value)).is_file():
         return [value]
@@ -97,7 +97,7 @@ def _examination(value: str) -> list[str]:
     return [yaml.safe_dump({**content, "model": {**model, "init_args": kept}})]
 
 
-def _of_data(option: str, value: str, data: str) -> Iterator[str]:
+def of_data(option: str, value: str, data: str) -> Iterator[str]:
     """``rejection.yaml`` is followed by ``rejection/<data>.yaml``, where there is one: what differs by data set."""
     path = Path(value)
     if path.is_file() and (own := path.with_suffix("") / f"{data}.yaml").is_file():

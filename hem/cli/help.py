@@ -25,7 +25,8 @@ EXAMPLES = {
     "test": """\
   {hem} test --config classification/digits --config loss/hem --ckpt_path best
   {hem} test --run runs/classification_digits/hem/seed0
-  {hem} test --run runs/classification_digits/hem/seed0 --config evaluate/rejection""",
+  {hem} test --run runs/classification_digits/hem/seed0 --config evaluate/rejection
+  {hem} test --net resnet50 --weights resnet50.pth --config evaluate/corruption --data ImageNetDataModule""",
     "predict": "  {hem} predict --run runs/classification_digits/hem/seed0",
 }
 #: each with the part of a command that it is about; a test tries all of them

@@ -31,6 +31,7 @@ def quiet() -> None:
         "Be aware that when using `ckpt_path`, callbacks used",  # a checkpoint is examined under another config
         "The dirpath has changed from",  # a checkpoint is tested into another folder, or its run was moved
         "Precision .* is not supported by the model summary",  # its estimate in MB is all that is concerned
+        "You called `self.log.* but have no logger configured",  # results.json holds what is logged
         "Couldn't infer the batch indices fetched",  # predictions carry their own
         "The '(train|val|test|predict)_dataloader' does not have many workers",  # images in memory need none
         # a run resumed behind its validation; a figure that no validation has is an error

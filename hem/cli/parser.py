@@ -27,6 +27,7 @@ import hem.modules
 from hem.cli.configs import base_config
 from hem.cli.errors import one_sentence
 from hem.cli.examine import EXAMINES, inherited, place, refuse_contradictions
+from hem.cli.foreign import foreign, name_of
 from hem.cli.help import COMMANDS, program
 from hem.cli.loggers import place_loggers
 from hem.cli.own import Unusable
@@ -117,7 +118,7 @@ class HemCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         for name in ("ignore_index", "unknown_index", "palette"):  # of masks
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
-        for name in ("num_classes", "in_channels", "image_size"):
+        for name in ("num_classes", "class_names", "in_channels", "image_size"):
             parser.link_arguments(f"data.{name}", f"model.init_args.net.init_args.{name}", apply_on="instantiate")
         for name in ("class_counts", "class_frequencies"):
             parser.link_arguments(f"data.{name}", f"model.init_args.loss.init_args.{name}", apply_on="instantiate")
@@ -156,6 +157,8 @@ class HemCLI(LightningCLI):
             "loss": short_name(config.model.init_args.loss.class_path, hem.losses.LOSSES),
             "seed": config.seed_everything,
         }
+        if self.subcommand in EXAMINES and not config.ckpt_path and config.run is None:
+            names["loss"] = name_of(config.model.init_args.net) or names["loss"]
         self.folder = self._folder(config, names)
         folder = self.folder.path
         config.trainer.default_root_dir = str(folder)
@@ -192,11 +195,26 @@ class HemCLI(LightningCLI):
         return made if run is None or config.run_dir else place(run, record, names, config.name)
 
     def before_test(self) -> None:
-        """Set the results aside that belong to other weights."""
+        """Refuse a last layer that nobody trained; set the results aside that belong to other weights."""
+        self._refuse_new_layers()
         self._make_room(self.folder.results, "limit_test_batches")
 
+    def before_predict(self) -> None:
+        """Refuse a last layer that nobody trained."""
+        self._refuse_new_layers()
+
+    def _refuse_new_layers(self) -> None:
+        start = getattr(self.model.net.backbone, "start", None)
+        if start is not None and start.fresh and not self.config[self.subcommand].ckpt_path:
+            raise ValueError(
+                f"Expected a trained network, got one with new layers ({', '.join(start.fresh[:2])}), for its weights "
+                f"have other classes than the {self.datamodule.num_classes} of {self.datamodule.title}: take the data "
+                "that it was trained on, or say whose logits they are by --class_order."
+            )
+
     def before_validate(self) -> None:
-        """Set the results aside that belong to other weights."""
+        """Refuse a last layer that nobody trained; set the results aside that belong to other weights."""
+        self._refuse_new_layers()
         self._make_room(self.folder.results_validate, "limit_val_batches")
 
     def _make_room(self, results: Path, limit: str) -> None:
@@ -303,7 +321,7 @@ def build(args: Sequence[str] | dict[str, Any], run: bool = True) -> HemCLI:
         save_config_callback=SaveConfig,
         parser_class=Parser,
         parser_kwargs=dict.fromkeys([command] if command else COMMANDS, defaults) if run else defaults,
-        args=args if isinstance(args, dict) else qualified(inherited(args)),
+        args=args if isinstance(args, dict) else qualified(inherited(foreign(args))),
         run=run,
         command=command,
     )

@@ -55,6 +55,11 @@ def use_features(task: Task, folder: str | Path, stage: str) -> None:
     def encode(images: Tensor) -> Tensor:
         task.eval()
         features: Tensor = net.forward_features(normalize(images.to(task.device).float() / 255))
+        if features.ndim != 2:  # timm's own networks give maps or tokens
+            raise ValueError(
+                f"Expected features of shape (N, D) from {type(net).__name__}, got {tuple(features.shape)}: take the "
+                "network by its name, hem.networks.Named, or leave features at null."
+            )
         return features
 
     def identity() -> Sequence[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import timm
@@ -14,6 +14,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from hem.names import check_name, near
 from hem.networks.base import Network
+from hem.networks.order import order_of
 from hem.networks.published import published_weights
 from hem.networks.weights import (
     IMAGENET,
@@ -44,19 +45,25 @@ class Named(Network):
         image_size: (height, width) of the images, in pixels, for networks built for one size, such as vision
             transformers; others take any size. None: the size the network was published with.
         source: where to look; "auto" looks in torchvision first.
-        pretrained: start from the published weights (all but the last layer), which are downloaded. For other
-            than 3 channels the filters of the first layer are averaged over the channels.
+        pretrained: start from the published weights, which are downloaded. For other
+            than 3 channels the filters of the first layer are averaged over the channels. The last layer is kept
+            where it has as many classes.
         options: further arguments of the library's constructor, e.g. `{"patch_size": 4}`.
         weights: what to start from instead: a state dict (.safetensors, .pth) under the library's names, the
             folder of a run, or the name of published weights that are in the library's cache or can be
             downloaded (torchvision: "IMAGENET1K_V2"; timm: "a1_in1k"). The last layer is taken from a file where
             it has as many classes.
+        class_order: of which classes the logits of `weights` are, where those are not the data's in the data's order:
+            names in the order of the logits, or the path of a file that holds them (a line each, or YAML: a list, or
+            the number of the logit for each class). "imagenet": the synsets of ImageNet-1k ("n01440764", ...). The
+            last layer keeps the data's classes alone, in the data's order.
+        class_names: the data's classes, which `class_order` is compared with; linked from the data module.
         resize: images are scaled (bilinear) to this size, on their device, before they go in: a number of pixels,
             (height, width), or "published", the size the network was published with. None: as they are.
 
     Raises:
         ValueError: if the name is unknown, the network does not end in one linear layer, `pretrained` and `weights`
-            are both given, or the weights cannot be read or are another network's.
+            are both given, the weights cannot be read or are another network's, or `class_order` lacks a class.
         TypeError: if the constructor does not know one of the options.
         OSError: if the weights are not there, or the published ones cannot be fetched.
 
@@ -78,6 +85,8 @@ class Named(Network):
         options: Mapping[str, Any] | None = None,
         weights: str | None = None,
         resize: int | Size | Literal["published"] | None = None,
+        class_order: str | Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         if pretrained and weights is not None:
             raise ValueError(
@@ -93,9 +102,12 @@ class Named(Network):
             if min(image_size) < 1:
                 raise ValueError(f"Expected resize in pixels, 1 or more, got {resize}: leave it out for no scaling.")
         build = _from_torchvision if library == "torchvision" else _from_timm
+        chosen, outputs = None, num_classes
+        if class_order is not None:
+            chosen, outputs = order_of(class_order, class_names or [str(k) for k in range(num_classes)])
         try:
             with published_weights(name, "give a file as weights, or set pretrained to false"):
-                body, path = build(name, num_classes, in_channels, image_size, published, dict(options or {}))
+                body, path, new = build(name, outputs, in_channels, image_size, published, dict(options or {}))
         except TypeError as error:
             raise TypeError(f"network '{name}' does not take the options {options}: {error}") from error
         head = body.get_submodule(path)
@@ -107,9 +119,14 @@ class Named(Network):
         if published is not None or file is not None:
             expected = for_channels(_published_normalization(name, library, published), in_channels)
             if file is None:
-                self.start = Start(f"published for {name} ({library}, {published})", expected)
+                fresh = ("head.weight", "head.bias") if new else ()
+                self.start = Start(f"published for {name} ({library}, {published})", expected, fresh=fresh)
             else:
                 load_weights(self, file, expected, _conversion(self, library))
+        if chosen is not None:
+            rows = {key: value[chosen] for key, value in self.head.state_dict().items()}
+            self.head = nn.Linear(rows["weight"].shape[1], num_classes, bias="bias" in rows)
+            self.head.load_state_dict(rows)
 
     def library_layout(self) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """The tensors under the library's own names, and what those of the last layer begin with."""
@@ -207,14 +224,15 @@ def _from_timm(
     image_size: Size | None,
     published: str | None,
     options: dict[str, Any],
-) -> tuple[nn.Module, str]:
-    """The network and the path of its last layer."""
+) -> tuple[nn.Module, str, bool]:
+    """The network, the path of its last layer, and whether that layer is new beside published weights."""
     config = timm.get_pretrained_cfg(name)
     if image_size is not None and config is not None and config.fixed_input_size:
         options.setdefault("img_size", tuple(image_size))
     options |= {"num_classes": num_classes, "in_chans": in_channels, "pretrained": published is not None}
     body: Any = timm.create_model(_tagged(name, published or "default"), **options)
-    return body, _path(body, body.get_classifier(), name)
+    new = published is not None and config is not None and config.num_classes != num_classes
+    return body, _path(body, body.get_classifier(), name), new
 
 
 def _from_torchvision(
@@ -224,8 +242,8 @@ def _from_torchvision(
     image_size: Size | None,
     published: str | None,
     options: dict[str, Any],
-) -> tuple[nn.Module, str]:
-    """The network and the path of its last layer."""
+) -> tuple[nn.Module, str, bool]:
+    """The network, the path of its last layer, and whether that layer is new beside published weights."""
     if published is None:
         options["num_classes"] = num_classes
         if name.startswith("vit_") and image_size is not None:
@@ -239,11 +257,12 @@ def _from_torchvision(
             setattr(body, auxiliary, None)
     layers = [module for module in body.modules() if isinstance(module, nn.Linear)]
     path = _path(body, layers[-1] if layers else None, name)
-    if published is not None:
+    new = published is not None and layers[-1].out_features != num_classes
+    if new:
         body.set_submodule(path, nn.Linear(layers[-1].in_features, num_classes))
     if in_channels != 3:
         _replace_stem(body, in_channels)
-    return body, path
+    return body, path, new
 
 
 def _path(body: nn.Module, head: object, name: str) -> str:

@@ -69,7 +69,7 @@ def without_start(init_args: Any) -> None:
         >>> arguments
         {'name': 'resnet18', 'pretrained': False}
     """
-    for name, nothing in (("weights", None), ("pretrained", False), ("encoder_weights", None)):
+    for name, nothing in (("weights", None), ("pretrained", False), ("encoder_weights", None), ("class_order", None)):
         if name in init_args:
             init_args[name] = nothing
 

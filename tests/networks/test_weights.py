@@ -26,6 +26,7 @@ from hem.networks import (
     TorchvisionSegmentation,
     load_weights,
 )
+from hem.networks.weights import without_start
 
 SHELF = Path(os.environ.get("HEM_WEIGHTS", Path(__file__).resolve().parents[3] / "shared" / "weights"))
 LITE = "tf_efficientnet_lite0"
@@ -358,6 +359,12 @@ def test_null_on_the_command_line_is_no_file(hem_command, tmp_path):
     common = (*DIGITS, "--config", config, "--run_dir", tmp_path / "run")
     assert "Expected weights at gone.pth, got nothing there" in hem_command("fit", *common).err
     assert hem_command("fit", *common, "--model.net.weights", "null").code == 0
+
+
+def test_a_checkpoint_needs_nothing_that_its_network_started_from():
+    arguments = {"name": "resnet18", "weights": "gone.pth", "class_order": "gone.txt", "pretrained": True, "resize": 64}
+    without_start(arguments)
+    assert arguments == {"name": "resnet18", "weights": None, "class_order": None, "pretrained": False, "resize": 64}
 
 
 def test_a_run_keeps_the_normalisation_of_its_weights(hem_command, tmp_path):

@@ -1,0 +1,113 @@
+"""A network that was trained elsewhere, examined: ``test --net resnet50 --weights file.pth --config ...``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+import hem.datamodules
+from hem.cli.examine import EXAMINES, last_value, of_data, without_own
+
+OPTIONS = ("--net", "--weights", "--class_order")
+
+
+def foreign(args: Sequence[str]) -> list[str]:
+    """Return the arguments of a command with the network that ``--net`` and ``--weights`` name spelt out before them.
+
+    Args:
+        args: What stands behind ``python cli.py``; configs by their paths.
+
+    Raises:
+        ValueError: If ``fit`` is given such a network, weights are given without one, or it meets a run.
+
+    Example:
+        >>> foreign(["test", "--net", "resnet18", "--data", "MNISTDataModule"])[2].splitlines()[:3]
+        ['model:', '  class_path: hem.modules.ClassificationTask', '  init_args:']
+    """
+    command, *rest = args or [""]
+    given = {option: last_value(rest, option) for option in OPTIONS}
+    if not any(given.values()):
+        return list(args)
+    if given["--net"] is None:
+        raise ValueError(
+            "Expected the name of a network beside --weights and --class_order, got none: add --net, such as --net "
+            "resnet50."
+        )
+    if command not in EXAMINES:
+        raise ValueError(
+            f"Expected --net with {', '.join(EXAMINES)}, got it with {command}: start a training from weights with "
+            f"--model.net Named --model.net.name {given['--net']} --model.net.weights <path>."
+        )
+    if both := next((option for option in ("--run", "--ckpt_path") if last_value(rest, option)), None):
+        raise ValueError(f"Expected --net or {both}, got both: a run has its own network.")
+    net: dict[str, Any] = {"name": given["--net"], "weights": given["--weights"] or "default"}
+    if given["--class_order"] is not None:
+        net["class_order"] = given["--class_order"]
+    model = {
+        "class_path": "hem.modules.ClassificationTask",
+        "init_args": {
+            "net": {"class_path": "hem.networks.Named", "init_args": net},
+            "loss": {"class_path": "torch.nn.CrossEntropyLoss"},
+        },
+    }
+    return [command, "--config", yaml.safe_dump({"model": model}, sort_keys=False), *_examinations(_others(rest))]
+
+
+def _examinations(args: Sequence[str]) -> list[str]:
+    """The arguments, each config without a network of its own, and followed by what differs by data set."""
+    data, out = _data(args), []
+    for option, value in pairwise(["", *args]):
+        if option in ("--config", "-c"):
+            out += [*without_own(value), *of_data(option, value, data)]
+        elif value.startswith("--config="):
+            path = value.partition("=")[2]
+            out += ["--config", *without_own(path), *of_data("--config", path, data)]
+        else:
+            out.append(value)
+    return out
+
+
+def _data(args: Sequence[str]) -> str:
+    """The name of the data set, of ``--data`` or of a config; "" where it has none."""
+    configs = [after for word, after in pairwise([*args, ""]) if word in ("--config", "-c")]
+    configs += [word.partition("=")[2] for word in args if word.startswith("--config=")]
+    paths = [last_value(args, "--data")]
+    for config in filter(os.path.isfile, reversed(configs)):
+        content = yaml.safe_load(Path(config).read_text())
+        paths.append((content.get("data") or {}).get("class_path") if isinstance(content, dict) else None)
+    word = next((path for path in paths if path), "").rpartition(".")[2]
+    return next((name for name, entry in hem.datamodules.DATA.items() if entry.__name__ == word), "")
+
+
+def _others(args: Sequence[str]) -> list[str]:
+    """The arguments without our own options and their values."""
+    out: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word in OPTIONS:
+            next(words, None)
+        elif word.partition("=")[0] not in OPTIONS:
+            out.append(word)
+    return out
+
+
+def name_of(net: Namespace) -> str | None:
+    """What a network from elsewhere is filed under in place of a loss, which nobody knows: its name and its weights'.
+
+    Args:
+        net: A network's config.
+
+    Returns:
+        None for a network that starts from nothing.
+    """
+    given = net.get("init_args") or {}
+    if not given.get("weights"):
+        return None
+    words = (given.get("name") or net.class_path.rpartition(".")[2], Path(given["weights"]).stem)
+    return "-".join(dict.fromkeys(words))

@@ -1,0 +1,201 @@
+"""Examine any network from Python: what it does with known, unknown, corrupted and attacked images."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+
+from hem import modules
+from hem.cli import quiet
+from hem.cli.configs import SHIPPED
+from hem.datamodules import ImageDataModule
+from hem.modules import ClassificationTask, Task
+from hem.names import check_name
+from hem.networks import Normalize
+from hem.networks.order import order_of
+from hem.networks.weights import for_channels
+
+EXAMINATIONS = ("clean", "rejection", "corruption", "adversarial")
+
+
+class Reordered(nn.Module):
+    """A network whose logits are put into the order of the data's classes.
+
+    Args:
+        net: Images to logits (N, K).
+        logits: The logit of each class, (C).
+    """
+
+    def __init__(self, net: nn.Module, logits: Sequence[int]) -> None:
+        super().__init__()
+        self.net = net
+        self.logits = list(logits)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The logits (N, C) of images."""
+        logits: Tensor = self.net(input)[:, self.logits]
+        return logits
+
+
+def evaluate(
+    net: nn.Module,
+    data: ImageDataModule,
+    examinations: Sequence[str] = ("clean",),
+    *,
+    loss: nn.Module | None = None,
+    normalize: Normalize | None = None,
+    class_order: str | Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Examine a network, trained anywhere, as ``python cli.py test --config configs/evaluate/<name>.yaml`` does.
+
+    Args:
+        net: Images (N, C, H, W) to logits; any module. It is left as it was.
+        data: The known images.
+        examinations: Some of :data:`EXAMINATIONS`, each by its shipped config.
+        loss: What ``test/loss`` is computed with, and the attack on the loss itself; None: cross-entropy.
+        normalize: What the network wants of the pixels. None: what its weights expect where it says so (networks of
+            :mod:`hem.networks` and of timm), else pixels in [0, 1] as they are, for a network that normalises itself.
+        class_order: Of which classes the logits are, where those are not the data's in the data's order; see
+            :class:`~hem.networks.Named`.
+        folder: Where tables and pictures are written, ``<folder>/<examination>``; None: nowhere.
+        options: Arguments of an examination's task in place of its config's, by its name.
+        trainer: Arguments of Lightning's Trainer, such as ``{"accelerator": "gpu"}``.
+
+    Returns:
+        Metrics by name for each examination.
+
+    Raises:
+        ValueError: There is no such examination, or the network's logits are not one for each class.
+
+    Example:
+        >>> from hem.datamodules import DigitsDataModule
+        >>> from hem.networks import LeNet
+        >>> found = evaluate(LeNet(image_size=(8, 8)), DigitsDataModule(), trainer={"accelerator": "cpu"})
+        Pixels ... as they are in [0, 1].
+        >>> "test/accuracy" in found["clean"]
+        True
+    """
+    quiet()
+    for name in examinations:
+        check_name(name, EXAMINATIONS, "examination")
+    normalize = _expected(net, data.in_channels) if normalize is None else normalize
+    numbers = "as they are in [0, 1]" if normalize is None else f"normalised by {normalize.extra_repr()}"
+    print(f"Pixels go into {type(net).__name__} {numbers}.")
+    examined = net if class_order is None else Reordered(net, order_of(class_order, data.class_names)[0])
+    found = {}
+    with _left_alone(net):
+        _check(examined if normalize is None else nn.Sequential(normalize, examined), data)
+        for name in examinations:
+            task = _task(name, examined, data, loss, normalize, dict((options or {}).get(name, {})))
+            with tempfile.TemporaryDirectory() as nowhere:
+                place = nowhere if folder is None else str(Path(folder) / name)
+                settings: dict[str, Any] = {
+                    "logger": False,
+                    "enable_checkpointing": False,
+                    "enable_progress_bar": False,
+                    "enable_model_summary": False,
+                    "devices": 1,
+                    "default_root_dir": place,
+                    **(trainer or {}),
+                }
+                runner = Trainer(**settings)
+                runner.test(task, datamodule=data, verbose=False)
+            found[name] = {key: float(value) for key, value in sorted(runner.callback_metrics.items())}
+    return found
+
+
+def _expected(net: nn.Module, channels: int) -> Normalize | None:
+    """The normalisation that a network's weights expect, where it says so."""
+    start = getattr(net, "start", None)
+    if start is not None and start.normalization is not None:
+        return Normalize(*start.normalization)
+    config = getattr(net, "pretrained_cfg", None)  # timm's
+    if isinstance(config, Mapping) and {"mean", "std"} <= config.keys():
+        return Normalize(*for_channels((tuple(config["mean"]), tuple(config["std"])), channels))
+    return None
+
+
+@torch.no_grad()
+def _check(net: nn.Module, data: ImageDataModule) -> None:
+    """Refuse a network whose logits are not one for each class."""
+    parameter = next(net.parameters(), torch.zeros(()))
+    logits = net.eval()(torch.rand(1, data.in_channels, *data.image_size).to(parameter))
+    if not isinstance(logits, Tensor) or logits.shape != (1, data.num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"Expected logits of shape (N, {data.num_classes}), one for each class of {data.title}, got {shape}: take "
+            "the data that the network was trained on, or name its classes by class_order."
+        )
+
+
+def _task(
+    name: str,
+    net: nn.Module,
+    data: ImageDataModule,
+    loss: nn.Module | None,
+    normalize: Normalize | None,
+    options: dict[str, Any],
+) -> Task:
+    """The task of an examination, with the arguments of its shipped config."""
+    kind: Callable[..., Task] = ClassificationTask
+    if name != "clean":
+        path = SHIPPED / "evaluate" / f"{name}.yaml"
+        given: dict[str, Any] = {}
+        for file in (path, path.with_suffix("") / f"{data.name}.yaml"):
+            if file.is_file():
+                content = yaml.safe_load(file.read_text())["model"]
+                kind = getattr(modules, content.get("class_path", "").rpartition(".")[2], kind)
+                given |= content.get("init_args", {})
+        options = given | options
+    parser = ArgumentParser(exit_on_error=False)
+    skip = {"net", "loss", "optimizer", "lr_scheduler", "normalize", "num_classes", "class_names", "mean", "std"}
+    parser.add_class_arguments(kind, "task", skip=skip, instantiate=False)
+    plain = {key: value for key, value in options.items() if not _built(value)}
+    arguments = parser.instantiate_classes(parser.parse_object({"task": plain})).task
+    given = {key: value for key, value in vars(arguments).items() if key in options} | {
+        key: value for key, value in options.items() if _built(value)
+    }
+    return kind(
+        net,
+        nn.CrossEntropyLoss() if loss is None else loss,
+        num_classes=data.num_classes,
+        class_names=data.class_names,
+        normalize=normalize,
+        channels_last=False,  # the network is someone else's
+        **given,
+    )
+
+
+def _built(value: Any) -> bool:
+    """Whether an option is an object already, and no description of one."""
+    return not isinstance(value, (str, int, float, bool, list, tuple, dict, type(None))) and not inspect.isclass(value)
+
+
+@contextmanager
+def _left_alone(net: nn.Module) -> Iterator[None]:
+    """Give a network back as it was: its modes, its device, what learns."""
+    modes = {module: module.training for module in net.modules()}
+    device = next((p.device for p in net.parameters()), None)
+    learning = {parameter: parameter.requires_grad for parameter in net.parameters()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter, learns in learning.items():
+            parameter.requires_grad_(learns)
+        if device is not None:
+            net.to(device)
