@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -68,8 +69,9 @@ def test_another_loss_takes_the_features_that_are_there(hem_command, started, tm
     # a network that was trained on, in its test by a checkpoint, has features of its own
     moved = hem_command("fit", *DIGITS, "--run_dir", tmp_path / "c")
     assert moved.code == 0
-    outcome = hem_command("test", *common, "--run_dir", tmp_path / "d",
-                          "--ckpt_path", tmp_path / "c" / "checkpoints" / "last.ckpt")  # fmt: skip
+    # away from its run, whose record would have its own say
+    elsewhere = shutil.copy(tmp_path / "c" / "checkpoints" / "last.ckpt", tmp_path / "moved.ckpt")
+    outcome = hem_command("test", *common, "--run_dir", tmp_path / "d", "--ckpt_path", elsewhere)
     assert outcome.code == 0, outcome.err
     assert "encoded once" in outcome.out
     plain = hem_command("test", *DIGITS, "--run_dir", tmp_path / "c", "--ckpt_path", "last")
