@@ -441,6 +441,18 @@ def test_ctrl_c(times, hem_command, tmp_path):
     same(tmp_path / "run", tmp_path / "whole")
 
 
+def test_ctrl_c_before_anything(hem_command, monkeypatch):
+    """While libraries are imported, which takes seconds."""
+
+    def press(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["hem.cli.main"], "run", press)
+    outcome = hem_command(*SHORT)
+    assert outcome.code == 130
+    assert outcome.err.startswith("stopped by Ctrl-C")
+
+
 # -- the record ----------------------------------------------------------------------------------------------------
 
 

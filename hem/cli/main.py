@@ -76,7 +76,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return run(arguments)
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:  # also while libraries are imported
+        return interrupted()
 
 
 def interrupted() -> int:
@@ -115,8 +118,6 @@ def run(arguments: Sequence[str]) -> int:
         cause = mistake(error)
         print(f"error: {sentence(cause)}", file=sys.stderr)
         return 2 if isinstance(cause, Unusable) else 1
-    except KeyboardInterrupt:
-        return interrupted()
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes a 1 of it
             return interrupted()
