@@ -5,12 +5,91 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hem.datamodules.images import Fit
+from hem.networks import Normalize
+
+
+class Pixels(nn.Module):
+    """A network that takes images as they are: bytes of any height and width, scaled as in training, on the way in.
+
+    Scaling is bilinear and antialiased, in floating point: within 1/255 of the bytes that torchvision makes of a PIL
+    image.
+
+    Args:
+        net: images (N, C, H, W) in [0, 1] of one size to logits.
+        image_size: that size, (height, width).
+        shorter: scale the shorter side to this many pixels and cut the centre out; None: stretch.
+
+    Example:
+        >>> Pixels(nn.Flatten(), (2, 2))(torch.full((1, 1, 5, 3), 255, dtype=torch.uint8)).shape
+        torch.Size([1, 4])
+        >>> Pixels(nn.Flatten(), (2, 2), shorter=3)(torch.zeros(1, 1, 3, 9, dtype=torch.uint8)).shape
+        torch.Size([1, 4])
+    """
+
+    def __init__(self, net: nn.Module, image_size: tuple[int, int], shorter: int | None = None) -> None:
+        super().__init__()
+        self.net = net
+        self.image_size = image_size
+        self.shorter = shorter
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images (N, C, any height, any width), uint8."""
+        input = images.float() / 255
+        size: Any = self.image_size
+        if self.shorter is not None:
+            height, width = input.shape[2:]
+            least = torch.sym_min(height, width)
+            size = (self.shorter * height // least, self.shorter * width // least)
+        input = F.interpolate(input, size, mode="bilinear", antialias=True)
+        if self.shorter is not None:
+            top, left = (_centred(total, part) for total, part in zip(size, self.image_size, strict=True))
+            # by index: a slice's length would depend on the image in the eyes of the exporter
+            for dim, start in ((2, top), (3, left)):
+                place = start + torch.arange(self.image_size[dim - 2], device=input.device)
+                input = input.index_select(dim, place)
+        logits: Tensor = self.net(input)
+        return logits
+
+
+def _centred(total: int, part: int) -> int:
+    """Where the middle part begins: half of what is left over, rounded to even as torchvision's crop does."""
+    left = total - part
+    half = left // 2
+    return half + (left % 2) * (half % 2)
+
+
+def preprocessing_of(model: Any, pixels: bool) -> dict[str, Any]:
+    """What makes an input of an image, as an ONNX file keeps it.
+
+    Args:
+        model: A network as `hem.load` gives it.
+        pixels: Whether scaling is part of the file.
+    """
+    fit = getattr(model, "transform", None)
+    if type(fit) is Fit:
+        scaling = "stretched" if fit.shorter is None else f"shorter side to {fit.shorter}, then the centre cut out"
+    else:
+        scaling = type(fit or getattr(model, "shape", None)).__name__
+    height, width = model.image_size
+    normalize = next((module for module in model.modules() if isinstance(module, Normalize)), None)
+    return {
+        "input": "uint8 in [0, 255], any height and width" if pixels else f"float32 in [0, 1], {height} x {width}",
+        "layout": "N, C, H, W",
+        "channels": "RGB" if model.in_channels == 3 else "grey",
+        "image_size": [height, width],
+        "scaling": f"{scaling}; bilinear, antialiased{', in the graph' if pixels else ''}",
+        "normalisation": "none" if normalize is None else f"in the graph: {normalize.extra_repr()}",
+    }
 
 
 def export_onnx(
@@ -20,6 +99,8 @@ def export_onnx(
     in_channels: int,
     class_names: Sequence[str] | None = None,
     probabilities: nn.Module | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    pixels: bool = False,
 ) -> float | None:
     """Writes a network as one ONNX file, through torch's exporter, and compares the two.
 
@@ -34,6 +115,9 @@ def export_onnx(
         class_names: kept in the file's metadata under `class_names`, as a JSON list.
         probabilities: logits to probabilities, such as a `Temperature` of `hem.calibrate`: the file then has a second
             output, `probabilities`, and the numbers of the module in its metadata under `calibration`. None: no such.
+        preprocessing: what makes an input of an image, kept in the metadata under `preprocessing`, as JSON.
+        pixels: whether the input is the image itself, of any height and width; see :class:`Pixels`, which the net then
+            is.
 
     Returns:
         The largest difference between the file's logits and torch's over random images, in batches of other
@@ -58,15 +142,24 @@ def export_onnx(
         raise FileExistsError(f"{path} exists and is not overwritten: remove it or name another file")
     net = _Outputs(net, probabilities)
     net = copy.deepcopy(net).cpu().eval()
+    sizes = {0: torch.export.Dim("batch")}
+    if pixels:  # an example of another size: the size itself would be taken for a constant
+        sizes |= {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    height, width = (image_size[0] + 13, image_size[1] + 24) if pixels else image_size
+
+    def example(count: int, height: int, width: int) -> Tensor:
+        images = torch.rand(count, in_channels, height, width)
+        return (images * 256).to(torch.uint8) if pixels else images
+
     # two images, not one: a batch of one would be taken for a constant
     program = torch.onnx.export(
         net,
-        (torch.rand(2, in_channels, *image_size),),
+        (example(2, height, width),),
         dynamo=True,
         verbose=False,
         input_names=["images"],
         output_names=net.names,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        dynamic_shapes=(sizes,),
     )
     assert program is not None  # dynamo=True gives a program
     if class_names is not None:
@@ -74,11 +167,15 @@ def export_onnx(
     if probabilities is not None:
         numbers = {name: value.tolist() for name, value in probabilities.named_buffers()}
         program.model.metadata_props["calibration"] = json.dumps(numbers)
+    if preprocessing is not None:
+        program.model.metadata_props["preprocessing"] = json.dumps(dict(preprocessing))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:
         program.save(part, external_data=False)
-        difference = _difference(net, part, [torch.rand(n, in_channels, *image_size) for n in (1, 5)])
+        difference = _difference(
+            net, part, [example(1, height, width), example(5, width, height) if pixels else example(5, height, width)]
+        )
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
@@ -128,6 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--probabilities", action="store_true", help="a second output: probabilities, by the run's calibration"
     )
+    parser.add_argument(
+        "--pixels",
+        action="store_true",
+        help="the file takes images as bytes, of any height and width: scaling is part of it, too",
+    )
     chosen = parser.parse_args(arguments)
     output = chosen.output or chosen.run_dir / "model.onnx"
     try:
@@ -140,13 +242,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"Expected the calibration of these weights in {chosen.run_dir}, got none: make it with "
                 "`python cli.py test` and this checkpoint, or leave --probabilities out."
             )
+        fit = getattr(model, "transform", None)
+        if chosen.pixels and type(fit) is not Fit:
+            raise ValueError(
+                "Expected a run of a classifier whose images are stretched or cut out of their centre, got another "
+                "one: leave --pixels out, and scale images before they go in."
+            )
+        net = Pixels(model.net, model.image_size, fit.shorter) if type(fit) is Fit and chosen.pixels else model
         difference = export_onnx(
-            model,
+            net,
             output,
             model.image_size,
             model.in_channels,
             model.class_names,
             None if calibration is None else calibration.probabilities,
+            preprocessing_of(model, chosen.pixels),
+            chosen.pixels,
         )
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))

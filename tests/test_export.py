@@ -8,13 +8,16 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms.v2 import functional as TF
 
 import hem
 import hem.export
 from hem.calibration import Temperature
-from hem.export import export_onnx, main
+from hem.datamodules.images import Fit
+from hem.export import Pixels, export_onnx, main, preprocessing_of
 from hem.modules.calibrator import RunCalibration
 from hem.networks import LeNet, Network, Normalize, ResNet8, linear_head
+from hem.trained import Trained
 
 
 def tiny():
@@ -131,3 +134,27 @@ def test_a_folder_without_a_run_is_a_sentence(tmp_path, capsys):
         main([str(tmp_path)])
     assert stop.value.code == 2
     assert "config.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shorter", [None, 9])
+def test_the_file_takes_images_of_any_size(tmp_path, shorter):
+    """Bytes in, scaled as `hem.load` scales them, to within the rounding of a byte."""
+    model = Trained(tiny().eval(), ["ant", "bee", "cat"], 1, (8, 8), Fit((8, 8), shorter))
+    pixels = Pixels(model.net, (8, 8), shorter)
+    said = preprocessing_of(model, pixels=True)
+    path = tmp_path / "pixels.onnx"
+    assert export_onnx(pixels, path, (8, 8), 1, model.class_names, None, said, pixels=True) < 1e-5
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for height, width in ((8, 8), (31, 20), (11, 40)):
+        images = torch.randint(0, 256, (2, 1, height, width), dtype=torch.uint8)
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        expected = model(torch.stack([model.prepare(TF.to_pil_image(image)) for image in images]))
+        torch.testing.assert_close(torch.from_numpy(logits), expected, atol=0.05, rtol=0)
+        unscaled = model(TF.resize(images, [8, 8], interpolation=TF.InterpolationMode.NEAREST))
+        if (height, width) != (8, 8):
+            assert (torch.from_numpy(logits) - unscaled).abs().max() > 0.05, "the comparison sees the scaling"
+    kept = json.loads(onnx.load(path).metadata_props[1].value)
+    assert kept == said
+    assert kept["input"] == "uint8 in [0, 255], any height and width"
+    assert kept["normalisation"] == "in the graph: mean=[0.3], std=[0.2]"
+    assert kept["scaling"].startswith("stretched" if shorter is None else "shorter side to 9")
