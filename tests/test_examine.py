@@ -198,6 +198,16 @@ def test_a_named_network_brings_its_normalisation_and_ours_can_be_given(file, ac
     assert "normalised by mean=[0.3], std=[0.4]" in capsys.readouterr().out
 
 
+def test_a_network_that_started_from_other_classes_keeps_its_last_layer(file):
+    """A task would begin it anew, and random weights would be measured."""
+    net = Named("test_resnet", 10, 1, weights=str(file))
+    net.start = net.start._replace(class_names=tuple(f"letter {k}" for k in range(10)))
+    before, began = net.head.weight.clone(), net.start
+    hem.evaluate(net, DigitsDataModule(), trainer={"accelerator": "cpu"})
+    torch.testing.assert_close(net.head.weight, before, rtol=0, atol=0)
+    assert net.start is began
+
+
 def test_what_cannot_be_examined_is_a_sentence():
     data = DigitsDataModule()
     with pytest.raises(ValueError, match="Unknown examination 'rejecton'; did you mean 'rejection'"):

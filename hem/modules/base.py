@@ -92,9 +92,12 @@ def _normalization(net: nn.Module, given: tuple[Sequence[float], Sequence[float]
 def _report(net: nn.Module, start: Start, normalize: Normalize | None, class_names: Sequence[str] | None) -> None:
     """Say what a network began with; a last layer that came with the names of other classes begins anew."""
     sentences = [str(start)]
+    fresh = start.fresh
     if start.class_names is not None and class_names is not None and start.class_names != tuple(class_names):
-        renew(net)
+        fresh += renew(net)
         sentences.append("Its last layer is begun anew, for its classes were others.")
+    # once: what another task is given has learnt since
+    net.start = start._replace(class_names=None, fresh=fresh)  # type: ignore[assignment]
     if normalize is not None:
         expected = start.normalization and Normalize(*start.normalization).extra_repr() == normalize.extra_repr()
         whose = "these weights expect it" if expected else "the data or the config has it"

@@ -217,11 +217,13 @@ def last_layers(net: nn.Module) -> tuple[str, ...]:
     return (f"{leaves[-1]}.",) if leaves and leaves[-1] else ()
 
 
-def renew(net: nn.Module) -> None:
-    """Begin a network's last layer anew."""
+def renew(net: nn.Module) -> tuple[str, ...]:
+    """Begin a network's last layer anew; return the names of its tensors."""
+    head = last_layers(net)
     for name, module in net.named_modules():
-        if f"{name}.".startswith(last_layers(net)) and callable(reset := getattr(module, "reset_parameters", None)):
+        if f"{name}.".startswith(head) and callable(reset := getattr(module, "reset_parameters", None)):
             reset()
+    return tuple(name for name in net.state_dict() if name.startswith(head))
 
 
 def load_weights(

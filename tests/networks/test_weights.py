@@ -347,6 +347,10 @@ def test_another_run_is_a_start(run, hem_command, tmp_path):
     names = [f"letter {k}" for k in range(10)]
     ClassificationTask(net, nn.CrossEntropyLoss(), num_classes=10, class_names=names)
     assert not torch.equal(net.head.weight, before)
+    assert net.start.fresh == ("head.weight", "head.bias")
+    learnt = net.head.weight.clone()
+    ClassificationTask(net, nn.CrossEntropyLoss(), num_classes=10, class_names=[*names[:9], "another"])
+    torch.testing.assert_close(net.head.weight, learnt, rtol=0, atol=0)  # once is enough: it has learnt since
     fewer = LeNet(7, image_size=(8, 8), weights=str(run))
     assert fewer.start.fresh == ("head.weight", "head.bias")
     torch.testing.assert_close(fewer.body[0].weight, own.backbone.body[0].weight, rtol=0, atol=0)
