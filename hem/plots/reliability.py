@@ -33,6 +33,6 @@ def reliability_diagram(diagrams: Mapping[str, Reliability]) -> Figure:
         upper.set(
             ylabel="accuracy in %", xlim=(0, 100), ylim=(0, 100), title="calibration error of bins of equal width"
         )
-        upper.legend(loc="upper left")
+        upper.legend(loc="lower right")
         lower.set(xlabel="confidence in %", ylabel="samples in %", ylim=(0, None))
     return figure
