@@ -298,7 +298,7 @@ def losses(stage: Stage) -> None:
             }
             if dtype == torch.float32 and shape != (4096, 1000) and stage.left() > 60:
                 ways |= {"cross-entropy compiled": (plain(F.cross_entropy), inputs)}
-                ways |= {"HEM's formula compiled": (plain(hem_loss), inputs)}
+                ways |= {"HEM compiled": (plain(hem_loss), inputs)}
             rows: dict[str, dict[str, Any]] = {}
             steps, forwards = {}, {}
             for name, (loss, values) in ways.items():
@@ -326,7 +326,7 @@ def losses(stage: Stage) -> None:
                     return
                 row |= {"step us": float(f"{whole[name]:.4g}"), "forward us": float(f"{ahead[name]:.4g}"),
                         "step / cross-entropy": round(whole[name] / whole["F.cross_entropy"], 3)}  # fmt: skip
-                if "HEM" in name and "formula" not in name:
+                if "HEM" in name:
                     row["floor us"] = float(f"{sum(least) / speed * 1e6:.4g}")
                 extra = extra_bytes(stage, steps[name], z.nbytes)
                 row |= {} if extra is None else {"extra MB": float(f"{extra / 1e6:.4g}")}

@@ -84,6 +84,7 @@ def _margin_loss(
             return kernel(input, target.long(), weight, ignore_index, reduction=reduction)[0].to(_result_dtype(input))
         loss, mass = kernel(input, target.long(), weight, ignore_index, reduction="sum")
         return _reduce(loss, mass, reduction, input)
+    fused = fused and not kernels.compiling()
 
     def cost(labelled: Samples) -> Tensor:
         if fused:

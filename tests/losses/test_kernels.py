@@ -386,13 +386,53 @@ def test_where_torch_traces_or_transforms_the_plain_formula_runs(kernel):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="about torch, not about the kernel")
-def test_compiles_into_one_graph(kernel):
-    logits, target = logits_and_target(8, 5)
-    logits.requires_grad_()
-    step = torch.compile(lambda z, y: hem_loss(z, y), fullgraph=True, backend="aot_eager")
-    (expected,) = torch.autograd.grad(hem_loss(logits, target), logits)
-    (grad,) = torch.autograd.grad(step(logits, target), logits)
-    torch.testing.assert_close(grad, expected)
+@pytest.mark.parametrize("way", ["kernel", "plain"])
+@pytest.mark.parametrize("shape", [(8, 5), (2, 5, 3, 4)], ids=str)
+def test_compiles_into_one_graph_in_which_the_kernel_runs(kernel, monkeypatch, way, shape):
+    """Without a kernel, the formula."""
+    if way == "plain":
+        plain(monkeypatch)
+    torch.compiler.reset()
+    logits, target = logits_and_target(*shape)
+    weight, counts = torch.rand(5, device=DEVICE), [30, 20, 10, 5, 1]
+    seen = []
+
+    def graph(module, example):
+        seen.extend(str(node.target) for node in module.graph.nodes)
+        return module
+
+    for layout in (torch.contiguous_format, torch.channels_last)[: len(shape) - 1]:
+        z = logits.clone(memory_format=layout).requires_grad_()
+        for reduction in ("mean", "sum", "none"):
+
+            def loss(z, y, reduction=reduction):
+                return hem_plus_loss(z, y, weight, reduction=reduction, class_counts=counts)
+
+            step = torch.compile(loss, fullgraph=True, backend=graph, dynamic=False)
+            expected, value = loss(z, target), step(z, target)
+            torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
+            upstream = torch.rand_like(expected)
+            (slope,), (grad,) = (torch.autograd.grad(each, z, upstream) for each in (expected, value))
+            torch.testing.assert_close(grad, slope)
+            assert grad.stride() == slope.stride()
+    assert any("hem.margin_loss" in name for name in seen) == (way == "kernel")
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # torch's own check asks for it
+@pytest.mark.skipif(INTERPRETED, reason="about torch, not about the kernel")
+def test_the_operator_is_one_that_torch_can_trust(kernel):
+    logits, target = logits_and_target(6, 5)
+    numbers = (0.5, -100, True)
+    torch.library.opcheck(
+        torch.ops.hem.margin_loss.default, (logits.requires_grad_(), target, None, None, *numbers, "mean")
+    )
+    pixels, target = logits_and_target(2, 5, 3, 4)
+    each = torch.rand(5, device=DEVICE)
+    torch.library.opcheck(
+        torch.ops.hem.margin_loss.default, (pixels.requires_grad_(), target, each, each, *numbers, "none")
+    )
 
 
 def test_class_probabilities_go_through_the_kernel(kernel, monkeypatch):

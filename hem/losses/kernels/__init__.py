@@ -7,13 +7,14 @@ gradient once, and keep two numbers per sample: the threshold that an error must
 Which implementation runs follows from the logits, see :func:`backend`: on a CPU the C kernel ``margin.c``,
 where the machine has a compiler; on a GPU the Triton kernel ``cuda.py``, where Triton is installed;
 everywhere else, and wherever torch traces or transforms functions, the plain formula. ``HEM_KERNEL=plain``
-in the environment forces the latter.
+in the environment forces the latter. Under ``torch.compile`` labels go through :mod:`~hem.losses.kernels.operator`.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal
@@ -31,6 +32,14 @@ from hem.losses.reduction import Reduction
 __all__ = ["backend", "expected_margin_loss", "margin_loss"]
 
 
+NUMBERS = 7  # fields of a Problem before its tensors
+
+
+def compiling() -> bool:
+    """Whether ``torch.compile`` traces, and nothing else does."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
 @functools.cache
 def _kernels(device: str, dtype: torch.dtype) -> ModuleType | None:
     """The kernels for logits on such a device and of such a dtype; None: there are none."""
@@ -46,7 +55,21 @@ def _kernels(device: str, dtype: torch.dtype) -> ModuleType | None:
     return None
 
 
-def backend(input: Tensor, *arguments: float | Tensor | None) -> Literal["c", "triton", "plain"]:
+def implementation(input: Tensor) -> ModuleType:
+    """The kernels for such logits, where :func:`backend` names some."""
+    kernels = _kernels(input.device.type, input.dtype)
+    if kernels is None:
+        raise TypeError(f"no kernel takes {input.dtype} logits on {input.device} here; ask backend(input) first.")
+    return kernels
+
+
+# asked while torch.compile traces, and not again
+_any_kernel: Callable[[str, torch.dtype], bool] = torch.compiler.assume_constant_result(  # type: ignore[no-untyped-call]
+    lambda device, dtype: _kernels(device, dtype) is not None
+)
+
+
+def backend(input: Tensor, *arguments: float | Tensor | None) -> Literal["c", "triton", "plain", "operator"]:
     """Which implementation computes a margin loss of these logits.
 
     Args:
@@ -54,13 +77,16 @@ def backend(input: Tensor, *arguments: float | Tensor | None) -> Literal["c", "t
         arguments: Margin and class weights; the kernels have no gradient for them.
 
     Returns:
-        ``"c"``, ``"triton"`` or ``"plain"``.
+        ``"c"``, ``"triton"`` or ``"plain"``; ``"operator"`` where ``torch.compile`` traces: one of those, later.
 
     Example:
         >>> backend(torch.zeros(2, 3, device="meta"))
         'plain'
     """
     tensors = [value for value in arguments if isinstance(value, Tensor)]
+    if compiling() and type(input) is Tensor and not torch._C._are_functorch_transforms_active():
+        fits = _any_kernel(input.device.type, input.dtype) and not any(value.requires_grad for value in tensors)
+        return "operator" if fits else "plain"
     if (
         traced()
         or torch._C._len_torch_dispatch_stack() > 0
@@ -111,14 +137,16 @@ def margin_loss(
             sample's loss is NaN instead.
         TypeError: If there is no kernel for such logits.
     """
-    kernels = _kernels(input.device.type, input.dtype)
-    if kernels is None:
-        raise TypeError(f"no kernel takes {input.dtype} logits on {input.device} here; ask backend(input) first.")
     margins = None
     if isinstance(margin, Tensor) and margin.dim() == 1:
         margins, margin = margin.to(input.device, real(input)).contiguous(), 0.0
     if weight is not None:
         weight = weight.to(input.device, real(input)).contiguous()
+    if compiling():
+        given = (input, target, margins, weight, float(margin), ignore_index, high, reduction)
+        value, mass, _ = operator.margin_loss(*given)
+        return value, mass
+    kernels = implementation(input)
     if layout(input) is None:
         input = input.contiguous()
     loss: tuple[Tensor, Tensor] = _Margin.apply(
@@ -188,6 +216,33 @@ class _ExpectedMargin(torch.autograd.Function):
         return gradient, None, None, None, None
 
 
+def posed(
+    input: Tensor,
+    target: Tensor,
+    ignore_index: int,
+    high: bool,
+    margin: float,
+    margins: Tensor | None,
+    weight: Tensor | None,
+    reduction: Reduction,
+) -> Problem:
+    """The problem of logits that lie as a kernel wants them."""
+    shape = layout(input)
+    assert shape is not None
+    return Problem(*shape, ignore_index, high, reduction == "mean", margin, margins, weight, input, target.contiguous())
+
+
+def evaluate(kernels: ModuleType, problem: Problem, reduction: Reduction) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, their sum or their mean; mass; and the two numbers per sample that the backward needs."""
+    input, target = problem.input, problem.target
+    saved = input.new_empty((2, target.numel()), dtype=real(input))
+    losses = input.new_empty(target.shape, dtype=real(input)) if reduction == "none" else None
+    loss, mass, wrong = kernels.forward(problem, saved, losses)
+    if wrong >= 0:
+        raise label_error(int(target.view(-1)[wrong]), input)
+    return loss if losses is None else losses, mass, saved
+
+
 class _Margin(torch.autograd.Function):
     """The kernels for autograd.
 
@@ -208,20 +263,13 @@ class _Margin(torch.autograd.Function):
         reduction: Reduction,
         kernels: ModuleType,
     ) -> tuple[Tensor, Tensor]:
-        shape = layout(input)
-        assert shape is not None
-        numbers = (*shape, ignore_index, high, reduction == "mean", margin)
-        problem = Problem(*numbers, margins, weight, input, target.contiguous())
-        saved = input.new_empty((2, target.numel()), dtype=real(input))
-        losses = input.new_empty(target.shape, dtype=real(input)) if reduction == "none" else None
-        loss, mass, wrong = kernels.forward(problem, saved, losses)
-        if wrong >= 0:
-            raise label_error(int(problem.target.view(-1)[wrong]), input)
-        ctx.save_for_backward(*problem[len(numbers) :], saved, mass)
-        ctx.numbers, ctx.kernels = numbers, kernels
+        problem = posed(input, target, ignore_index, high, margin, margins, weight, reduction)
+        loss, mass, saved = evaluate(kernels, problem, reduction)
+        ctx.save_for_backward(*problem[NUMBERS:], saved, mass)
+        ctx.numbers, ctx.kernels = problem[:NUMBERS], kernels
         ctx.mark_non_differentiable(mass)
         ctx.set_materialize_grads(False)
-        return loss if losses is None else losses, mass
+        return loss, mass
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
@@ -247,7 +295,14 @@ class _Margin(torch.autograd.Function):
 def _gradient(ctx: Any, kept: tuple[Any, ...], upstream: Tensor) -> Tensor:
     """The gradient of the logits, given that of what ``forward`` returned."""
     *tensors, saved, mass = kept
-    problem = Problem(*ctx.numbers, *tensors)
+    return slope(ctx.kernels, Problem(*ctx.numbers, *tensors), saved, mass, upstream)
+
+
+def slope(kernels: ModuleType, problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor) -> Tensor:
+    """The gradient of the logits."""
     grad = torch.empty_like(problem.input)
-    ctx.kernels.backward(problem, saved, mass, upstream.contiguous(), grad)
+    kernels.backward(problem, saved, mass, upstream.contiguous(), grad)
     return grad
+
+
+from hem.losses.kernels import operator  # noqa: E402 (needs what stands above)
