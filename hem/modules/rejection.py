@@ -410,16 +410,16 @@ class RejectionTask(Task):
         print(f"rejection: {folder_of(self) / 'rejection.csv'}, rejection.json and rejection_<score>.png")
 
     def _table(self, data: ImageDataModule, clean: Gathered, seen: dict[str, Gathered], rows: list[Row]) -> Table:
-        """AUROC in per cent: unknown sets and means of groups against scores."""
+        """AUROC in per cent: unknown sets and means of groups against the scores that were asked for."""
         accuracy = 100 * float(clean.correct.double().mean())
         table = Table(title=f"AUROC (%), {data.title} known, accuracy {accuracy:.2f} %")
         table.add_column("unknown set")
-        for score in self.scores:
+        for score in self.asked:
             table.add_column(score, justify="right")
         values = {(row.name, row.score): row.figures.get("auroc") for row in rows}
         names = [short(name) for name in seen]
         for label, name in [*zip(names, names, strict=True), *(self._mean_of(g, seen) for g in self.groups)]:
-            cells = [values.get((name, score)) for score in self.scores]
+            cells = [values.get((name, score)) for score in self.asked]
             table.add_row(
                 label, *("-" if cell is None else f"{100 * cell:.2f}" for cell in cells), end_section=name in names[-1:]
             )

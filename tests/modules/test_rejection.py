@@ -161,6 +161,9 @@ def test_the_table_of_a_checkpoint(run, tmp_path, hem_command):
     results = json.loads((folder / "results.json").read_text())
     assert (results["task"], results["loss"]) == ("rejection", "hem")
     found = results["metrics"]
+    # what a temperature changes the order of comes twice; the largest logit does not
+    named = {key.split("/")[2] for key in found if key.startswith("test/auroc/")}
+    assert named == {"msp", "max_logit", "energy", "msp_calibrated", "energy_calibrated"}
     images, index = unknown_images("blobs", DigitsDataModule(), limit=300)
     test = DigitsDataModule().load("test")
     known, unknown = logits_of(run, test.images), logits_of(run, images.images[index])
