@@ -4,6 +4,8 @@ In plain torch (``functional._margin_errors``) these losses take a dozen passes 
 several copies of them. The kernels read the logits once in the forward and once in the backward, write the
 gradient once, and keep two numbers per sample: the threshold that an error must reach, and how many do.
 
+Class probabilities have a kernel of their own on a CPU, ``expected.c``, which keeps the gradient of every sample.
+
 Which implementation runs follows from the logits, see :func:`backend`: on a CPU the C kernel ``margin.c``,
 where the machine has a compiler; on a GPU the Triton kernel ``cuda.py``, where Triton is installed;
 everywhere else, and wherever torch traces or transforms functions, the plain formula. ``HEM_KERNEL=plain``
