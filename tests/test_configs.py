@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import hem
+from hem.cli import main
 from hem.losses import LOSSES
 from hem.strategies import STRATEGIES
 from tests.datamodules import mask_trees
@@ -21,8 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TASKS = sorted(
     str(p.relative_to(ROOT))
     for p in ROOT.glob("configs/*/*.yaml")
-    if p.parent.name not in ("loss", "trainer", "strategy", "study")
+    if p.parent.name not in ("evaluate", "loss", "trainer", "strategy", "study")
 )
+EXAMINATIONS = sorted(p.stem for p in ROOT.glob("configs/evaluate/*.yaml"))
 OVERLAYS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/trainer/*.yaml"))
 STRATEGY_CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/strategy/*.yaml"))
 DIGITS = "configs/classification/digits.yaml"
@@ -128,6 +130,25 @@ def test_task_config(config, hem_command, tmp_path, shelf, monkeypatch):
     metrics = json.loads((tmp_path / "test" / "results.json").read_text())["metrics"]
     assert metrics
     assert all(0 <= value <= 1 for key, value in metrics.items() if "accuracy" in key)
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory):
+    """A run of digits, two batches long."""
+    folder = tmp_path_factory.mktemp("examined") / "seed0"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert main(["fit", "--config", DIGITS, *DEBUG, "--model.net", "MLP", "--run_dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", EXAMINATIONS)
+def test_examination_config(name, hem_command, examined):
+    """Every examination is made of a run whose task is none of its own; its results lie with it."""
+    outcome = hem_command("test", "--run", examined, "--config", f"configs/evaluate/{name}.yaml", *SHORT[name],
+                          "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert json.loads((examined / "evaluate" / name / "results.json").read_text())["metrics"]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
