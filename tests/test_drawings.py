@@ -70,3 +70,15 @@ def test_every_drawing_is_made(runs):
     text = page.read_text()
     assert "object at 0x" not in text
     assert f"python -m hem.report {runs}" in text
+
+
+@pytest.mark.parametrize("name", EXAMINATIONS)
+def test_masks_are_not_examined_as_images(name, runs, hem_command):
+    """Whose labels are of pixels: accuracies would count void ones as mistakes, where shapes fit at all."""
+    run = runs / "segmentation_mask_folder" / "ce" / "seed0"
+    outcome = hem_command(
+        "test", "--run", run, "--config", f"configs/evaluate/{name}.yaml", *EXAMINATIONS[name], *QUICK
+    )
+    assert outcome.code == 1
+    assert "Expected images with a label each" in outcome.err
+    assert not (run / "evaluate" / name / "results.json").exists()

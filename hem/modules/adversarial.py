@@ -18,7 +18,7 @@ from hem.losses import reduction
 from hem.modules.adversarial_training import TRADES, AdversarialTraining, divergence
 from hem.modules.base import Task
 from hem.modules.classification import accuracies
-from hem.modules.examination import write_figure, write_record, write_table
+from hem.modules.examination import refuse_masks, write_figure, write_record, write_table
 from hem.modules.masking import Masking, check_masking, twin
 from hem.modules.robustness import ATTACKS, Evaluation, Row, draw
 from hem.names import check_name
@@ -149,6 +149,8 @@ class AdversarialTask(Task):
 
     def setup(self, stage: str) -> None:
         """Find out before anything is computed whether all that is needed is there."""
+        if stage == "test":
+            refuse_masks(self, getattr(self.trainer, "datamodule", None))
         if stage == "test" and "autoattack" in self.attacks:
             library()
         if stage == "test" and self.twin_ckpt_path is not None and self.checks:

@@ -17,7 +17,7 @@ from hem.calibration.scaling import Method, Scaling
 from hem.metrics import BrierScore, CalibrationError, NegativeLogLikelihood, Selective
 from hem.modules.base import Task
 from hem.modules.examination import write_figure
-from hem.modules.rejector import calibration_loader, fingerprint, gathered, passed, run_folder, say
+from hem.modules.rejector import calibration_loader, fingerprint, gathered, keeping_folder, passed, run_folder, say
 from hem.names import check_name
 from hem.plots.reliability import reliability_diagram
 from hem.runs import RunFolder
@@ -276,7 +276,7 @@ class Calibrator(nn.Module):
         diagrams = {"softmax of the logits": self.before.diagram()}
         if self.probabilities:
             diagrams["calibrated"] = self.after.diagram()
-        folder = run_folder(task.trainer)
+        folder = keeping_folder(task.trainer)
         if folder is not None and task.trainer.is_global_zero:
             write_figure(task, "reliability", reliability_diagram(diagrams))
             if self.probabilities:

@@ -18,10 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hem.corruptions import GROUPS
-from hem.datamodules.base import ImageDataModule
 from hem.datamodules.corruption import CLEAN, ComputedCorruptions, Condition, CorruptedImages
 from hem.modules.base import Task
-from hem.modules.examination import write_figure, write_table
+from hem.modules.examination import data_of, write_figure, write_table
 from hem.modules.rejector import limited
 
 Accuracies = dict[tuple[str, int], float]  # by corruption and severity; ("clean", 0) is among them
@@ -156,7 +155,7 @@ class CorruptionTask(Task):
 
     def on_test_start(self) -> None:
         """Refuse what cannot be tested or compared, before the work begins."""
-        conditions = self.corrupted.conditions(self._data())
+        conditions = self.corrupted.conditions(data_of(self))
         if self.baseline is not None:
             own = {(c.corruption, c.severity): 0.0 for c in [CLEAN, *conditions]}
             names = list(dict.fromkeys(c.corruption for c in conditions if not c.extra))
@@ -175,21 +174,12 @@ class CorruptionTask(Task):
 
     # -- the test ------------------------------------------------------------------------------------------
 
-    def _data(self) -> ImageDataModule:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, ImageDataModule):
-            raise TypeError(
-                "CorruptionTask needs one of hem.datamodules, whose test images it can go through again and again, "
-                f"but the data is {type(data).__name__}."
-            )
-        return data
-
     def _run(self) -> tuple[dict[Condition, float], int]:
         """Accuracy of every condition over all processes, and the number of images that one has."""
         trainer, self.examples = self.trainer, {}
         right: dict[Condition, Tensor] = {}
         seen: dict[Condition, Tensor] = {}
-        for loader, conditions in self.corrupted.passes(self._data()):
+        for loader, conditions in self.corrupted.passes(data_of(self)):
             batches: Any = islice(loader, limited(trainer.limit_test_batches, len(loader)))
             if trainer.progress_bar_callback is not None and trainer.is_global_zero:
                 title = "all corruptions" if len(conditions) > 1 else "{} {}".format(*conditions[0])

@@ -19,8 +19,39 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hem.datamodules import ImageDataModule, SegmentationDataModule
 from hem.modules.base import Task
 from hem.runs.files import write_atomically
+
+
+def data_of(task: Task) -> ImageDataModule:
+    """The data of the classifier that is examined.
+
+    Raises:
+        TypeError: It is no data module of ours, whose test images can be gone through again and again.
+        ValueError: It has masks.
+    """
+    data: Any = task.trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(data, ImageDataModule):
+        raise TypeError(
+            f"{type(task).__name__} needs one of hem.datamodules, whose test images it can go through again and again "
+            f"and bring others to their form, but the data is {type(data).__name__}."
+        )
+    refuse_masks(task, data)
+    return data
+
+
+def refuse_masks(task: Task, data: Any) -> None:
+    """Refuse to examine a segmentation as a classifier: its labels are of pixels, and some are void.
+
+    Raises:
+        ValueError: The data has masks.
+    """
+    if isinstance(data, SegmentationDataModule):
+        raise ValueError(
+            f"Expected images with a label each, by which {type(task).__name__} examines a classifier, got masks, of "
+            f"{data.title}: measure a segmentation by `test --run <run>` alone."
+        )
 
 
 def folder_of(task: Task) -> Path:

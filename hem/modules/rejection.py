@@ -23,7 +23,7 @@ from hem.datamodules.loader import Batch
 from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
 from hem.modules.base import Task
 from hem.modules.calibrator import CHANGED, validation_logits
-from hem.modules.examination import folder_of, write_figure, write_record, write_table
+from hem.modules.examination import data_of, folder_of, write_figure, write_record, write_table
 from hem.modules.rejector import calibration_loader, gathered, passed
 from hem.names import check_name
 from hem.scores import LOGIT_SCORES, check_score
@@ -231,7 +231,7 @@ class RejectionTask(Task):
 
     def _known(self) -> Iterator[Batch]:
         """Some of the known test images, always the same ones."""
-        data = self._data()
+        data = data_of(self)
         images, index = data.part("test")
         chosen = index[permutation(len(index), 0)[: self.known_images]].sort().values
         return passed(self, data.loader(images, chosen))
@@ -240,6 +240,7 @@ class RejectionTask(Task):
 
     def on_test_start(self) -> None:
         """Fit the temperature on validation images, and on training images the scores that read features."""
+        data = data_of(self)
         self.fitted, self.temperature, self.scores = {}, None, self.asked
         if changed := [name for name in self.asked if name in CHANGED]:
             try:
@@ -253,7 +254,6 @@ class RejectionTask(Task):
         wanted = [name for name in self.scores if name in metrics.FEATURE_SCORES]
         if not wanted:
             return
-        data = self._data()
         images, index = data.part("train")
         index = index[permutation(len(index), 0)[: self.fit_images]].sort().values
         batches = passed(self, data.loader(images, index))
@@ -270,7 +270,7 @@ class RejectionTask(Task):
 
     def on_test_epoch_end(self) -> None:
         """Go through the unknown sets, then log and write what was found."""
-        data = self._data()
+        data = data_of(self)
         clean = self.clean.gather()
         try:
             validation = self.see(passed(self, calibration_loader(self)))
@@ -307,15 +307,6 @@ class RejectionTask(Task):
         self._log(clean, seen, rows)
         if self.trainer.is_global_zero:
             self._write(data, known, seen, missing, thresholds, rows)
-
-    def _data(self) -> ImageDataModule:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, ImageDataModule):
-            raise TypeError(
-                f"RejectionTask needs one of hem.datamodules to bring unknown images to the form of the known "
-                f"ones, but the data is {type(data).__name__}."
-            )
-        return data
 
     def _say(self, line: str) -> None:
         if self.trainer.is_global_zero:

@@ -18,6 +18,7 @@ from hem.datamodules.counter import permutation
 from hem.datamodules.loader import Batch
 from hem.modules.base import Task
 from hem.runs import RunFolder
+from hem.runs.callbacks import partial
 from hem.runs.checkpoints import identity
 from hem.runs.files import write_atomically
 from hem.scores import LOGIT_SCORES, check_score
@@ -75,6 +76,15 @@ def run_folder(trainer: Trainer) -> Path | None:
     folder = Path(trainer.default_root_dir)
     written = not trainer.fast_dev_run and any(folder.glob("config*.yaml"))  # type: ignore[attr-defined]
     return folder if written else None
+
+
+def keeping_folder(trainer: Trainer) -> Path | None:
+    """The folder of a run where a test keeps what predictions need; None as well where a part of the images is tested.
+
+    A limit on test batches is one on the validation batches that thresholds and temperatures are found on, too: what
+    the whole test found is not to be replaced.
+    """
+    return None if partial(trainer) else run_folder(trainer)
 
 
 def passed(task: Task, loader: Any) -> Iterator[Batch]:
@@ -135,7 +145,7 @@ def save_rejector(task: Task, score: str, keep: float, logits: Tensor, target: T
         logits: Of the validation samples of all processes, (N, C).
         target: Their classes, (N,).
     """
-    folder = run_folder(task.trainer)
+    folder = keeping_folder(task.trainer)
     if folder is None or not task.trainer.is_global_zero:
         return
     right = LOGIT_SCORES[score](logits)[logits.argmax(1) == target]

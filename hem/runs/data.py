@@ -29,7 +29,7 @@ def refuse_others(kept: Mapping[str, Any], data: ImageDataModule, run: RunFolder
         if name in kept and kept[name] != now:
             raise ValueError(
                 f"Expected the {name} that the run {run.path} was trained with, {_words(kept[name])}, got "
-                f"{_words(now)}: give it the data that it knows; `hem.load` and --data.predict_folder need none."
+                f"{_words(now)}: give it the data that it knows; `hem.load` needs none."
             )
 
 

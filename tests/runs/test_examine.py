@@ -145,6 +145,8 @@ def test_trial_runs_write_nothing_and_partial_ones_say_so(hem_command, run):
     assert after == before
     outcome = hem_command("test", "--run", run.path, "--trainer.limit_test_batches", 1, "--data.batch_size", 50, *QUICK)
     assert outcome.code == 0, outcome.err
+    for path in (run.rejector, run.calibration, run.path / "reliability.png"):
+        assert path.read_bytes() == before[path], "a part of the images finds no other threshold and temperature"
     assert results(run)["partial"] == "1 of 8 batches"
     assert json.loads((run.path / f"results@{whole['weights'][:8]}.json").read_text()) == whole
     assert hem_command("test", "--run", run.path, *QUICK).code == 0
