@@ -28,6 +28,7 @@ from hem import figures
 from hem.grid import differs
 from hem.headlines import Metric, best_of_validation, describe, headlines, with_means
 from hem.jobs import tail
+from hem.names import near
 from hem.runs import RunFolder
 from hem.runs.files import read_json, write_atomically
 from hem.statistics import LEVEL, Comparison, compare, holm, verdict
@@ -592,9 +593,15 @@ def write(folder: str | Path | Runs, baseline: str | None = None, further: Seque
 
     Raises:
         FileNotFoundError: If there is nothing to report on.
-        ValueError: If no run is of the baseline.
+        ValueError: If no run is of the baseline, or none has a figure that a pattern fits.
     """
     runs = folder if isinstance(folder, Runs) else Runs(Path(folder))
+    known = sorted({key for cell in runs.cells for key in runs.keys(cell)})
+    if unmet := [pattern for pattern in further if known and not any(re.search(pattern, key) for key in known)]:
+        raise ValueError(
+            f"Expected patterns of figures that the runs have, got '{unmet[0]}'{near(unmet[0], known) or ':'} all of "
+            f"them are in {runs.folder / 'report' / 'raw.csv'}, once there is a report."
+        )
     if baseline is None:
         baseline = "ce" if "ce" in runs.losses or not runs.losses else runs.losses[0]
     if runs.losses and baseline not in runs.losses:

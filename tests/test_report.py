@@ -193,6 +193,8 @@ def test_further_figures(folder, capsys):
         assert [row["p (Holm)"] for row in csv.DictReader(file)] == corrected, "corrected among themselves"
     assert report.main([str(folder), "--figures", "class_(accuracy"]) == 1
     assert "expected regular expressions after --figures, got 'class_(accuracy'" in capsys.readouterr().err
+    assert report.main([str(folder), "--figures", "test/acuracy"]) == 1
+    assert "got 'test/acuracy'; did you mean 'test/accuracy'" in capsys.readouterr().err
 
 
 def test_figures_of_validation(folder):

@@ -114,6 +114,7 @@ def test_misspelt_monitor(who, options, hem_command, tmp_path):
     for word in ("'val/loss'", "train/loss, ", "val/accuracy, "):
         assert word in outcome.err
     assert len(outcome.err.splitlines()) == 1
+    assert "delete the run's folder, or give another --run_dir" in outcome.err, "a run goes on under its own config"
 
 
 # -- a run that was moved ------------------------------------------------------------------------------------------

@@ -253,7 +253,9 @@ def sentence(error: BaseException) -> str:
         )
         return (
             f"Expected the name of a metric of this run as the monitor of {who}, got '{monitor}'"
-            f"{near(monitor, listed) or ':'} there are {', '.join(listed) or 'none'}."
+            f"{near(monitor, listed) or ':'} there are {', '.join(listed) or 'none'}. "
+            "Where an epoch is trained by now, begin anew with the right one: delete the run's folder, or give another "
+            "--run_dir."
         )
     place = origin(error)
     own = place is not None and not place.filename.startswith((str(PACKAGE), sys.prefix, sys.base_prefix))
