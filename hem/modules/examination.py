@@ -1,4 +1,4 @@
-"""The files that the test of a network leaves in the run folder: tables, records, pictures.
+"""What examinations share: the data that they can examine, and the tables, records and pictures that a test leaves.
 
 The examinations of any checkpoint of a classifier use them (:class:`~hem.modules.RejectionTask`,
 :class:`~hem.modules.CorruptionTask`, :class:`~hem.modules.AdversarialTask`), and so do the tasks that leave more than
