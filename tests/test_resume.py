@@ -114,7 +114,10 @@ def test_misspelt_monitor(who, options, hem_command, tmp_path):
     for word in ("'val/loss'", "train/loss, ", "val/accuracy, "):
         assert word in outcome.err
     assert len(outcome.err.splitlines()) == 1
-    assert "delete the run's folder, or give another --run_dir" in outcome.err, "a run goes on under its own config"
+    assert not list(tmp_path.glob("checkpoints/*.ckpt")), "no run is left that the right command would have to continue"
+    outcome = hem_command(*COMMON, *options[:-1], "val/loss", "--run_dir", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "val/los\n" not in (tmp_path / "config.yaml").read_text()
 
 
 # -- a run that was moved ------------------------------------------------------------------------------------------

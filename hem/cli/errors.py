@@ -254,8 +254,7 @@ def sentence(error: BaseException) -> str:
         return (
             f"Expected the name of a metric of this run as the monitor of {who}, got '{monitor}'"
             f"{near(monitor, listed) or ':'} there are {', '.join(listed) or 'none'}. "
-            "Where an epoch is trained by now, begin anew with the right one: delete the run's folder, or give another "
-            "--run_dir."
+            "Give the right one; where the folder holds a run by now, begin anew in another --run_dir."
         )
     place = origin(error)
     own = place is not None and not place.filename.startswith((str(PACKAGE), sys.prefix, sys.base_prefix))

@@ -25,7 +25,7 @@ import hem.datamodules
 import hem.losses
 import hem.modules
 from hem.cli.configs import base_config
-from hem.cli.errors import one_sentence
+from hem.cli.errors import MONITOR, one_sentence
 from hem.cli.examine import EXAMINES, inherited, place, refuse_contradictions
 from hem.cli.foreign import foreign, name_of
 from hem.cli.help import COMMANDS, program
@@ -236,6 +236,20 @@ class HemCLI(LightningCLI):
         hold(run.path, self.held)
         if (record := prepare(run, path)) is not None:
             self.save_config_kwargs = {"changed": check(self._parser("fit"), config, record)}
+        if path is None:
+            self.held.push(self._leave_no_run)
+
+    def _leave_no_run(self, kind: type[BaseException] | None, error: BaseException | None, stack: Any) -> None:
+        """Take back the checkpoints of a training that began here and whose monitor names nothing.
+
+        Lightning looks a monitor up behind the first epoch that is validated. The folder must be free for the command
+        with the right one, which would be refused to go on with a run of another config.
+        """
+        if error is None or not MONITOR.search(str(error)):
+            return
+        if self.trainer.fit_loop.epoch_progress.current.completed < (self.trainer.check_val_every_n_epoch or 1):
+            for path in self.folder.checkpoints.glob("*.ckpt"):
+                path.unlink()
 
 
 def shown(path: Path) -> Path:
