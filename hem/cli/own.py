@@ -14,7 +14,7 @@ class Unusable(ValueError):
     """A class that an argument or a config names cannot be used."""
 
 
-def check_class(path: str, base: type, what: str, names: Iterable[str]) -> None:
+def check_class(path: str, base: type, what: str, names: Iterable[str], functions: bool = False) -> None:
     """Refuse a path that leads to no class of a kind.
 
     Args:
@@ -22,6 +22,7 @@ def check_class(path: str, base: type, what: str, names: Iterable[str]) -> None:
         base: What the class must derive from.
         what: The kind in words, for the sentence.
         names: Our own classes of the kind, for near names.
+        functions: Whether a function that makes one serves as well.
 
     Raises:
         Unusable: If the module is not there or cannot be imported, or has no such class.
@@ -37,6 +38,8 @@ def check_class(path: str, base: type, what: str, names: Iterable[str]) -> None:
         there = [each for each, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
         raise Unusable(f"{module.__name__} has no class '{name}'{near(name, there) or '.'}")
     found = getattr(module, name)
+    if functions and callable(found) and not isinstance(found, type):
+        return
     if not isinstance(found, type):
         by_name = "; one of torchvision or timm comes by --model.net Named --model.net.name NAME"
         raise Unusable(f"Expected a class for the {what}, got {path}{by_name if what == 'network' else ''}.")

@@ -53,7 +53,7 @@ class Registry(NamedTuple):
             return name
         path = self.classes.get(name, name)
         if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", path) and path not in self.classes.values():
-            check_class(path, self.base, self.what, self.classes)
+            check_class(path, self.base, self.what, self.classes, functions=self.base in (Optimizer, LRScheduler))
         return path
 
 

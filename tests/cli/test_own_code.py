@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from hem.cli import main
+from hem.cli.own import Unusable
+from hem.cli.registries import REGISTRIES
 
 WHOLE = ("fit", "--config", "classification/digits", "--config", "trainer/debug")
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
@@ -115,3 +117,10 @@ def test_in_a_file(folder, capsys):
     (folder / "mine.yaml").write_text("model: {init_args: {loss: {class_path: own_import.Loss}}}")
     assert main([*WHOLE, "--config", "mine"]) == 2
     assert "own_import.Loss cannot be imported: ModuleNotFoundError" in capsys.readouterr().err
+
+
+def test_functions_serve_where_something_is_made():
+    """The default optimiser is a function, so every record that keeps the default names one."""
+    assert REGISTRIES["optimizer"].path("hem.modules.base.sgd") == "hem.modules.base.sgd"
+    with pytest.raises(Unusable, match="Expected a class for the loss"):
+        REGISTRIES["loss"].path("torch.nn.functional.cross_entropy")
