@@ -79,3 +79,30 @@ def test_a_run_without_a_record_is_told_that_the_split_is_drawn_otherwise(run, h
     outcome = hem_command("fit", *COMMON, *where, "--ckpt_path", "last", "--trainer.max_epochs", 2)
     assert outcome.code == 1
     assert "no record of its files" in outcome.err
+
+
+@pytest.mark.parametrize("loss", ["CrossEntropyLoss", "HEMPlusLoss"])
+def test_a_folder_is_predicted_without_the_images_of_the_training(loss, tmp_path, hem_command):
+    """The run's record alone says what the outputs mean, and how many images of each class a loss was told."""
+    for i in range(8):
+        write(tmp_path / "images", f"cat/{i}.png")
+        write(tmp_path / "images", f"dog/{i}.png")
+    write(tmp_path / "new", "1.png")
+    fit = (*COMMON, "--data.root", tmp_path / "images", "--model.loss", loss, "--data.batch_size", 4)
+    assert hem_command("fit", *fit, "--run_dir", tmp_path / "run").code == 0
+    predict = ("predict", "--run", tmp_path / "run", "--data.predict_folder", tmp_path / "new")
+    outcome = hem_command(*predict)
+    assert outcome.code == 0, outcome.err
+    before = (tmp_path / "run" / "predictions.csv").read_text()
+    (tmp_path / "run" / "predictions.csv").unlink()
+    shutil.rmtree(tmp_path / "images")
+    outcome = hem_command(*predict)
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "run" / "predictions.csv").read_text() == before
+    assert before.splitlines()[1].split(",")[1] in ("cat", "dog")
+    # what an option says of the images has to be so, as ever
+    outcome = hem_command(*predict, "--data.image_size", 16)
+    assert outcome.code == 1
+    assert "Expected the image_size that the run" in outcome.err
+    # the test part is not there
+    assert "The folder of images" in hem_command(*predict[:3]).err

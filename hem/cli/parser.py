@@ -176,6 +176,10 @@ class HemCLI(LightningCLI):
         if self.subcommand and config.ckpt_path:
             refuse_programs(Path(config.ckpt_path))
             without_start(config.model.init_args.net.get("init_args") or {})
+        if self.subcommand == "predict" and "record" in config.data.init_args:
+            trained = (config.ckpt_path and RunFolder.of_checkpoint(config.ckpt_path)) or self.folder
+            if config.data.init_args.record is None and "class_names" in (trained.read_data() or {}):
+                config.data.init_args.record = str(trained.data)
         self.results = SaveResults(**names, run=config.run)
         self.trainer_defaults["callbacks"] = [self.results, SavePredictions(), KeepData(config.get("ckpt_path"))]
         given = config.trainer.callbacks or []

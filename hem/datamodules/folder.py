@@ -1,5 +1,6 @@
 """Images in folders, one sub-folder per class: one's own."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,8 @@ class FolderDataModule(ImageDataModule):
         mean: Per channel, pixels in [0, 1]; ``None``: ImageNet's.
         std: Per channel; ``None``: ImageNet's.
         skip: Files that are left out, by their paths below the root, such as ``train/cat/7.png``.
+        record: The ``data.json`` of a run. With ``predict_folder`` the classes are those that it names, and the
+            folder itself is not needed; ``predict`` gives that of the run.
         **kwargs: As of :class:`ImageDataModule`.
 
     Raises:
@@ -169,6 +172,7 @@ class FolderDataModule(ImageDataModule):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         skip: list[str] | None = None,
+        record: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.crop_scale = crop_scale
@@ -185,6 +189,12 @@ class FolderDataModule(ImageDataModule):
             raise ValueError(
                 f"mean and std have one number per channel ({in_channels}), but are {self.mean}, {self.std}."
             )
+        self._files: dict[Split, tuple[list[str], Tensor]] = {}
+        self._drawn = False
+        self._recorded = {} if record is None or self.predict_folder is None else json.loads(Path(record).read_text())
+        if self._recorded:
+            self.class_names = self._recorded["class_names"]
+            return
         if not self.root.is_dir():
             raise FileNotFoundError(f"The folder of images {self.root} is not there: --data.root names it.")
         folders = class_parts(self.root)
@@ -195,7 +205,6 @@ class FolderDataModule(ImageDataModule):
                 f"{self._train} holds {len(self.class_names)} class folders, but a classifier needs two or more: "
                 f"expected {self._train}/<class>/<image>, got {', '.join(self.class_names) or 'none'}."
             )
-        self._files: dict[Split, tuple[list[str], Tensor]] = {}
         for part, folder in folders.items():
             self._files[part] = scan(folder, self.class_names)
         self._leave_out(set(skip or ()))
@@ -251,11 +260,19 @@ class FolderDataModule(ImageDataModule):
     @property
     def class_counts(self) -> list[int]:
         """Images of each class in the training part, behind the validation split and the subset."""
+        if self._recorded:
+            if "class_counts" not in self._recorded:  # of old: whoever asks for it says that it is missing
+                raise AttributeError("The record of the run has no class_counts.")
+            return list(self._recorded["class_counts"])
         counts = list(self.train_counts)
         if not self.official_val:
             paths, targets = self._files["train"]
             counts = torch.bincount(targets[~self._held_out(paths, targets)], minlength=self.num_classes).tolist()
         return counts if self.subset is None else self.subset.counts(counts)
+
+    def record(self) -> dict[str, Any]:
+        """The number of images of each class as well, which losses ask for."""
+        return {**super().record(), "class_counts": self.class_counts}
 
     def validation(self, images: Images) -> Tensor:
         """Which training images are held out for validation, by the hash of their names: (N,) bool."""
@@ -265,7 +282,13 @@ class FolderDataModule(ImageDataModule):
         return held_out_by_name(self._names(paths), targets, self.val_fraction, self.split_seed)
 
     def load(self, split: Split) -> FileImages:
-        """The files of a part."""
+        """The files of a part.
+
+        Raises:
+            ValueError: The classes are those of a record, so that the folder was not read.
+        """
+        if self._recorded:
+            raise ValueError(f"record is for predict_folder alone: leave it out to use the {split} part.")
         paths, targets = self._files[split]
         augment = None if self.crop_scale is None else RandomFit(self.image_size, self.crop_scale)
         return FileImages(paths, targets, self.eval_transform(), augment, self.in_channels)
