@@ -277,6 +277,8 @@ class Runs:
         """Say where runs that stand in one table were not made alike, or not of all images."""
         if parts := [f"{r.name} ({r.facts['partial']})" for r in self.results if r.facts.get("partial")]:
             self.notes.append(f"{len(parts)} results are of a part of the images: {', '.join(parts[:4])}.")
+        for result in (r for r in self.results if r.facts.get("note")):
+            self.notes.append(f"{result.name} is of {result.facts['note']}.")
         for cell in dict.fromkeys(r.cell for r in self.results):
             of = Counter(Path(r.facts["checkpoint"]).name for r in self.of(cell) if r.facts.get("checkpoint"))
             if len(of) > 1:

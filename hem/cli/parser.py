@@ -45,6 +45,7 @@ register_type(torch.Tensor, torch.Tensor.tolist, torch.tensor)
 
 COUNTS = ("limit_train_batches", "accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch")
 STARTS = ("pretrained", "weights")  # arguments of networks that bring weights of their own
+LOOSE = "a checkpoint outside any run: the loss is the config's; the checkpoint's own is not known"
 
 
 class Parser(LightningArgumentParser):
@@ -159,6 +160,8 @@ class HemCLI(LightningCLI):
         }
         if self.subcommand in EXAMINES and not config.ckpt_path and config.run is None:
             names["loss"] = name_of(config.model.init_args.net) or names["loss"]
+        measures = self.subcommand in ("validate", "test")
+        loose = measures and config.run is None and config.ckpt_path not in (None, "best", "last")
         self.folder = self._folder(config, names)
         folder = self.folder.path
         config.trainer.default_root_dir = str(folder)
@@ -180,7 +183,9 @@ class HemCLI(LightningCLI):
             trained = (config.ckpt_path and RunFolder.of_checkpoint(config.ckpt_path)) or self.folder
             if config.data.init_args.record is None and "class_names" in (trained.read_data() or {}):
                 config.data.init_args.record = str(trained.data)
-        self.results = SaveResults(**names, run=config.run)
+        if loose and first_process():
+            print(f"{config.ckpt_path}: {LOOSE}.")
+        self.results = SaveResults(**names, run=config.run, note=LOOSE if loose else None)
         self.trainer_defaults["callbacks"] = [self.results, SavePredictions(), KeepData(config.get("ckpt_path"))]
         given = config.trainer.callbacks or []
         if config.trainer.enable_progress_bar is not False and not any("Progress" in c.class_path for c in given):

@@ -21,6 +21,9 @@ from PIL import Image
 
 from hem.datamodules import ImageDataModule, SegmentationDataModule
 from hem.modules.base import Task
+from hem.modules.rejector import run_folder
+from hem.runs import RunFolder
+from hem.runs.callbacks import partial
 from hem.runs.files import write_atomically
 
 
@@ -59,9 +62,22 @@ def folder_of(task: Task) -> Path:
     return Path(task.trainer.default_root_dir)
 
 
+def writes(task: Task) -> bool:
+    """Whether a task leaves files: a trial run (``fast_dev_run``) does not, nor the test of a part of the images.
+
+    The whole test's files would be taken for it, or be gone. In the folder of an examination they are set aside
+    together, and a Trainer used from Python writes where nothing else lies.
+    """
+    trainer = task.trainer
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return False
+    free = trainer.state.fn != "test" or run_folder(trainer) is None or RunFolder(folder_of(task)).examines
+    return free or not partial(trainer)
+
+
 def write(task: Task, name: str, content: str | bytes) -> None:
-    """Write a file into the folder of the run; a trial run (``fast_dev_run``) leaves none."""
-    if not task.trainer.fast_dev_run:  # type: ignore[attr-defined]
+    """Write a file into the folder of the run, where :func:`writes` says so."""
+    if writes(task):
         write_atomically(folder_of(task) / name, content)
 
 

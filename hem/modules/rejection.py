@@ -23,7 +23,7 @@ from hem.datamodules.loader import Batch
 from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
 from hem.modules.base import Task
 from hem.modules.calibrator import CHANGED, validation_logits
-from hem.modules.examination import data_of, folder_of, write_figure, write_record, write_table
+from hem.modules.examination import data_of, folder_of, write_figure, write_record, write_table, writes
 from hem.modules.rejector import calibration_loader, gathered, passed
 from hem.names import check_name
 from hem.scores import LOGIT_SCORES, check_score
@@ -398,7 +398,8 @@ class RejectionTask(Task):
             "noise_seed": self.noise_seed,
         }
         write_record(self, "rejection", record)
-        print(f"rejection: {folder_of(self) / 'rejection.csv'}, rejection.json and rejection_<score>.png")
+        if writes(self):
+            print(f"rejection: {folder_of(self) / 'rejection.csv'}, rejection.json and rejection_<score>.png")
 
     def _table(self, data: ImageDataModule, clean: Gathered, seen: dict[str, Gathered], rows: list[Row]) -> Table:
         """AUROC in per cent: unknown sets and means of groups against the scores that were asked for."""

@@ -81,12 +81,23 @@ class SaveResults(Callback):
         loss: What the network was trained with.
         seed: Of the training.
         run: The folder of the run that is examined; None: the folder of the results.
+        note: What a reader of the results must know, in words.
     """
 
-    def __init__(self, task: str, data: str, loss: str, seed: int | bool | None, run: str | None = None) -> None:
+    def __init__(
+        self,
+        task: str,
+        data: str,
+        loss: str,
+        seed: int | bool | None,
+        run: str | None = None,
+        note: str | None = None,
+    ) -> None:
         self.facts = {"task": task, "data": data, "loss": loss, "seed": seed}
         if run is not None:
             self.facts["run"] = run
+        if note is not None:
+            self.facts["note"] = note
         self.weights: str | None = None  # identity of the network in the checkpoint
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

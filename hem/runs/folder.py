@@ -4,7 +4,8 @@
 mean: classes, channels, size), ``events.*`` and ``metrics.csv`` (curves), ``checkpoints/best.ckpt`` and ``last.ckpt``,
 ``results.json`` (every test metric), ``rejector.json``, ``calibration.json``, ``predictions.csv``, and, in
 ``evaluate/<name>/``, the results of each examination. Results belong to the weights of one checkpoint: those of others
-are set aside, never overwritten. Where training went on, ``resumes.json`` says when.
+are set aside with what their test left beside them, never overwritten. Where training went on, ``resumes.json`` says
+when.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ class RunFolder:
     STUDY = "study.json"
     EVALUATIONS = "evaluate"
     ASIDE = "@"  # before the weights that results belong to which were set aside
+    OF_TEST = (  # what tests leave beside their results: patterns of names
+        "rejector.json", "calibration.json", "reliability.png", "longtail.*", "confusion.png", "overlays.png",
+        "accuracy_matrix.*", "rejection.*", "rejection_*.png", "corruption.*", "corruption_images.png", "robustness.*",
+        "masking.json",
+    )  # fmt: skip
 
     @classmethod
     def of_checkpoint(cls, checkpoint: str | Path) -> RunFolder | None:
@@ -163,6 +169,11 @@ class RunFolder:
 
     # -- examinations --------------------------------------------------------------------------------------
 
+    @property
+    def examines(self) -> bool:
+        """Whether this is the folder of an examination, ``evaluate/<name>``."""
+        return self.path.parent.name == self.EVALUATIONS
+
     def evaluation(self, name: str) -> RunFolder:
         """Return the folder of an examination, ``evaluate/<name>``.
 
@@ -178,7 +189,10 @@ class RunFolder:
     def make_room(self, results: Path, weights: str | None, partial: bool = False) -> Path | None:
         """Set results aside that are not to be overwritten: of other weights, or whole ones where a part is tested.
 
-        Of an examination all files go into ``<name>@<weights>``; a run itself keeps ``results@<weights>.json``.
+        With the results goes what the test left beside them (:attr:`OF_TEST`), where the weights are others. Where they
+        are the same it stays: predictions need the threshold and temperature of the whole, and a part writes none. In
+        the folder of an examination, :attr:`examines`, all files go into ``<name>@<weights>``; elsewhere each is kept
+        beside as ``<file>@<weights>``, and the results of a part as ``results@<weights>-partial.json``.
 
         Args:
             results: :attr:`results` or :attr:`results_validate` of this folder.
@@ -196,15 +210,20 @@ class RunFolder:
         if former == weights and ("partial" in there or not partial):
             return None
         mark = f"{self.ASIDE}{former[:8] if former else 'earlier'}"
-        if self.path.parent.name != self.EVALUATIONS:
-            kept = results.with_stem(results.stem + mark)
-            os.replace(results, kept)
+        part = "-partial" if "partial" in there else ""  # which takes the place of no whole one
+        if self.examines:
+            kept = self.path.with_name(self.path.name + mark + part)
+            kept.mkdir(exist_ok=True)
+            for path in self.path.iterdir():
+                if path not in (self.lock, self.study) and path.suffix != ".log":  # of a study that is at work here
+                    os.replace(path, kept / path.name)
             return kept
-        kept = self.path.with_name(self.path.name + mark)
-        kept.mkdir(exist_ok=True)
-        for path in self.path.iterdir():
-            if path not in (self.lock, self.study) and path.suffix != ".log":  # those of a study that is at work here
-                os.replace(path, kept / path.name)
+        if former != weights and results == self.results:
+            beside = {path for pattern in self.OF_TEST for path in self.path.glob(pattern)}
+            for path in (path for path in beside if self.ASIDE not in path.name):
+                os.replace(path, path.with_stem(path.stem + mark))
+        kept = results.with_stem(results.stem + mark + part)
+        os.replace(results, kept)
         return kept
 
     def read_study(self) -> dict[str, dict[str, Any]]:

@@ -289,6 +289,12 @@ def test_run(hem_command, tmp_path):
         right = sum(a * n for a, n in zip(each, seen, strict=True))
         assert right / sum(seen) == pytest.approx(metrics[f"test/{prefix}accuracy"], abs=1e-5)
 
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("longtail.*")}
+    part = ("--trainer.limit_test_batches", 1, "--data.batch_size", 50)
+    assert hem_command("test", *options, *part, "--ckpt_path", "last").code == 0
+    assert "partial" in json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("longtail.*")} == before, "of all images"
+
     digits = ("--config", "configs/classification/digits.yaml", "--ckpt_path", last)
     outcome = hem_command("test", *digits, "--run_dir", tmp_path / "again", "--trainer.enable_progress_bar", "false")
     assert outcome.code == 0, outcome.err

@@ -322,6 +322,12 @@ def test_run_folder(hem_command, tmp_path):
             assert np.array_equal(np.asarray(mask)[sure], np.asarray(again)[sure])
             assert sure.mean() > 0.98
 
+    before = {path: path.read_bytes() for path in run.glob("*.png")}
+    part = ("--trainer.limit_test_batches", 1, "--data.batch_size", 1)
+    assert hem_command("test", *common, *part, "--ckpt_path", "last").code == 0
+    assert "partial" in json.loads((run / "results.json").read_text())
+    assert {path: path.read_bytes() for path in run.glob("*.png")} == before, "of all images"
+
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(name.startswith("net.") for name in state)
     outcome = hem_command("fit", *common, "--trainer.max_epochs", 2, "--run_dir", tmp_path / "whole")

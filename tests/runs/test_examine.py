@@ -1,7 +1,9 @@
 """An examination takes network, data, loss and seed from the run, and its results lie with it."""
 
 import json
+import re
 import shutil
+from fnmatch import fnmatch
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import yaml
 from hem.cli import main
 from hem.runs import RunFolder
 from hem.runs.checkpoints import identity_of
+from hem.runs.files import write_atomically
 from tests.conftest import ROOT
 
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
@@ -151,6 +154,59 @@ def test_trial_runs_write_nothing_and_partial_ones_say_so(hem_command, run):
     assert json.loads((run.path / f"results@{whole['weights'][:8]}.json").read_text()) == whole
     assert hem_command("test", "--run", run.path, *QUICK).code == 0
     assert "partial" not in results(run), "the whole takes the place of the part"
+
+
+def test_a_loose_checkpoint_keeps_the_files_of_another(hem_command, run, tmp_path):
+    """Outside any run all that a test left is set aside together, and the record says that the loss is the config's."""
+    changed_weights(run)
+    loose = {name: shutil.copy(run.checkpoints / f"{name}.ckpt", tmp_path) for name in ("best", "last")}
+    folder = RunFolder(tmp_path / "loose")
+    config = ("--config", "configs/rejection/digits.yaml", *SMALL, "--model.net", "MLP", *QUICK)
+    first = hem_command("test", *config, "--ckpt_path", loose["best"], "--run_dir", folder.path)
+    assert first.code == 0, first.err
+    assert "the checkpoint's own is not known" in first.out
+    assert "the checkpoint's own is not known" in results(folder)["note"]
+    left = {path.name: path.read_bytes() for path in folder.path.iterdir() if path.suffix in (".csv", ".json", ".png")}
+    left.pop("data.json", None)
+    assert {"results.json", "rejection.csv", "rejection.json", "rejection_max_logit.png"} <= left.keys()
+    assert hem_command("test", *config, "--ckpt_path", loose["last"], "--run_dir", folder.path).code == 0
+    mark = f"@{identity_of(loose['best'])[:8]}"
+    for name, content in left.items():
+        path = folder.path / name
+        assert path.with_stem(path.stem + mark).read_bytes() == content, f"{name} is of the first checkpoint"
+        assert path.is_file()
+    part = ("--trainer.limit_test_batches", 1, "--data.batch_size", 50)
+    now = {name: (folder.path / name).read_bytes() for name in left if name != "results.json"}
+    assert hem_command("test", *config, *part, "--ckpt_path", loose["last"], "--run_dir", folder.path).code == 0
+    assert "partial" in results(folder)
+    assert {name: (folder.path / name).read_bytes() for name in now} == now, "of the whole test"
+
+
+def test_a_part_replaces_no_whole_that_was_set_aside(tmp_path):
+    folder = RunFolder(tmp_path)
+    write_atomically(folder.results, '{"weights": "a", "metrics": {"whole": 1}}')
+    for name in ("longtail.csv", "own.csv", "metrics.csv"):
+        write_atomically(tmp_path / name, name)
+    assert folder.make_room(folder.results, "a", partial=True) == tmp_path / "results@a.json"
+    assert (tmp_path / "longtail.csv").is_file(), "a part of the images writes none"
+    write_atomically(folder.results, '{"weights": "a", "partial": "1 of 2 batches"}')
+    assert folder.make_room(folder.results, "b") == tmp_path / "results@a-partial.json"
+    assert "whole" in (tmp_path / "results@a.json").read_text()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"results@a.json", "results@a-partial.json", "longtail@a.csv", "own.csv", "metrics.csv"}
+
+
+def test_all_that_tests_leave_is_known():
+    """A new table or picture of a test is to be among those that are set aside."""
+    kinds = {"table": "csv", "record": "json", "figure": "png"}
+    written = [
+        f"{re.sub('{.*}', 'x', name)}.{kinds[kind]}"
+        for path in (ROOT / "hem" / "modules").glob("*.py")
+        for kind, name in re.findall(r'write_(table|record|figure)\(\w+, f?"([^"]+)"', path.read_text())
+    ]
+    assert len(written) >= 12
+    unknown = [name for name in written if not any(fnmatch(name, pattern) for pattern in RunFolder.OF_TEST)]
+    assert not unknown
 
 
 def test_a_trial_of_training_leaves_no_run(hem_command, tmp_path):
