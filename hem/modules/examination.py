@@ -63,15 +63,16 @@ def folder_of(task: Task) -> Path:
 
 
 def writes(task: Task) -> bool:
-    """Whether a task leaves files: a trial run (``fast_dev_run``) does not, nor the test of a part of the images.
+    """Whether a task leaves files: a trial run (``fast_dev_run``) does not, nor a part of the images after the whole.
 
-    The whole test's files would be taken for it, or be gone. In the folder of an examination they are set aside
-    together, and a Trainer used from Python writes where nothing else lies.
+    The files of the whole test would be gone. In the folder of an examination they are set aside together, and a
+    Trainer used from Python has no record of a whole test.
     """
     trainer = task.trainer
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return False
-    free = trainer.state.fn != "test" or run_folder(trainer) is None or RunFolder(folder_of(task)).examines
+    folder = RunFolder(folder_of(task))
+    free = trainer.state.fn != "test" or run_folder(trainer) is None or folder.examines or not folder.kept_whole
     return free or not partial(trainer)
 
 

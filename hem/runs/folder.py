@@ -35,6 +35,7 @@ class RunFolder:
     STUDY = "study.json"
     EVALUATIONS = "evaluate"
     ASIDE = "@"  # before the weights that results belong to which were set aside
+    PART = "-partial"  # behind them, where the results are of a part of the images
     OF_TEST = (  # what tests leave beside their results: patterns of names
         "rejector.json", "calibration.json", "reliability.png", "longtail.*", "confusion.png", "overlays.png",
         "accuracy_matrix.*", "rejection.*", "rejection_*.png", "corruption.*", "corruption_images.png", "robustness.*",
@@ -170,6 +171,12 @@ class RunFolder:
     # -- examinations --------------------------------------------------------------------------------------
 
     @property
+    def kept_whole(self) -> bool:
+        """Whether results of a whole test were set aside here, whose files a part must not replace."""
+        kept = self.results.stem + self.ASIDE
+        return any(not path.stem.endswith(self.PART) for path in self.path.glob(f"{kept}*.json"))
+
+    @property
     def examines(self) -> bool:
         """Whether this is the folder of an examination, ``evaluate/<name>``."""
         return self.path.parent.name == self.EVALUATIONS
@@ -190,7 +197,7 @@ class RunFolder:
         """Set results aside that are not to be overwritten: of other weights, or whole ones where a part is tested.
 
         With the results goes what the test left beside them (:attr:`OF_TEST`), where the weights are others. Where they
-        are the same it stays: predictions need the threshold and temperature of the whole, and a part writes none. In
+        are the same it stays: predictions need the threshold and temperature of the whole, and no part replaces it. In
         the folder of an examination, :attr:`examines`, all files go into ``<name>@<weights>``; elsewhere each is kept
         beside as ``<file>@<weights>``, and the results of a part as ``results@<weights>-partial.json``.
 
@@ -210,7 +217,7 @@ class RunFolder:
         if former == weights and ("partial" in there or not partial):
             return None
         mark = f"{self.ASIDE}{former[:8] if former else 'earlier'}"
-        part = "-partial" if "partial" in there else ""  # which takes the place of no whole one
+        part = self.PART if "partial" in there else ""  # which takes the place of no whole one
         if self.examines:
             kept = self.path.with_name(self.path.name + mark + part)
             kept.mkdir(exist_ok=True)
@@ -220,8 +227,9 @@ class RunFolder:
             return kept
         if former != weights and results == self.results:
             beside = {path for pattern in self.OF_TEST for path in self.path.glob(pattern)}
+            whose = mark if self.kept_whole else mark + part
             for path in (path for path in beside if self.ASIDE not in path.name):
-                os.replace(path, path.with_stem(path.stem + mark))
+                os.replace(path, path.with_stem(path.stem + whose))
         kept = results.with_stem(results.stem + mark + part)
         os.replace(results, kept)
         return kept
