@@ -1,6 +1,7 @@
 """The task over a stream: its figures, its masks, and that a run goes on as if nothing had happened."""
 
 import csv
+import functools
 import json
 import math
 import signal
@@ -190,32 +191,46 @@ def test_every_strategy_is_tried():
     assert {type(make() or Naive()) for make in MAKERS.values()} == set(STRATEGIES.values())
 
 
+def shown(folder, strategy, **more):
+    """Train with the frequencies of the classes that were shown in the loss."""
+    return fit(folder, strategy, loss=LogitAdjustedLoss(class_counts=[100] * 10), counts="presented", **more)[0]
+
+
+@pytest.fixture(scope="module")
+def whole_runs(tmp_path_factory):
+    """A function that returns the uninterrupted run of a strategy, trained once, and its folder."""
+    root = tmp_path_factory.mktemp("whole")
+
+    @functools.cache
+    def run(name):
+        return shown(root / name, MAKERS[name]()), root / name
+
+    return run
+
+
 @pytest.mark.parametrize("name", MAKERS)
-def test_resumed_in_the_third_task(name, tmp_path):
+def test_resumed_in_the_third_task(name, whole_runs, tmp_path):
     """From a checkpoint within the third task and from one before it: matrix and weights, bit for bit."""
-    loss = LogitAdjustedLoss(class_counts=[100] * 10)
-    arguments = {"loss": loss, "counts": "presented"}
-    whole, _, _ = fit(tmp_path / "whole", MAKERS[name](), **arguments)
+    whole, checkpoints = whole_runs(name)
     assert len(whole.matrix) == 5
     assert not any(math.isnan(value) for row in whole.matrix for value in row)
     for epoch in (4, 3) if name == "derpp" else (4,):  # 4: within the third task; 3: behind the second
-        folder, checkpoint = tmp_path / f"resumed{epoch}", tmp_path / "whole" / f"epoch={epoch}.ckpt"
-        resumed, _, _ = fit(folder, MAKERS[name](), ckpt_path=checkpoint, **arguments)
+        checkpoint = checkpoints / f"epoch={epoch}.ckpt"
+        resumed = shown(tmp_path / f"resumed{epoch}", MAKERS[name](), ckpt_path=checkpoint)
         assert resumed.matrix == whole.matrix
         assert resumed.baseline == whole.baseline
         assert same_weights(resumed, whole)
-    state = torch.load(tmp_path / "whole" / "epoch=4.ckpt", weights_only=True)
+    state = torch.load(checkpoints / "epoch=4.ckpt", weights_only=True)
     assert all(key.startswith("net.") for key in state["state_dict"])
 
 
-def test_strategies_do_something(tmp_path):
+def test_strategies_do_something(whole_runs, tmp_path):
     """They end with other weights than fine-tuning does, and with strength 0 with the same ones, bit for bit."""
-    naive, _, _ = fit(tmp_path / "naive")
-    for name, make in MAKERS.items():
-        if name not in ("naive",):
-            assert not same_weights(fit(tmp_path / name, make())[0], naive), name
+    naive, _ = whole_runs("naive")
+    for name in MAKERS.keys() - {"naive"}:
+        assert not same_weights(whole_runs(name)[0], naive), name
     for strategy in (EWC(0.0, samples=64), SI(0.0), LwF(0.0)):
-        again, _, _ = fit(tmp_path / f"no{type(strategy).__name__}", strategy)
+        again = shown(tmp_path / type(strategy).__name__, strategy)
         assert again.matrix == naive.matrix
         assert same_weights(again, naive), type(strategy).__name__
 
