@@ -26,6 +26,8 @@ def place_loggers(trainer: Namespace, folder: Path, training: bool) -> None:
     if not training:
         loggers = [each for each in loggers if "CSV" not in each.class_path]
     for logger in loggers:
+        if logger.class_path.startswith("lightning.") and logger.class_path.endswith("CSVLogger"):
+            logger.class_path = "hem.runs.csv_logger.CSVLogger"  # Lightning's deletes the curves of a resumed run
         arguments = logger.init_args
         if "save_dir" in arguments:
             arguments.save_dir = str(folder)
