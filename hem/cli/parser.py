@@ -11,13 +11,16 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import register_type
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -325,6 +328,18 @@ def refuse_untrained(command: str, net: Namespace) -> None:
         )
 
 
+def whole_numbers_first() -> None:
+    """Let the trainer's ``1`` be read as one batch, and ``1.0`` as all of them, as Lightning means it.
+
+    The parser takes the first type of a union that fits, and typing hands out ``int | float`` in the order in which
+    any library that was imported before Lightning has written it.
+    """
+    annotations = Trainer.__init__.__annotations__
+    for name, union in annotations.items():
+        if {int, float} <= set(kinds := get_args(union)):
+            annotations[name] = reduce(or_, (kind for kind in kinds if kind not in (int, float)), int | float)
+
+
 def build(args: Sequence[str] | dict[str, Any], run: bool = True) -> HemCLI:
     """Parse the arguments, build all objects and, where ``run`` says so, run the command.
 
@@ -334,6 +349,7 @@ def build(args: Sequence[str] | dict[str, Any], run: bool = True) -> HemCLI:
     """
     defaults = {"default_config_files": [str(base_config())]}
     command = next((each for each in args if each in COMMANDS), None) if run and not isinstance(args, dict) else None
+    whole_numbers_first()
     return HemCLI(
         hem.modules.Task,
         hem.datamodules.ImageDataModule,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch import Trainer
 
 from hem.cli import main
 from hem.cli.configs import SHIPPED, find, short_names
@@ -93,3 +94,12 @@ def test_help(capsys):
     assert inside == ["--model.net.help", "--model.loss.help"]
     assert main(["fit", "--model.loss.help", "HEMLoss"]) == 0
     assert "margin" in capsys.readouterr().out
+
+
+def test_one_batch_is_not_all_batches(monkeypatch, capsys):
+    """Whatever typing makes of Lightning's ``int | float`` where other libraries were imported first."""
+    monkeypatch.setitem(Trainer.__init__.__annotations__, "limit_test_batches", float | int | None)
+    for written, expected in (("1", 1), ("1.0", 1.0)):
+        config = printed(capsys, "--config", "classification/digits", "--trainer.limit_test_batches", written)
+        found = config["trainer"]["limit_test_batches"]
+        assert (found, type(found)) == (expected, type(expected))
