@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import shutil
 import sys
 import time
@@ -18,6 +17,8 @@ from sklearn.metrics import roc_auc_score
 import hem
 from hem.cli import main as command
 from hem.datamodules import DigitsDataModule
+from hem.runs import RunFolder
+from hem.runs.files import read_json
 
 LOSSES = {"ce": "cross-entropy", "hem": "HEM"}
 RUNS = Path("runs/quickstart")
@@ -51,7 +52,7 @@ def main() -> int:
         with contextlib.redirect_stdout(io.StringIO()):  # Lightning's table of all figures: they are in results.json
             if code := command(["test", *configs, "--run_dir", str(run), "--ckpt_path", "last"]):
                 return code
-        metrics = json.loads((run / "results.json").read_text())["metrics"]
+        metrics = read_json(RunFolder(run).results)["metrics"]
         figures = (metrics["test/accuracy"], metrics["test/calibration_error"], noise_auroc(run))
         table.add_row(name, *(f"{100 * figure:.1f}" for figure in figures), f"{seconds:.0f}")
     console.print(table)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from jsonargparse import dict_to_namespace
 
+from hem.cli.configs import OPTIONS
 from hem.cli.registries import data_name, task_name
 from hem.runs import RunFolder
 
@@ -65,20 +66,31 @@ def inherited(args: Sequence[str]) -> list[str]:
             "name one run alone."
         )
     record = {key: value for key, value in run.read_config().items() if key in INHERITED}
-    out = [command, "--config", yaml.safe_dump(record)]
-    for option, value in pairwise(["", *rest]):
-        if option in ("--config", "-c"):
-            out += without_own(value)
-            out += of_data(option, value, data_name(dict_to_namespace(record["data"])))
-        elif value.startswith("--config="):
-            out += ["--config", *without_own(value.partition("=")[2])]
-            out += of_data("--config", value.partition("=")[2], data_name(dict_to_namespace(record["data"])))
-        else:
-            out.append(value)
+    data = data_name(dict_to_namespace(record["data"]))
+    out = [command, "--config", yaml.safe_dump(record), *examinations(rest, data)]
     if named is None:
         out += ["--run", str(run.path)]
     if not checkpoint:
         out += ["--ckpt_path", "best" if (run.checkpoints / "best.ckpt").is_file() else "last"]
+    return out
+
+
+def examinations(args: Sequence[str], data: str) -> list[str]:
+    """Return the arguments, each config without a network of its own, and followed by what differs by data set.
+
+    Args:
+        args: Options and their values; configs by their paths.
+        data: The name of the data set.
+    """
+    out: list[str] = []
+    for option, value in pairwise(["", *args]):
+        if option in OPTIONS:
+            out += [*without_own(value), *of_data(option, value, data)]
+        elif value.startswith("--config="):
+            path = value.partition("=")[2]
+            out += ["--config", *without_own(path), *of_data("--config", path, data)]
+        else:
+            out.append(value)
     return out
 
 

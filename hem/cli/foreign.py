@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import yaml
 from jsonargparse import Namespace
 
 import hem.datamodules
-from hem.cli.examine import EXAMINES, last_value, of_data, without_own
+from hem.cli.configs import given
+from hem.cli.examine import EXAMINES, examinations, last_value
 
 OPTIONS = ("--net", "--weights", "--class_order")
 
@@ -31,10 +31,10 @@ def foreign(args: Sequence[str]) -> list[str]:
         ['model:', '  class_path: hem.modules.ClassificationTask', '  init_args:']
     """
     command, *rest = args or [""]
-    given = {option: last_value(rest, option) for option in OPTIONS}
-    if not any(given.values()):
+    named = {option: last_value(rest, option) for option in OPTIONS}
+    if not any(named.values()):
         return list(args)
-    if given["--net"] is None:
+    if named["--net"] is None:
         raise ValueError(
             "Expected the name of a network beside --weights and --class_order, got none: add --net, such as --net "
             "resnet50."
@@ -42,13 +42,13 @@ def foreign(args: Sequence[str]) -> list[str]:
     if command not in EXAMINES:
         raise ValueError(
             f"Expected --net with {', '.join(EXAMINES)}, got it with {command}: start a training from weights with "
-            f"--model.net Named --model.net.name {given['--net']} --model.net.weights <path>."
+            f"--model.net Named --model.net.name {named['--net']} --model.net.weights <path>."
         )
     if both := next((option for option in ("--run", "--ckpt_path") if last_value(rest, option)), None):
         raise ValueError(f"Expected --net or {both}, got both: a run has its own network.")
-    net: dict[str, Any] = {"name": given["--net"], "weights": given["--weights"] or "default"}
-    if given["--class_order"] is not None:
-        net["class_order"] = given["--class_order"]
+    net: dict[str, Any] = {"name": named["--net"], "weights": named["--weights"] or "default"}
+    if named["--class_order"] is not None:
+        net["class_order"] = named["--class_order"]
     model = {
         "class_path": "hem.modules.ClassificationTask",
         "init_args": {
@@ -56,29 +56,19 @@ def foreign(args: Sequence[str]) -> list[str]:
             "loss": {"class_path": "torch.nn.CrossEntropyLoss"},
         },
     }
-    return [command, "--config", yaml.safe_dump({"model": model}, sort_keys=False), *_examinations(_others(rest))]
-
-
-def _examinations(args: Sequence[str]) -> list[str]:
-    """The arguments, each config without a network of its own, and followed by what differs by data set."""
-    data, out = _data(args), []
-    for option, value in pairwise(["", *args]):
-        if option in ("--config", "-c"):
-            out += [*without_own(value), *of_data(option, value, data)]
-        elif value.startswith("--config="):
-            path = value.partition("=")[2]
-            out += ["--config", *without_own(path), *of_data("--config", path, data)]
-        else:
-            out.append(value)
-    return out
+    others = _others(rest)
+    return [
+        command,
+        "--config",
+        yaml.safe_dump({"model": model}, sort_keys=False),
+        *examinations(others, _data(others)),
+    ]
 
 
 def _data(args: Sequence[str]) -> str:
     """The name of the data set, of ``--data`` or of a config; "" where it has none."""
-    configs = [after for word, after in pairwise([*args, ""]) if word in ("--config", "-c")]
-    configs += [word.partition("=")[2] for word in args if word.startswith("--config=")]
     paths = [last_value(args, "--data")]
-    for config in filter(os.path.isfile, reversed(configs)):
+    for config in filter(os.path.isfile, reversed(list(given(args)))):
         content = yaml.safe_load(Path(config).read_text())
         paths.append((content.get("data") or {}).get("class_path") if isinstance(content, dict) else None)
     word = next((path for path in paths if path), "").rpartition(".")[2]
@@ -106,8 +96,8 @@ def name_of(net: Namespace) -> str | None:
     Returns:
         None for a network that starts from nothing.
     """
-    given = net.get("init_args") or {}
-    if not given.get("weights"):
+    arguments = net.get("init_args") or {}
+    if not arguments.get("weights"):
         return None
-    words = (given.get("name") or net.class_path.rpartition(".")[2], Path(given["weights"]).stem)
+    words = (arguments.get("name") or net.class_path.rpartition(".")[2], Path(arguments["weights"]).stem)
     return "-".join(dict.fromkeys(words))

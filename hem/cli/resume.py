@@ -134,8 +134,6 @@ def shown(value: Any) -> str:
         value = value["class_path"]
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
-    if isinstance(value, float) and value.is_integer():  # which of int and float a number is read as is not ours
-        value = int(value)
     text = (
         value.rpartition(".")[2] if isinstance(value, str) and value[:1].isalpha() and "/" not in value else str(value)
     )

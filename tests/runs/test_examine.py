@@ -146,9 +146,7 @@ def test_trial_runs_write_nothing_and_partial_ones_say_so(hem_command, run):
         assert hem_command(command, "--run", run.path, "--trainer.fast_dev_run", "true", *QUICK).code == 0
     after = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file() and "events" not in path.name}
     assert after == before
-    outcome = hem_command(
-        "test", "--run", run.path, "--trainer.limit_test_batches", 0.125, "--data.batch_size", 50, *QUICK
-    )
+    outcome = hem_command("test", "--run", run.path, "--trainer.limit_test_batches", 1, "--data.batch_size", 50, *QUICK)
     assert outcome.code == 0, outcome.err
     for path in (run.rejector, run.calibration, run.path / "reliability.png"):
         assert path.read_bytes() == before[path], "a part of the images finds no other threshold and temperature"
@@ -177,7 +175,7 @@ def test_a_loose_checkpoint_keeps_the_files_of_another(hem_command, run, tmp_pat
         path = folder.path / name
         assert path.with_stem(path.stem + mark).read_bytes() == content, f"{name} is of the first checkpoint"
         assert path.is_file()
-    part = ("--trainer.limit_test_batches", 0.125, "--data.batch_size", 50)
+    part = ("--trainer.limit_test_batches", 1, "--data.batch_size", 50)
     now = {name: (folder.path / name).read_bytes() for name in left if name != "results.json"}
     assert hem_command("test", *config, *part, "--ckpt_path", loose["last"], "--run_dir", folder.path).code == 0
     assert "partial" in results(folder)
