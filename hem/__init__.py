@@ -9,11 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hem import moved
+
 if TYPE_CHECKING:
     from hem.calibration import calibrate
     from hem.examine import evaluate
     from hem.trained import Segmenter, Trained
 
+moved.install()
 __version__ = "0.1.0"
 __all__ = ["__version__", "calibrate", "evaluate", "load"]
 

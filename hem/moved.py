@@ -1,0 +1,44 @@
+"""Former places of modules, which go on for one release with a warning that names the new one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+# Each former module, and the modules in which its names are now, in the order in which they are asked.
+MOVED: dict[str, tuple[str, ...]] = {
+    "hem.run": ("hem.runs.files", "hem.runs.checkpoints", "hem.runs.csv_logger", "hem.runs.callbacks"),
+}
+
+
+class MovedFinder(MetaPathFinder, Loader):
+    """Import a former module as one that asks the new ones for its names."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Answer for the modules of :data:`MOVED` alone."""
+        return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module a ``__getattr__`` that warns and hands on."""
+        former = module.__name__
+
+        def handed_on(name: str) -> Any:
+            for place in MOVED[former] if not name.startswith("__") else ():
+                room = importlib.import_module(place)
+                if hasattr(room, name):
+                    warnings.warn(f"{former}.{name} is now {place}.{name}.", DeprecationWarning, stacklevel=2)
+                    return getattr(room, name)
+            raise AttributeError(f"module '{former}' has no attribute '{name}'")
+
+        module.__dict__["__getattr__"] = handed_on
+
+
+def install() -> None:
+    """Let former paths be imported; without effect the second time."""
+    if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
+        sys.meta_path.append(MovedFinder())

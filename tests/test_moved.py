@@ -1,0 +1,37 @@
+"""Tests of former import paths."""
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hem
+from hem.moved import MOVED
+
+ROOT = Path(hem.__file__).parent.parent
+
+
+@pytest.mark.parametrize("former", MOVED)
+def test_former_paths_go_on(former):
+    """A former module is no file any more, its new places exist, and a name of each is handed on with a warning."""
+    path = ROOT / former.replace(".", "/")
+    assert not path.with_suffix(".py").exists()
+    assert not path.is_dir()
+    module = importlib.import_module(former)
+    for place in MOVED[former]:
+        room = importlib.import_module(place)
+        name = next(name for name, value in vars(room).items() if getattr(value, "__module__", None) == place)
+        with pytest.warns(DeprecationWarning, match=rf"{former}.{name} is now .*\.{name}"):
+            assert getattr(module, name)
+    with pytest.raises(AttributeError, match=f"module '{former}' has no attribute 'nothing'"):
+        _ = module.nothing
+
+
+def test_former_paths_in_a_new_process():
+    """An import from a former module works before anything else of hem was imported."""
+    code = "from hem.run import atomic_file; print(atomic_file.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "hem.runs.files"
