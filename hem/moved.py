@@ -13,6 +13,8 @@ from typing import Any
 # Each former module, and the modules in which its names are now, in the order in which they are asked.
 MOVED: dict[str, tuple[str, ...]] = {
     "hem.run": ("hem.runs.files", "hem.runs.checkpoints", "hem.runs.csv_logger", "hem.runs.callbacks"),
+    "hem.figures": ("hem.plots.comparison", "hem.plots.style"),
+    "hem.pictures": ("hem.plots.masks", "hem.plots.matrices"),
 }
 
 
@@ -41,4 +43,4 @@ class MovedFinder(MetaPathFinder, Loader):
 def install() -> None:
     """Let former paths be imported; without effect the second time."""
     if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
-        sys.meta_path.append(MovedFinder())
+        sys.meta_path.insert(0, MovedFinder())  # before those that would find a module of an older copy

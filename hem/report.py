@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 import jinja2
 from matplotlib.figure import Figure
 
-from hem import figures
 from hem.grid import differs
 from hem.headlines import Metric, best_of_validation, describe, headlines, with_means
 from hem.jobs import tail
 from hem.names import near
+from hem.plots import comparison
+from hem.plots.style import colours, saved, wrapped
 from hem.runs import RunFolder
 from hem.runs.files import read_json, write_atomically
 from hem.statistics import LEVEL, Comparison, compare, holm, verdict
@@ -441,7 +442,7 @@ def raw(runs: Runs, study: str) -> str:
 # -- figures -------------------------------------------------------------------------------------------------------
 
 
-def training(runs: Runs, cell: str) -> Sequence[figures.Panel]:
+def training(runs: Runs, cell: str) -> Sequence[comparison.Panel]:
     """The curves of training, of every loss and seed."""
     wanted = {
         "val/accuracy": "validation accuracy in %",
@@ -461,7 +462,7 @@ def training(runs: Runs, cell: str) -> Sequence[figures.Panel]:
     return [each for each in shown if any(len(x) > 1 for runs_ in each[2].values() for x, _ in runs_)][:3]
 
 
-def robustness(runs: Runs, cell: str) -> Sequence[figures.Panel]:
+def robustness(runs: Runs, cell: str) -> Sequence[comparison.Panel]:
     """Accuracy against the radius of the attack: the worst of all attacks."""
     panels = []
     for norm, label in (("linf", "L∞"), ("l2", "L2")):
@@ -489,7 +490,7 @@ def groups(runs: Runs, cell: str, pattern: str) -> dict[str, dict[str, list[floa
     return found
 
 
-def severity(runs: Runs, cell: str) -> Sequence[figures.Panel]:
+def severity(runs: Runs, cell: str) -> Sequence[comparison.Panel]:
     """Accuracy against the severity of the corruption, mean of all corruptions."""
     by_loss: dict[str, list[tuple[list[float], list[float]]]] = {}
     for r in runs.of(cell):
@@ -514,14 +515,14 @@ def drawings(
         shown = {loss: [metric.scale * v for v in numbers.values()] for loss, numbers in values.items()}
         dots.append((metric.label, shown))
     if dots:
-        found["seeds"] = ("Every seed, and the mean", figures.seeds(dots, hues))
+        found["seeds"] = ("Every seed, and the mean", comparison.seeds(dots, hues))
     if panels := training(runs, cell):
         log = [title for title, _, by_loss in panels if title == "training loss" and positive(by_loss)]
-        found["training"] = ("Training: mean and range of the seeds", figures.curves(panels, hues, log))
+        found["training"] = ("Training: mean and range of the seeds", comparison.curves(panels, hues, log))
     if panels := robustness(runs, cell):
-        found["robustness"] = ("Robustness: mean and range of the seeds", figures.curves(panels, hues))
+        found["robustness"] = ("Robustness: mean and range of the seeds", comparison.curves(panels, hues))
     if panels := severity(runs, cell):
-        found["severity"] = ("Corruptions by severity: mean and range of the seeds", figures.curves(panels, hues))
+        found["severity"] = ("Corruptions by severity: mean and range of the seeds", comparison.curves(panels, hues))
     for name, title, pattern in (
         ("unknown", "AUROC of the largest logit by unknown set, mean and deviation", r"test/auroc/max_logit/(.+)"),
         ("corruptions", "Accuracy by corruption, mean and deviation", r"test/corruption/(\w+)/mean"),
@@ -532,14 +533,14 @@ def drawings(
         if 1 < len(by_group) <= 40:
             found[name] = (
                 title,
-                figures.bars(
+                comparison.bars(
                     by_group, hues, f"{'AUROC' if name == 'unknown' else 'IoU' if name == 'iou' else 'accuracy'} in %"
                 ),
             )
     return found
 
 
-def positive(by_loss: figures.Curves) -> bool:
+def positive(by_loss: comparison.Curves) -> bool:
     """Whether every value can stand on a logarithmic axis."""
     return all(value > 0 for each in by_loss.values() for _, y in each for value in y)
 
@@ -576,7 +577,7 @@ def summary_rows(compared: Mapping[str, Sequence[Compared]], runs: Runs, baselin
                 continue
             factor = 100 / abs(base) * (1 if row.metric.higher else -1)
             ends = sorted(factor * end for end in (row.comparison.low, row.comparison.high))
-            title = f"{cell}\n{figures.wrapped(row.metric.title, 32)}"
+            title = f"{cell}\n{wrapped(row.metric.title, 32)}"
             rows.append((title, row.loss, factor * row.comparison.difference, *ends, row.p < LEVEL))
     return rows
 
@@ -610,14 +611,14 @@ def write(folder: str | Path | Runs, baseline: str | None = None, further: Seque
         raise ValueError(f"no run has the baseline '{baseline}': --baseline is one of {', '.join(runs.losses)}.")
     out = runs.folder / "report"
     study = str(runs.plan.get("study") or runs.folder.resolve().name)
-    hues = figures.colours(runs.losses, baseline)
+    hues = colours(runs.losses)
     sections, compared = [], {}
     files: dict[str, str | bytes] = {"raw.csv": raw(runs, study)}
     tables = [coverage(runs)]
 
     def picture(name: str, title: str, figure: Figure) -> Picture:
-        files[f"{name}.png"] = figures.saved(figure, "png")
-        files[f"{name}.svg"] = drawn = figures.saved(figure, "svg")
+        files[f"{name}.png"] = saved(figure, "png")
+        files[f"{name}.svg"] = drawn = saved(figure, "svg")
         return Picture(title, uri(drawn, "svg"), round(96 * figure.get_figwidth()))
 
     for cell in runs.cells:
@@ -653,7 +654,7 @@ def write(folder: str | Path | Runs, baseline: str | None = None, further: Seque
             }
         )
     summary = summary_rows(compared, runs, baseline)
-    head = picture("summary", "Relative change", figures.relative_change(summary, hues)) if summary else None
+    head = picture("summary", "Relative change", comparison.relative_change(summary, hues)) if summary else None
     for table in tables:
         files[f"{table.name}.csv"] = table.csv()
     files["tables.md"] = "\n".join(table.markdown() for table in tables if not table.name.endswith(("_all", "_runs")))

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
-from hem import pictures
 from hem.checks import check_pixels
 from hem.datamodules.decoder import decode_image
 from hem.datamodules.images import Fit
@@ -26,6 +25,7 @@ from hem.modules.rejector import Rejector
 from hem.names import check_name
 from hem.networks import Normalize
 from hem.networks.weights import without_start
+from hem.plots.masks import Color, indexed
 from hem.runs import AtomicCheckpointIO, RunFolder
 
 Picture = Image.Image | str | Path | np.ndarray[Any, Any]  # what is decoded to one image
@@ -144,7 +144,7 @@ class Segmenter(nn.Module):
         self,
         net: nn.Module,
         class_names: Sequence[str],
-        palette: Sequence[pictures.Color],
+        palette: Sequence[Color],
         shape: Stretch | Pad,
         calibration: RunCalibration | None = None,
     ) -> None:
@@ -189,7 +189,7 @@ class Segmenter(nn.Module):
                 logits = self(self.shape.image(TF.pil_to_tensor(image))[None].to(device))
                 mask = logits[0].argmax(0).to(torch.uint8).cpu()
                 masks.append(self.shape.back(mask, (image.height, image.width)))
-        return [pictures.indexed(mask, self.palette) for mask in masks]
+        return [indexed(mask, self.palette) for mask in masks]
 
 
 def _listed(images: Tensor | Picture | Sequence[Picture]) -> Tensor | list[Image.Image | str | Path]:

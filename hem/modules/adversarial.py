@@ -20,8 +20,9 @@ from hem.modules.base import Task
 from hem.modules.classification import accuracies
 from hem.modules.examination import refuse_masks, write_figure, write_record, write_table
 from hem.modules.masking import Masking, check_masking, twin
-from hem.modules.robustness import ATTACKS, Evaluation, Row, draw
+from hem.modules.robustness import ATTACKS, Evaluation, Row
 from hem.names import check_name
+from hem.plots.robustness import robustness_curves
 
 VALIDATION_STEPS = 10
 
@@ -267,7 +268,7 @@ class AdversarialTask(Task):
     @rank_zero_only
     def _write_curve(self, rows: list[Row]) -> None:
         write_table(self, "robustness", Row._fields, (row._asdict() for row in rows))
-        write_figure(self, "robustness", draw(rows))
+        write_figure(self, "robustness", robustness_curves(rows))
 
     def _write_checks(self, masking: Masking) -> None:
         for name, value in masking.facts.items():

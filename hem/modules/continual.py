@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.optim import Optimizer
@@ -24,6 +22,7 @@ from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted
 from hem.modules.examination import write_figure, write_table
 from hem.modules.rejector import calibration_loader, gathered, passed
 from hem.names import check_name
+from hem.plots.matrices import accuracy_matrix
 from hem.strategies import Naive, Strategy
 
 Mask = Literal["none", "unseen", "other_tasks"]
@@ -568,22 +567,4 @@ class ContinualTask(Task):
         ]
         write_table(self, "accuracy_matrix", columns, rows)
         if self.matrix:
-            write_figure(self, "accuracy_matrix", heat_map(self.matrix))
-
-
-def heat_map(matrix: list[Row]) -> Figure:
-    """The accuracy on each task (columns) behind each task (rows), in percent."""
-    tasks = len(matrix[0])
-    figure = Figure(figsize=(1.8 + 0.5 * tasks, 1.2 + 0.5 * len(matrix)), layout="constrained")
-    FigureCanvasAgg(figure)
-    panel = figure.subplots()
-    image = panel.imshow([[100 * value for value in row] for row in matrix], vmin=0, vmax=100, cmap="viridis")
-    for k, row in enumerate(matrix):
-        for i, value in enumerate(row):
-            panel.text(i, k, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
-                       color="black" if value > 0.6 else "white")  # fmt: skip
-    panel.set_xticks(range(tasks), [str(i + 1) for i in range(tasks)])
-    panel.set_yticks(range(len(matrix)), [str(k + 1) for k in range(len(matrix))])
-    panel.set(xlabel="accuracy in % on task", ylabel="behind task")
-    figure.colorbar(image, ax=panel)
-    return figure
+            write_figure(self, "accuracy_matrix", accuracy_matrix(self.matrix))

@@ -11,17 +11,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor
-from torch.nn import functional as F
 
 from hem.corruptions import GROUPS
 from hem.datamodules.corruption import CLEAN, ComputedCorruptions, Condition, CorruptedImages
 from hem.modules.base import Task
 from hem.modules.examination import data_of, write_figure, write_table
 from hem.modules.rejector import limited
+from hem.plots.corruption import image_sheet, severity_curves
 
 Accuracies = dict[tuple[str, int], float]  # by corruption and severity; ("clean", 0) is among them
 PREFIX = "test/corruption/"  # of the keys in results.json
@@ -239,52 +237,13 @@ class CorruptionTask(Task):
             for c, value in self.found.items()
         )
         write_table(self, "corruption", columns, conditions)
-        write_figure(self, "corruption", self._curves())
-        write_figure(self, "corruption_images", self._sheet())
-
-    def _curves(self) -> Figure:
-        """Accuracy against severity: a panel for each group of corruptions, the mean of all in each of them."""
-        groups = {group: [name for name in self._names() if name in known] for group, known in GROUPS.items()}
-        groups["others"] = [name for name in self._names() if not any(name in known for known in groups.values())]
-        groups = {group: names for group, names in groups.items() if names}
+        names, clean = self._names(), CLEAN.corruption
         severities = sorted({condition.severity for condition in self.found})
-        figure = Figure(figsize=(3.2 * len(groups) + 0.6, 3.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
-        overall = [
-            100 * mean(value for condition, value in self.found.items() if condition.severity == severity)
-            for severity in severities
-        ]
-        for panel, (group, names) in zip(axes, groups.items(), strict=True):
-            for name in names:
-                values = {s: 100 * value for (c, s, _), value in self.found.items() if c in (name, "clean")}
-                points = sorted(values.items())
-                panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name.replace("_", " "))
-            panel.plot(severities, overall, color="black", linewidth=2, linestyle="--", label="mean of all")
-            panel.set(title=group, xlabel="severity (0: clean)", xticks=severities)
-            panel.grid(alpha=0.3)
-            panel.legend(fontsize=7, loc="lower left")
-        axes[0].set_ylabel("accuracy in %")
-        return figure
-
-    def _sheet(self) -> Figure:
-        """One image under every condition: a row for each corruption, a column for each severity."""
-        names = self._names()
-        severities = sorted({condition.severity for condition in self.found})
-        shown = {
-            (c.corruption, c.severity): F.pad(image, (1, 1, 1, 1), value=1.0) for c, image in self.examples.items()
+        curves = {
+            name: {c.severity: value for c, value in self.found.items() if c.corruption in (name, clean)}
+            for name in names
         }
-        rows = [[shown[(name, s) if s else (CLEAN.corruption, 0)] for s in severities] for name in names]
-        sheet = torch.cat([torch.cat(row, 2) for row in rows], 1)
-        height, width = rows[0][0].shape[1:]
-        figure = Figure(figsize=(1.6 + 0.9 * len(severities), 0.4 + 0.9 * len(names)), layout="constrained")
-        FigureCanvasAgg(figure)
-        panel = figure.subplots()
-        panel.imshow(sheet.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1)
-        panel.set_xticks(
-            [(i + 0.5) * width for i in range(len(severities))], [str(s) if s else "clean" for s in severities]
-        )
-        panel.set_yticks([(i + 0.5) * height for i in range(len(names))], [name.replace("_", " ") for name in names])
-        panel.tick_params(length=0, labelsize=8, top=True, labeltop=True, bottom=False, labelbottom=False)
-        panel.spines[:].set_visible(False)
-        return figure
+        write_figure(self, "corruption", severity_curves(curves, GROUPS))
+        shown = {(c.corruption, c.severity): image.movedim(0, 2).squeeze(2) for c, image in self.examples.items()}
+        sheet = {name: {s: shown[name if s else clean, s].numpy() for s in severities} for name in names}
+        write_figure(self, "corruption_images", image_sheet(sheet))

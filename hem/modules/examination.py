@@ -22,6 +22,7 @@ from PIL import Image
 from hem.datamodules import ImageDataModule, SegmentationDataModule
 from hem.modules.base import Task
 from hem.modules.rejector import run_folder
+from hem.plots.style import saved
 from hem.runs import RunFolder
 from hem.runs.callbacks import partial
 from hem.runs.files import write_atomically
@@ -98,10 +99,9 @@ def write_record(task: Task, name: str, record: dict[str, Any]) -> None:
 
 def write_figure(task: Task, name: str, figure: Figure) -> None:
     """Write ``<name>.png``; TensorBoard shows the same picture."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    write(task, f"{name}.png", picture.getvalue())
+    picture = saved(figure)
+    write(task, f"{name}.png", picture)
     for logger in task.loggers:
         if isinstance(logger, TensorBoardLogger):  # drawn once: add_figure would draw it again
-            pixels = np.asarray(Image.open(picture).convert("RGB"))
+            pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
             logger.experiment.add_image(name, pixels, task.global_step, dataformats="HWC")

@@ -8,8 +8,6 @@ from typing import Any, get_args
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassStatScores
 
@@ -23,6 +21,7 @@ from hem.modules.probe import use_features
 from hem.modules.rejector import run_folder
 from hem.names import check_name
 from hem.networks import CosineLinear
+from hem.plots.longtail import frequency_curves
 
 SHOTS = ("many", "medium", "few")
 
@@ -404,24 +403,5 @@ class LongTailTask(Task):
             for k, name in enumerate(self.class_names)
         ]
         write_table(self, "longtail", list(rows[0]), rows)
-        write_figure(self, "longtail", self._figure(accuracy))
-
-    def _figure(self, accuracy: dict[str, list[float]]) -> Figure:
-        """Accuracy of each class against its training samples, on a logarithmic axis."""
-        figure = Figure(figsize=(6.4, 4), layout="constrained")
-        FigureCanvasAgg(figure)
-        panel = figure.subplots()
-        order = sorted(range(self.num_classes), key=lambda k: -self.class_counts[k])
-        for name, values in accuracy.items():
-            line = "o-" if self.num_classes <= 20 else "."
-            label = name.replace("_", "-") if name != "plain" else "as trained"
-            panel.plot(
-                [self.class_counts[k] for k in order], [100 * values[k] for k in order], line, label=label, alpha=0.8
-            )
-        panel.set(
-            xscale="log", xlabel="training samples of the class", ylabel="accuracy of the class in %", ylim=(-3, 103)
-        )
-        panel.invert_xaxis()  # the tail on the right, as papers have it
-        panel.grid(alpha=0.3)
-        panel.legend()
-        return figure
+        shown = {"as trained" if name == "plain" else name.replace("_", "-"): each for name, each in accuracy.items()}
+        write_figure(self, "longtail", frequency_curves(self.class_counts, shown))

@@ -9,7 +9,6 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +25,7 @@ from hem.modules.calibrator import CHANGED, validation_logits
 from hem.modules.examination import data_of, folder_of, write_figure, write_record, write_table, writes
 from hem.modules.rejector import calibration_loader, gathered, passed
 from hem.names import check_name
+from hem.plots.rejection import rejection_curves
 from hem.scores import LOGIT_SCORES, check_score
 
 DEFAULT_UNKNOWN = {"unrecognisable": [name for name, entry in UNKNOWN.items() if entry.kind == "unrecognisable"]}
@@ -424,41 +424,20 @@ class RejectionTask(Task):
 
     def _figure(self, score: str, clean: Gathered, seen: dict[str, Gathered], threshold: float | None) -> Figure:
         """Histograms of one score beside its ROC and OSCR curves, one line per unknown set."""
-        figure = Figure(figsize=(15, 4.5))
-        FigureCanvasAgg(figure)
-        figure.subplots_adjust(left=0.05, right=0.99, bottom=0.12, top=0.92, wspace=0.18)
-        histogram, roc, oscr = figure.subplots(1, 3)
-        samples = {"known": clean.scores[score], **{short(n): found.scores[score] for n, found in seen.items()}}
-        low, high = torch.quantile(
-            torch.cat([spread(values) for values in samples.values()]), torch.tensor([0.005, 0.995]).double()
-        ).tolist()
-        edges = torch.linspace(low, high if high > low else low + 1, 61).tolist()
-        for number, (name, values) in enumerate(samples.items()):
-            color = "black" if name == "known" else f"C{number - 1}"
-            weights = [1 / len(values)] * len(values)
-            label = name if name == "known" else None  # the others' colours are explained beside the curves
-            histogram.hist(
-                values.clamp(low, high).tolist(), edges, weights=weights, histtype="step", color=color, label=label
-            )
-            if name == "known":
-                continue
-            known = clean.scores[score]
-            curve = metrics.roc(known, values)
-            area = f"{name} {100 * metrics.auroc(known, values):.1f}"
-            roc.plot(*thinned(curve.fpr, curve.tpr), color=color, label=area)
-            curves = metrics.oscr_curve(known, clean.correct, values)
-            oscr.plot(
-                *thinned(*curves), color=color, label=f"{name} {100 * metrics.oscr(known, clean.correct, values):.1f}"
-            )
-        if threshold is not None:
-            histogram.axvline(threshold, color="grey", linestyle="--", label=f"keeps {100 * self.keep:g} %")
-        histogram.set(xlabel=f"{score}, unknown to the right", ylabel="share of the samples")
-        roc.set(xlabel="known rejected", ylabel="unknown rejected", title="ROC, area in %")
-        oscr.set(xlabel="unknown accepted", ylabel="known accepted, rightly classified", title="OSCR, area in %")
-        histogram.legend(fontsize="small", loc="upper right")
-        for axes in (roc, oscr):
-            axes.legend(fontsize="small", loc="lower right")
-        return figure
+        known, correct = clean.scores[score], clean.correct
+        unknown = {short(name): found.scores[score] for name, found in seen.items()}
+        rocs = {name: metrics.roc(known, values) for name, values in unknown.items()}
+        return rejection_curves(
+            score,
+            {"known": known, **unknown},
+            {name: (curve.fpr, curve.tpr, metrics.auroc(known, unknown[name])) for name, curve in rocs.items()},
+            {
+                name: (*metrics.oscr_curve(known, correct, values), metrics.oscr(known, correct, values))
+                for name, values in unknown.items()
+            },
+            threshold,
+            self.keep,
+        )
 
 
 class Row(NamedTuple):
@@ -506,14 +485,3 @@ def short(name: str) -> str:
 def averaged(figures: list[dict[str, float]]) -> dict[str, float]:
     """The mean of each figure that all have."""
     return {key: mean(each[key] for each in figures) for key in figures[0] if all(key in each for each in figures)}
-
-
-def thinned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """At most 500 points of a curve, its ends among them."""
-    chosen = torch.linspace(0, len(x) - 1, min(500, len(x))).long()
-    return x[chosen], y[chosen]
-
-
-def spread(values: Tensor) -> Tensor:
-    """A hundred quantiles, so that every set weighs the same in the range of a histogram."""
-    return torch.quantile(values, torch.linspace(0, 1, 101, dtype=values.dtype))

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from hem.attacks import OBJECTIVES, Norm, attacking, autoattack, pgd
@@ -177,33 +175,3 @@ class Evaluation:
 def plain_ce(loss: nn.Module) -> bool:
     """Return whether a loss is the cross-entropy of each sample, which ``pgd_ce`` climbs as well."""
     return type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.label_smoothing == 0
-
-
-def draw(rows: list[Row]) -> Figure:
-    """Return the curves: robust accuracy over eps, a panel for each norm, a line for each attack.
-
-    An attack that ran at some of the eps alone is drawn as points: a line between them would cut corners.
-    """
-    norms = list(dict.fromkeys(row.norm for row in rows))
-    figure = Figure(figsize=(5 * len(norms), 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for panel, norm in enumerate(norms):
-        axes = figure.add_subplot(1, len(norms), panel + 1)
-        clean = [row for row in rows if (row.norm, row.attack) == (norm, "clean")]
-        radii = {row.eps for row in rows if row.norm == norm and row.eps > 0}
-        for attack in dict.fromkeys(row.attack for row in rows if row.norm == norm and row.attack != "clean"):
-            points = [row for row in rows if (row.norm, row.attack) == (norm, attack)]
-            label = f"{attack} ({points[0].images} images)"
-            style: dict[str, Any] = {"marker": ".", "linewidth": 1.2}
-            if attack == "worst":
-                style |= {"color": "black", "linewidth": 2.5, "zorder": 1}
-            if radii - {row.eps for row in points}:
-                style |= {"marker": "D", "markersize": 5, "linestyle": "none", "zorder": 3}
-            elif points[0].eps > 0:
-                points = [*clean, *points]
-            axes.plot([row.eps for row in points], [100 * row.robust_accuracy for row in points], label=label, **style)
-        axes.set(xlabel=f"eps ({'L∞' if norm == 'linf' else 'L2'}, pixels in [0, 1])", ylabel="robust accuracy in %")
-        axes.set(xlim=(0, None), ylim=(0, 100))
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    return figure

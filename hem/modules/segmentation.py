@@ -15,13 +15,15 @@ from torch.optim.lr_scheduler import PolynomialLR
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from hem import pictures, scores
+from hem import scores
 from hem.datamodules.counter import integers, key
 from hem.histogram import ScoreHistogram
 from hem.modules.base import Task, sample_losses
 from hem.modules.calibrator import Calibrator
 from hem.modules.examination import folder_of, write, write_figure
 from hem.modules.rejector import calibration_loader, gathered, passed, run_folder
+from hem.plots.masks import Example, indexed_png, overlays
+from hem.plots.matrices import confusion
 from hem.views import scaled, sliding_window
 
 PIXELS = 9  # the first word of the keys that choose pixels
@@ -144,7 +146,7 @@ class SegmentationTask(Task):
         self.examples = examples
         self.calibrator = Calibrator() if calibrator is None else calibrator
         self.pixels = pixels
-        self.shown: dict[int, pictures.Example] = {}
+        self.shown: dict[int, Example] = {}
         for criterion in self.loss.modules():  # the data alone decides what has no label
             if hasattr(criterion, "ignore_index"):
                 criterion.ignore_index = ignore_index  # type: ignore[assignment]
@@ -271,7 +273,7 @@ class SegmentationTask(Task):
         wanted = {(2 * k + 1) * count // (2 * self.examples) for k in range(self.examples)}
         for place, at in enumerate(index.tolist()):
             if at in wanted:
-                self.shown[at] = pictures.Example(
+                self.shown[at] = Example(
                     input[place].float().cpu(),
                     labels[place].cpu(),
                     prediction[place].cpu(),
@@ -287,7 +289,7 @@ class SegmentationTask(Task):
         columns: dict[str, Any] = {"index": index, "mask": []}
         for at, mask in zip(index.tolist(), prediction, strict=True):
             path = folder / f"{self.stems[at]}.png"
-            write(self, f"masks/{path.name}", pictures.indexed_png(data.file_mask(at, mask), self.palette))
+            write(self, f"masks/{path.name}", indexed_png(data.file_mask(at, mask), self.palette))
             columns["mask"].append(str(path))
         return columns
 
@@ -347,10 +349,10 @@ class SegmentationTask(Task):
             shown = {at: example for part in gathered for at, example in part.items()}
         self.shown = {}
         if self.trainer.is_global_zero and run_folder(self.trainer) is not None:
-            write_figure(self, "confusion", pictures.confusion(matrix, self.class_names))
+            write_figure(self, "confusion", confusion(matrix, self.class_names))
             if shown:
                 examples = [shown[at] for at in sorted(shown)]
-                write_figure(self, "overlays", pictures.overlays(examples, self.palette, self.class_names))
+                write_figure(self, "overlays", overlays(examples, self.palette, self.class_names))
 
     def _log_figures(self, stage: str) -> Tensor:
         """Log what the confusion matrix of all processes says, and return it."""

@@ -16,7 +16,8 @@ from hem.datamodules.counter import key
 from hem.losses import LOSSES, HEMLoss
 from hem.modules import TRADES, AdversarialTask, ClassificationTask, PGDTraining
 from hem.modules.adversarial_training import divergence
-from hem.modules.robustness import ATTACKS, Row, draw
+from hem.modules.robustness import ATTACKS, Row
+from hem.plots.robustness import robustness_curves
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = {
@@ -344,7 +345,7 @@ def test_names_of_attacks_are_drawn():
         for attack in (*ATTACKS, "worst")
     ]
     rows = [row for row in rows if (row.attack, row.eps) != ("autoattack", 0.1)]
-    figure = draw(rows)
+    figure = robustness_curves(rows)
     assert len(figure.axes) == 2
     styles = {line.get_label().split()[0]: line.get_linestyle() for line in figure.axes[0].lines}
     assert styles["autoattack"] == "None", "points alone where an attack ran at some of the eps"

@@ -1,4 +1,4 @@
-"""Pictures of masks for papers and TensorBoard: overlays with a legend, the confusion matrix, indexed PNGs."""
+"""Masks as pictures: overlays with a legend, indexed PNGs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 from torch import Tensor
+
+from hem.plots.style import styled
 
 Color = tuple[int, int, int]
 ERROR: Color = (220, 30, 30)
@@ -55,6 +57,7 @@ def indexed(mask: Tensor, palette: Sequence[Color]) -> Image.Image:
     return image
 
 
+@styled
 def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names: Sequence[str]) -> Figure:
     """One row per image: the image, the true and the predicted mask over it, the errors, unknownness; a legend.
 
@@ -96,25 +99,4 @@ def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names:
     patches = [Patch(color=(r / 255, g / 255, b / 255), label=name) for name, (r, g, b) in entries]
     figure.legend(handles=patches, loc="lower center", ncol=-(-len(entries) // rows), fontsize=8, frameon=False,
                   handlelength=1.2, columnspacing=1.2, borderaxespad=0.1)  # fmt: skip
-    return figure
-
-
-def confusion(matrix: Tensor, class_names: Sequence[str]) -> Figure:
-    """The confusion matrix (C, C), rows the truth: each row in percent of the class's labelled pixels."""
-    shares = 100 * matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)
-    count = len(class_names)
-    side = 1.8 + 0.42 * count
-    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
-    FigureCanvasAgg(figure)
-    panel = figure.subplots()
-    picture = panel.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
-    figure.colorbar(picture, ax=panel, label="% of the class's pixels", fraction=0.046)
-    panel.set_xticks(range(count), class_names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
-    panel.set_yticks(range(count), class_names, fontsize=8)
-    panel.set(xlabel="predicted", ylabel="true")
-    for row in range(count):
-        for column in range(count):
-            if shares[row, column] >= 0.5:
-                ink = "white" if shares[row, column] > 55 else "black"
-                panel.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=7, color=ink)
     return figure
