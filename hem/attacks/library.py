@@ -1,0 +1,39 @@
+"""The library pyautoattack, whose attacks stand behind ours: AutoAttack and Square."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+NORMS = {"linf": "Linf", "l2": "L2"}  #: by the library's names
+
+
+def library() -> Any:
+    """Return the package that has AutoAttack.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        import pyautoattack.square
+    except ImportError as error:
+        raise ImportError(
+            "AutoAttack and Square come with the package pyautoattack, which is not installed: "
+            "pip install 'hem[attack]'."
+        ) from error
+    return pyautoattack
+
+
+@contextmanager
+def seeding(device: torch.device) -> Iterator[None]:
+    """Keep the global generators and the tracer as they are: the library seeds the former and drops the latter."""
+    tracer = sys.gettrace()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        sys.settrace(tracer)
