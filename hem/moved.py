@@ -15,6 +15,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "hem.run": ("hem.runs.files", "hem.runs.checkpoints", "hem.runs.csv_logger", "hem.runs.callbacks"),
     "hem.figures": ("hem.plots.comparison", "hem.plots.style"),
     "hem.pictures": ("hem.plots.masks", "hem.plots.matrices"),
+    "hem.headlines": ("hem.metrics.catalog",),
 }
 
 

@@ -25,8 +25,8 @@ import jinja2
 from matplotlib.figure import Figure
 
 from hem.grid import differs
-from hem.headlines import Metric, best_of_validation, describe, headlines, with_means
 from hem.jobs import tail
+from hem.metrics.catalog import Metric, best_of_validation, describe, headlines, with_means
 from hem.names import near
 from hem.plots import comparison
 from hem.plots.style import colours, saved, wrapped

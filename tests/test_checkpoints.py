@@ -1,12 +1,13 @@
-"""``last.ckpt`` is the last epoch's, whether or not the figure that chooses ``best.ckpt`` has improved."""
+"""``last.ckpt`` is the last epoch's, whether or not the metric that chooses ``best.ckpt`` has improved."""
 
 import torch
 
 
 def test_last_is_the_last_epoch(hem_command, tmp_path):
-    """Accuracy rises, so that its smallest is the first; and the last epoch has no validation."""
+    """The largest logit grows, so that its smallest is the first; and the last epoch has no validation."""
     outcome = hem_command("fit", "--config", "configs/classification/digits.yaml", "--run_dir", tmp_path,
-                          "--checkpoint.mode", "min", "--trainer.max_epochs", 5, "--trainer.check_val_every_n_epoch", 2,
+                          "--checkpoint.mode", "min", "--checkpoint.monitor", "val/max_logit",
+                          "--trainer.max_epochs", 5, "--trainer.check_val_every_n_epoch", 2,
                           "--trainer.enable_progress_bar", "false")  # fmt: skip
     assert outcome.code == 0, outcome.err
     found = {

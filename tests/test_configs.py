@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import hem
 from hem.cli import main
 from hem.losses import LOSSES
+from hem.metrics.catalog import match
 from hem.strategies import STRATEGIES
 from tests.datamodules import mask_trees
 from tests.datamodules import test_datasets as trees
@@ -93,6 +94,18 @@ def shelf(tmp_path_factory):
     return folder
 
 
+def assert_in_catalogue(run: Path) -> None:
+    """Every key that a run has logged, into its curves or its results, is one of the catalogue's."""
+    logged = set()
+    if (run / "metrics.csv").is_file():
+        with open(run / "metrics.csv", newline="") as file:
+            logged |= {name for name in next(csv.reader(file)) if not name.startswith(("epoch", "step", "lr-"))}
+    if (run / "results.json").is_file():
+        logged |= json.loads((run / "results.json").read_text())["metrics"].keys()
+    assert logged
+    assert not [key for key in logged if match(key) is None]
+
+
 @pytest.mark.parametrize("config", TASKS)
 def test_task_config(config, hem_command, tmp_path, shelf, monkeypatch):
     """Fits two batches and tests two, on small data in the official layout where the data set is none of ours.
@@ -129,6 +142,8 @@ def test_task_config(config, hem_command, tmp_path, shelf, monkeypatch):
     assert outcome.code == 0, outcome.err
     metrics = json.loads((tmp_path / "test" / "results.json").read_text())["metrics"]
     assert metrics
+    assert_in_catalogue(tmp_path / "fit")
+    assert_in_catalogue(tmp_path / "test")
     assert all(0 <= value <= 1 for key, value in metrics.items() if "accuracy" in key)
 
 
@@ -149,6 +164,7 @@ def test_examination_config(name, hem_command, examined):
                           "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert json.loads((examined / "evaluate" / name / "results.json").read_text())["metrics"]
+    assert_in_catalogue(examined / "evaluate" / name)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -170,6 +186,7 @@ def test_strategy_config(strategy, hem_command, tmp_path):
                           "--config", "configs/loss/hem.yaml", *DEBUG, "--trainer.max_epochs", 2,
                           "--run_dir", tmp_path)  # fmt: skip
     assert outcome.code == 0, outcome.err
+    assert_in_catalogue(tmp_path)
 
 
 def test_every_strategy_has_a_config():

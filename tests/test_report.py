@@ -13,7 +13,6 @@ from PIL import Image
 from scipy import stats
 
 from hem import report
-from hem.headlines import METRICS, describe, headlines, with_means
 
 FACTS = {
     "date": "2026-11-25T00:00:00+00:00",
@@ -151,7 +150,7 @@ def test_tables(folder):
     assert compared[2]["verdict"] == "not significant"
     assert compared[2]["p"] == "1.0000"
     (robust, *_) = rows(folder / "report" / "adversarial_digits.csv")
-    assert robust == {"figure": "robust accuracy, L∞: mean of the curve, all attacks in % ↑",
+    assert robust == {"figure": "robust accuracy, all attacks, L∞: mean of the curve in % ↑",
                       "ce": "65.00 ± 0.00 (2)", "hem": "65.00 ± 0.00 (2)", "focal": "missing"}  # fmt: skip
     assert rows(folder / "report" / "coverage.csv")[1] == {
         "task": "adversarial_digits", "ce": "2 of 5", "hem": "2 of 5", "focal": "0 of 5"}  # fmt: skip
@@ -320,48 +319,6 @@ def test_runs_made_by_hand(folder, tmp_path):
     (folder / "plan.json").unlink()
     report.write(folder)
     assert rows(folder / "report" / "coverage.csv")[1]["task"] == "classification_digits"
-
-
-def test_headlines():
-    """In the order of the table; what a task has not got is left out; a task not listed shows its accuracy."""
-    keys = ["test/accuracy", "test/robust_accuracy/linf/0.2/autoattack", "test/robust_accuracy/linf/mean/worst"]
-    assert [m.label for m in headlines("adversarial", keys)] == [
-        "robust accuracy, L∞: mean of the curve, all attacks in % ↑",
-        "AutoAttack, L∞ 0.2 in % ↑",
-        "clean accuracy in % ↑",
-    ]
-    assert [m.key for m in headlines("other", keys)] == ["test/accuracy"]
-    for task in METRICS:
-        assert all(describe(key).higher is not None for key in METRICS[task])
-
-
-@pytest.mark.parametrize(
-    ("key", "higher", "percent"),
-    [
-        ("test/fpr95_known_positive/msp/novel", False, True),
-        ("test/auroc/msp/novel", True, True),
-        ("test/loss", None, False),
-        ("test/robust_accuracy/linf/0.1/pgd_loss", True, True),
-        ("test/active", None, True),
-        ("test/mce", False, False),
-        ("test/forgetting", False, True),
-        ("test/backward_transfer", True, True),
-        ("test/miou", True, True),
-        ("test/iou/sky", True, True),
-        ("test/corruption/fog/mean", True, True),
-        ("test/max_logit", None, False),
-        ("test/masking/black_box", None, False),
-        ("test/images/worst", None, False),
-        ("test/dar/msp/overall", True, True),
-    ],
-)
-def test_directions(key, higher, percent):
-    assert (describe(key).higher, describe(key).percent) == (higher, percent)
-
-
-def test_means_of_curves_leave_out_clean_images():
-    curve = {f"test/robust_accuracy/linf/{eps}/worst": value for eps, value in ((0, 1.0), (0.1, 0.5), (0.2, 0.1))}
-    assert with_means(curve)["test/robust_accuracy/linf/mean/worst"] == pytest.approx(0.3)
 
 
 def test_a_run_is_drawn_once_it_has_pictures(folder):

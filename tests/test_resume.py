@@ -52,16 +52,14 @@ def same(folder: Path, other: Path) -> None:
 
 STOPPING = ("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.patience", 2, "--trainer.callbacks.monitor")
 PLATEAU = ("--model.lr_scheduler", "ReduceLROnPlateau", "--model.lr_scheduler.patience", 0,
-           "--model.lr_scheduler.mode", "max", "--model.lr_scheduler.monitor")  # fmt: skip
-READERS = {
-    "early stopping": (*STOPPING, "val/accuracy", "--trainer.callbacks.mode", "min"),
-    "early stopping without validation": (
-        *STOPPING, "train/loss", "--trainer.callbacks.mode", "max", "--data.val_fraction", 0
-    ),
-    "plateau": (*PLATEAU, "val/loss"),
-    "plateau, every other epoch": (*PLATEAU, "val/loss", "--trainer.check_val_every_n_epoch", 2),
-    "plateau without validation": (*PLATEAU, "train/loss", "--data.val_fraction", 0),
-    "both": (*PLATEAU, "val/accuracy", *STOPPING, "train/loss"),
+           "--model.lr_scheduler.mode", "min", "--model.lr_scheduler.monitor")  # fmt: skip
+READERS = {  # the largest logit grows, and every sample carries cross-entropy's error: neither gets less
+    "early stopping": (*STOPPING, "val/max_logit"),
+    "early stopping without validation": (*STOPPING, "train/active", "--data.val_fraction", 0),
+    "plateau": (*PLATEAU, "val/max_logit"),
+    "plateau, every other epoch": (*PLATEAU, "val/max_logit", "--trainer.check_val_every_n_epoch", 2),
+    "plateau without validation": (*PLATEAU, "train/active", "--data.val_fraction", 0),
+    "both": (*PLATEAU, "val/max_logit", *STOPPING, "train/loss"),
 }  # fmt: skip
 
 
@@ -86,11 +84,11 @@ def test_killed_between_two_epochs(reader, hem_command, tmp_path):
 
 
 def test_plateau_lowers_the_rate(hem_command, tmp_path):
-    """After each validation whose loss is no better: here where the larger loss is said to be the better one."""
-    assert hem_command(*COMMON, *PLATEAU, "val/loss", "--run_dir", tmp_path).code == 0
+    """After each validation whose metric is no better: here the largest logit, which grows, and is to get less."""
+    assert hem_command(*COMMON, *PLATEAU, "val/max_logit", "--run_dir", tmp_path).code == 0
     rates = [float(row["lr-SGD"]) for row in rows(tmp_path) if row.get("lr-SGD")]
-    losses = [float(row["val/loss"]) for row in rows(tmp_path) if row.get("val/loss")]
-    assert losses == sorted(losses, reverse=True)
+    logits = [float(row["val/max_logit"]) for row in rows(tmp_path) if row.get("val/max_logit")]
+    assert logits == sorted(logits)
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.0005])
     # torch's own class, which knows no monitor, reads the loss
     own = ("--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau", "--trainer.max_epochs", 1)
@@ -103,7 +101,7 @@ def test_plateau_lowers_the_rate(hem_command, tmp_path):
     [
         ("EarlyStopping", (*STOPPING, "val/los")),
         ("ReduceLROnPlateau", (*PLATEAU, "val/los")),
-        ("ModelCheckpoint", ("--checkpoint.monitor", "val/los")),
+        ("ModelCheckpoint", ("--checkpoint.mode", "min", "--checkpoint.monitor", "val/los")),
     ],
 )
 def test_misspelt_monitor(who, options, hem_command, tmp_path):
@@ -120,12 +118,30 @@ def test_misspelt_monitor(who, options, hem_command, tmp_path):
     assert "val/los\n" not in (tmp_path / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("who", "options"),
+    [
+        ("EarlyStopping", (*STOPPING, "val/accuracy")),
+        ("ReduceLROnPlateau", (*PLATEAU, "val/accuracy")),
+        ("ModelCheckpoint", ("--checkpoint.monitor", "val/loss")),  # the base config has mode max, for an accuracy
+    ],
+)
+def test_a_metric_is_not_read_the_wrong_way_round(who, options, hem_command, tmp_path):
+    """What would keep, or wait for, the worst epoch is refused, and leaves no run behind."""
+    outcome = hem_command(*COMMON, *options, "--run_dir", tmp_path)
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: Expected mode m"), outcome.err
+    assert f" of {who}, since " in outcome.err
+    assert not (tmp_path / "checkpoints").exists()
+
+
 # -- a run that was moved ------------------------------------------------------------------------------------------
 
 
 def test_moved_run_keeps_its_best(hem_command, tmp_path):
     """Lightning forgets the best score where the folder has another path; the next epoch would become the best."""
-    options = (*COMMON, "--checkpoint.mode", "min")  # accuracy rises: the first epoch is the best
+    # the largest logit grows: the first epoch is the best
+    options = (*COMMON, "--checkpoint.mode", "min", "--checkpoint.monitor", "val/max_logit")
     with pytest.raises(Dead):
         hem_command(*options, "--run_dir", tmp_path / "here", *happening("die", 2 * STEPS))
     best = torch.load(tmp_path / "here" / "checkpoints" / "best.ckpt", weights_only=True)

@@ -200,7 +200,8 @@ def test_checkpoints_by_the_clock(hem_command, tmp_path):
 @pytest.mark.parametrize("validation", [0.1, 0])
 def test_last_is_the_last(validation, hem_command, tmp_path):
     """Also where the last epoch is not the best; Lightning's ``save_last`` leaves such an epoch out."""
-    arguments = (*COMMON, *NET, "--run_dir", tmp_path, "--data.val_fraction", validation, "--checkpoint.mode", "min")
+    first_is_best = ("--checkpoint.mode", "min", "--checkpoint.monitor", "val/max_logit")  # which grows
+    arguments = (*COMMON, *NET, "--run_dir", tmp_path, "--data.val_fraction", validation, *first_is_best)
     assert hem_command(*arguments).code == 0
     epoch = STEPS if validation else 22
     assert state(tmp_path)["global_step"] == EPOCHS * epoch

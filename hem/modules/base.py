@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR, ReduceLROnPlateau
 
 from hem.losses import reduction
+from hem.metrics import catalog
 from hem.modules.finetuning import encoder_of, groups
 from hem.networks import Normalize, Start, batch_dependent, random_layers
 from hem.networks.weights import renew
@@ -226,6 +228,14 @@ class Task(LightningModule):
         net: Any = self.net
         logits: Tensor = net.backbone.head(input) if input.ndim == 2 else net(input)
         return logits
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add no callback; refuse one that would keep or wait for the worst of a metric."""
+        if self.trainer.state.fn == "fit":
+            for each in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(each, EarlyStopping | ModelCheckpoint) and each.monitor is not None:
+                    catalog.check_mode(type(each).__name__, each.monitor, each.mode)
+        return []
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -442,6 +452,7 @@ class Task(LightningModule):
         if not isinstance(schedule, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_interval}}
         monitor = getattr(schedule, "monitor", "val/loss")  # is known at the end of an epoch that is validated
+        catalog.check_mode(type(schedule).__name__, monitor, schedule.mode)
         trainer: Any = self.trainer
         frequency = trainer.check_val_every_n_epoch or 1 if monitor.startswith("val/") else 1
         return {
