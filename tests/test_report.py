@@ -184,7 +184,10 @@ def test_further_figures(folder, capsys):
     row = next(row for row in rows if row["loss"] == "hem" and row["seed"] == "2")
     assert float(row["accuracy"]) == pytest.approx(accuracy("hem", 2), rel=1e-5)
     with open(folder / "report" / "classification_digits.csv", newline="") as file:
-        assert [line[0] for line in csv.reader(file)][3:] == ["class_accuracy/0 in % ↑", "class_accuracy/1 in % ↑"]
+        assert [line[0] for line in csv.reader(file)][3:] == [
+            "accuracy of class 0 in % ↑",
+            "accuracy of class 1 in % ↑",
+        ]
     with open(folder / "report" / "classification_digits_comparisons.csv", newline="") as file:
         corrected = [row["p (Holm)"] for row in csv.DictReader(file)][:4]
     assert report.main([str(folder)]) == 0
