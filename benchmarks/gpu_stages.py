@@ -350,12 +350,13 @@ def losses(stage: Stage) -> None:
 
 def tiles(stage: Stage) -> None:
     """Other sizes of the kernels' tiles, each direction by itself; the one that is chosen is among them."""
-    from hem.losses.kernels import _kernels, margin_loss
+    from hem.losses.kernels import margin_loss
+    from hem.losses.kernels.choice import available
 
     if not stage.cuda:
         stage.write(shape="", note="the kernels of a CPU have other tiles")
         return
-    cuda: Any = _kernels("cuda", torch.float32)
+    cuda: Any = available("cuda", torch.float32)
     chosen = cuda._tile
     rows = [(1, 4096, 8), (1, 8192, 16), (1, 8192, 8), (1, 32768, 32), (1, 32768, 16), (1, 2048, 4)]
     few = [(512, 16, 4), (256, 16, 2), (256, 16, 4), (1024, 16, 4), (1024, 16, 8), (128, 16, 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hem.losses.arguments import has_values
+from hem.losses.samples import has_values
 
 ROUNDING = 1e-3  # beyond 0 and 1: what scaling and half precision add
 

@@ -12,6 +12,8 @@ from typing import Any
 
 # Each former module, and the modules in which its names are now, in the order in which they are asked.
 MOVED: dict[str, tuple[str, ...]] = {
+    "hem.losses.arguments": ("hem.losses.samples",),
+    "hem.losses.pixels": ("hem.losses.criteria", "hem.losses.functional"),
     "hem.run": ("hem.runs.files", "hem.runs.checkpoints", "hem.runs.csv_logger", "hem.runs.callbacks"),
     "hem.figures": ("hem.plots.comparison", "hem.plots.style"),
     "hem.pictures": ("hem.plots.masks", "hem.plots.matrices"),

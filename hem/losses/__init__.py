@@ -26,12 +26,14 @@ from hem.losses.criteria import (
     LDAMLoss,
     LogitAdjustedLoss,
     LogitNormLoss,
+    MedianFrequencyLoss,
     MultiMarginLoss,
     OneVsRestLoss,
+    SumLoss,
+    evaluate,
 )
-from hem.losses.functional import effective_number_weights
-from hem.losses.pixels import MedianFrequencyLoss, SumLoss, median_frequency_weights
-from hem.losses.reduction import Accumulation, accumulate, evaluate, global_mean
+from hem.losses.functional import effective_number_weights, median_frequency_weights
+from hem.losses.reduction import Accumulation, accumulate, global_mean
 
 LOSSES: dict[str, type[nn.Module]] = {
     "ce": CrossEntropyLoss,

@@ -13,15 +13,16 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from hem.losses import functional
-from hem.losses.arguments import Counts, as_tensor, check_arguments, check_counts, check_samples, readable
+from hem.losses.functional import ce_loss, median_frequency_weights
 from hem.losses.reduction import Reduction
+from hem.losses.samples import Counts, as_tensor, check_arguments, check_counts, check_samples, readable
 
 Weight = Tensor | list[float] | None
 
@@ -95,7 +96,7 @@ def _class_weight(weight: Weight) -> Tensor | None:
         return None
     weight = as_tensor(weight)
     if weight.dim() != 1 or weight.numel() == 0:
-        raise ValueError(f"weight must hold one factor per class, shape (C,); got shape {tuple(weight.shape)}.")
+        raise ValueError(f"Expected weight with one factor per class, shape (C,), got shape {tuple(weight.shape)}.")
     return weight if weight.is_floating_point() else weight.float()
 
 
@@ -440,3 +441,100 @@ class DiceLoss(Criterion):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(weight, ignore_index, reduction, label_smoothing)
+
+
+class MedianFrequencyLoss(Criterion):
+    """Cross-entropy with :func:`median_frequency_weights`.
+
+    Args:
+        weight: Factor per class beside the balancing one, ``(C)``.
+        ignore_index: Index of pixels that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (weights in the denominator, as torch has it) or ``"sum"``.
+        class_frequencies: Share of each class in the images that have it, ``(C)``; required.
+
+    Example:
+        >>> MedianFrequencyLoss(class_frequencies=[0.5, 0.1, 0.2], reduction="sum")(
+        ...     torch.zeros(1, 3), torch.tensor([1]))
+        tensor(2.1972)
+    """
+
+    function = staticmethod(functional.ce_loss)
+
+    def __init__(
+        self,
+        weight: Weight = None,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        class_frequencies: Sequence[float] = (),
+    ) -> None:
+        if not len(class_frequencies):
+            raise ValueError(
+                "Expected class_frequencies, the share of each class in the images that have it, got none: "
+                "give them, such as data_module.class_frequencies."
+            )
+        balance = median_frequency_weights(class_frequencies)
+        super().__init__(balance if weight is None else balance * as_tensor(weight), ignore_index, reduction)
+
+
+class SumLoss(nn.Module):
+    """A weighted sum of losses, Σ_k a_k l_k, such as cross-entropy + Dice.
+
+    Each is the loss of the whole global batch on many devices. With accumulated gradients it is no exact sum:
+    the losses' denominators differ and share one factor; see :class:`hem.losses.Accumulation`.
+
+    Args:
+        losses: The criteria l_k, each of which gives one number.
+        factors: Their factors a_k; None: 1 each.
+
+    Raises:
+        ValueError: If there are no losses, or not one factor for each.
+
+    Example:
+        >>> loss = SumLoss([nn.CrossEntropyLoss(), nn.CrossEntropyLoss()], [1.0, 0.5])
+        >>> loss(torch.zeros(1, 2), torch.tensor([0]))
+        tensor(1.0397)
+    """
+
+    def __init__(self, losses: list[nn.Module], factors: list[float] | None = None) -> None:
+        super().__init__()
+        factors = [1.0] * len(losses) if factors is None else factors
+        if not losses or len(factors) != len(losses):
+            raise ValueError(f"Expected one factor for each loss, got {len(factors)} for {len(losses)} losses.")
+        self.losses = nn.ModuleList(losses)
+        self.factors = list(factors)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The sum, a scalar."""
+        parts = [a * evaluate(loss, input, target) for a, loss in zip(self.factors, self.losses, strict=True)]
+        return torch.stack(parts).sum()
+
+
+def evaluate(criterion: nn.Module, input: Tensor, target: Tensor) -> Tensor:
+    """The criterion under the open scopes; what a training step calls.
+
+    torch's own ``nn.CrossEntropyLoss`` does not know the scopes, so its formula is evaluated here, with its
+    own settings. (Where nothing is labelled it then gives 0 instead of NaN.) Any other criterion is simply
+    called; one that takes means of its own is not made exact.
+
+    Args:
+        criterion: A loss module.
+        input: Logits, ``(N, C, ...)``.
+        target: What the criterion takes.
+
+    Returns:
+        What the criterion returns.
+
+    Example:
+        >>> evaluate(nn.CrossEntropyLoss(), torch.zeros(1, 2), torch.tensor([0]))
+        tensor(0.6931)
+    """
+    if type(criterion) is not nn.CrossEntropyLoss:
+        return criterion(input, target)  # type: ignore[no-any-return]
+    return ce_loss(
+        input,
+        target,
+        criterion.weight,
+        criterion.ignore_index,
+        criterion.reduction,  # type: ignore[arg-type]
+        label_smoothing=criterion.label_smoothing,
+    )

@@ -1,332 +1,60 @@
-"""The losses as pure functions: the mathematics of this package.
+"""The smooth losses as functions, and the margin losses of :mod:`hem.losses.margin` beside them.
 
 Every function is a drop-in for :func:`torch.nn.functional.cross_entropy`:
 
     loss(input, target, weight=None, ignore_index=-100, reduction="mean", *, own arguments)
 
-* ``input``: logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``, any floating dtype. Half precisions are
-  computed in float32. The result has the dtype that ``F.cross_entropy`` gives: the input's, but float32 for
-  half precisions under autocast.
-* ``target``: class indices y, the input's shape without C; or class probabilities q, the input's shape. For
-  probabilities the loss is the expected cost Σ_c q_c w_c cost_c over the classes with q_c ≠ 0, so that
-  one-hot probabilities give what indices give. A row of zeros counts as ignored. Smoothed labels are such
-  probabilities; the modules make them of ``label_smoothing``.
-* ``weight``: w, ``(C)``, a factor per class.
+* ``input``: logits of any floating dtype. Half precisions are computed in float32. The result has the dtype that
+  ``F.cross_entropy`` gives: the input's, but float32 for half precisions under autocast.
+* ``target``: class indices, or class probabilities q. For these the loss is the expected cost Σ_c q_c w_c cost_c over
+  the classes with q_c ≠ 0, so that one-hot probabilities give what indices give. A row of zeros counts as ignored.
+  Smoothed labels are such probabilities; the modules make them of ``label_smoothing``.
 * ``ignore_index``: samples with this index give 0 with a gradient of exactly 0, whatever their logits hold.
-* ``reduction``: ``"none"``, ``"sum"``, or ``"mean"``: Σ loss / Σ mass, where a sample's mass is w_y (Σ_c q_c
-  w_c) unless the function says otherwise. With no mass at all the mean is 0.
+* ``reduction``: ``"mean"`` is Σ loss / Σ mass, where a sample's mass is w_y (Σ_c q_c w_c) unless the function says
+  otherwise. With no mass at all the mean is 0.
 
-Returned is a scalar, or for ``"none"`` a tensor of the input's shape without C. ``ValueError`` is raised for
-shapes, labels and arguments that do not fit, ``TypeError`` for dtypes. Labels out of range raise on a CPU; on an
-accelerator, which is not waited for, they assert or make the loss NaN; under ``torch.compile``,
-``torch.export`` and ``torch.func`` values cannot be looked at. A NaN among the logits of a labelled sample makes
-its loss NaN.
+Labels out of range raise on a CPU; on an accelerator, which is not waited for, they assert or make the loss NaN; under
+``torch.compile``, ``torch.export`` and ``torch.func`` values cannot be looked at. A NaN among the logits of a labelled
+sample makes its loss NaN.
 """
-# ruff: noqa: D417 -- the arguments that all losses share are described once, above
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hem.losses import kernels
-from hem.losses.arguments import (
-    Counts,
-    Samples,
-    check_arguments,
-    check_counts,
-    check_samples,
-    check_shapes,
-    class_dim,
-)
-from hem.losses.reduction import Reduction, all_sum, in_scope, reduce
+from hem.losses.margin import auto_margin, hem_loss, hem_plus_loss, multi_margin_loss
+from hem.losses.reduction import Reduction, all_sum
+from hem.losses.samples import Counts, Samples, as_tensor, check_arguments, check_counts, check_samples
+
+__all__ = [
+    "auto_margin",
+    "balanced_softmax_loss",
+    "ce_loss",
+    "class_balanced_loss",
+    "dice_loss",
+    "effective_number_weights",
+    "focal_loss",
+    "hem_loss",
+    "hem_plus_loss",
+    "ldam_loss",
+    "logit_adjusted_loss",
+    "logit_norm_loss",
+    "median_frequency_weights",
+    "multi_margin_loss",
+    "one_vs_rest_loss",
+]
 
 
-def _reduce(loss: Tensor, mass: Tensor, reduction: Reduction, input: Tensor) -> Tensor:
-    """The losses of the samples as the caller wants them."""
-    return reduce(loss, mass, reduction).to(_result_dtype(input))
-
-
-def _result_dtype(input: Tensor) -> torch.dtype:
-    """The dtype that ``F.cross_entropy`` gives for this input."""
-    half = input.dtype.itemsize < 4 and not input.is_meta  # of which autocast knows nothing
-    return torch.float32 if half and torch.is_autocast_enabled(input.device.type) else input.dtype
-
-
-# Margin losses
-
-
-def _margin_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    reduction: Reduction,
-    margin: float | Tensor,
-    *,
-    competitor: bool = False,
-    high: bool = True,
-    p: int = 1,
-) -> Tensor:
-    """HEM and HEM+ (``high``) or multi-margin (not ``high``): by a kernel if one fits, or by the formula."""
-    fits = input.dim() > 1 and not competitor and p == 1
-    fused = fits and kernels.backend(input, margin, weight, target.detach()) != "plain"
-    kernel = partial(kernels.margin_loss, margin=margin, high=high)
-    if fused and target.shape != input.shape:
-        check_shapes(input, target, weight)  # the kernel itself looks at the labels
-        if reduction == "none" or not in_scope():
-            return kernel(input, target.long(), weight, ignore_index, reduction=reduction)[0].to(_result_dtype(input))
-        loss, mass = kernel(input, target.long(), weight, ignore_index, reduction="sum")
-        return _reduce(loss, mass, reduction, input)
-    fused = fused and not kernels.compiling()
-
-    def cost(labelled: Samples) -> Tensor:
-        if fused:
-            return kernel(labelled.logits, labelled.target, None, labelled.ignore_index, reduction="none")[0]
-        return _margin_errors(labelled, margin, competitor=competitor, high=high, p=p)
-
-    samples = check_samples(input, target, weight, ignore_index)
-    if fits and kernels.backend(samples.logits, margin, weight, samples.target) == "c":
-        loss = kernels.expected_margin_loss(samples.logits, samples.shares(), margin=margin, high=high)
-    else:
-        breadth = samples.breadth()
-        # how many passes, one for each class, cost as much as one sort
-        passes = 50 if fused and input.numel() > 10_000 else 4
-        if p == 1 and breadth > passes:
-            loss = _expected_margin_errors(samples, margin, competitor=competitor, high=high)
-        else:
-            loss = samples.expectation(cost, breadth)
-    mass = samples.mass() * (loss != 0) if high else samples.labelled().to(loss.dtype)
-    return _reduce(loss, mass, reduction, input)
-
-
-def _margin_errors(
-    samples: Samples, margin: float | Tensor, *, competitor: bool = False, high: bool = True, p: int = 1
-) -> Tensor:
-    """Unweighted loss of each labelled sample for HEM and HEM+ (``high``) or multi-margin (not ``high``).
-
-    Args:
-        samples: Logits and labels; ignored samples get 0.
-        margin: One for all classes, or one per class, ``(C)``.
-        competitor: With a margin per class: take that of the class compared with, not the target's.
-        high: Mean of the errors at or above the mean error; otherwise Σ_j e_j^p / C.
-        p: The exponent of multi-margin.
-    """
-    dim, y, z = samples.class_dim, samples.labels(), samples.masked_logits()
-    if isinstance(margin, Tensor):
-        margin = samples.per_class(margin) if competitor else samples.of_label(margin, y).unsqueeze(dim)
-    y = y.unsqueeze(dim)
-    error = (z - z.gather(dim, y) + margin).relu().scatter(dim, y, 0.0)
-    if high:
-        fixed = error.detach()
-        # a mean is at most the largest; a sum near the dtype's end overflows, and would leave out all of them
-        threshold = torch.minimum(fixed.sum(dim, keepdim=True) / samples.num_classes, fixed.amax(dim, keepdim=True))
-        error = torch.where(error < threshold, 0.0, error)  # written so that a NaN is kept
-        loss = error.sum(dim) / (error != 0).sum(dim).clamp(min=1)
-    else:
-        loss = error.pow(p).sum(dim) / samples.num_classes
-    return torch.where(samples.labelled(), loss, 0.0)
-
-
-def _expected_margin_errors(
-    samples: Samples, margin: float | Tensor, *, competitor: bool = False, high: bool = True
-) -> Tensor:
-    """Σ_c q_c w_c l_c for each sample, of probabilities for many classes: all l_c by one sort of the logits.
-
-    With u_j = z_j and a_c = z_c - μ_c (``competitor``: u_j = z_j + μ_j and a_c = z_c) the errors of target c are
-    e_j = u_j - a_c. In ascending order those above a bound stand from some place k on, and are summed by
-
-        Σ_{i ≥ k} (u_(i) - a_c) = T_k - (C - k) a_c,   T_k = Σ_{i ≥ k} u_(i),
-
-    less the target's own, u_c - a_c = μ_c, which is no error. Arguments as in :func:`_margin_errors`.
-    """
-    num_classes, dim = samples.num_classes, samples.class_dim
-    z, share = (x.movedim(dim, -1).contiguous() for x in (samples.masked_logits(), samples.shares()))
-    largest = z.detach().amax(-1, keepdim=True)
-    z = z - torch.where(largest.isfinite(), largest, 0.0)  # what all have in common would swallow the digits of sums
-    mu = margin.to(z) if isinstance(margin, Tensor) else margin
-    u, a = (z + mu, z) if competitor else (z, z - mu)
-    order = u.sort(dim=-1).values
-    tail = F.pad(order.masked_fill(order == -math.inf, 0.0).flip(-1).cumsum(-1).flip(-1), (0, 1))
-
-    def others(k: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Number and sum of the u_j from place k on, without the target's own, which stands there or not."""
-        return num_classes - k - own.to(k.dtype), tail.gather(-1, k) - torch.where(own, u, 0.0)
-
-    fixed, places = a.detach(), order.detach()
-    k, own = torch.searchsorted(places, fixed, right=True), u > fixed
-    count, total = others(k, own)
-    loss = torch.where(count > 0, (total - count * a) / num_classes, 0.0)
-    if high:
-        threshold = torch.minimum(loss.detach(), places[..., -1:] - fixed)
-        # beyond the dtype's range all errors count, as they do where each is compared
-        bound = torch.where(threshold < math.inf, fixed + threshold, fixed)
-        count, total = others(torch.maximum(k, torch.searchsorted(places, bound)), own & (u >= bound))
-        loss = torch.where(count > 0, total / count.clamp(min=1) - a, 0.0)
-    loss = torch.where(order[..., -1:].isnan(), math.nan, loss)
-    return torch.where(share != 0, share * loss, 0.0).sum(-1)
-
-
-def auto_margin(class_counts: Counts | None, m: float = 2000.0) -> float:
-    """HEM's one margin from the size of the training set, μ = √(m / Σ_i s_i).
-
-    It is what the margins per class of HEM+ become when all classes are equally large.
-
-    Args:
-        class_counts: Training samples per class s_i > 0, ``(C)``.
-        m: The number of samples at which the margin is 1.
-
-    Returns:
-        The margin, in units of the logits.
-
-    Raises:
-        ValueError: Without counts, or with an empty class.
-
-    Example:
-        >>> auto_margin([5000] * 10)
-        0.2
-    """
-    return math.sqrt(m / float(check_counts(class_counts).sum()))
-
-
-def hem_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    *,
-    margin: float | Literal["auto"] = 0.5,
-    class_counts: Counts | None = None,
-) -> Tensor:
-    """High error margin loss (HEM): the mean of the errors at or above their mean.
-
-    With logits z, target y and margin μ, for each sample:
-
-        e_j = max(0, z_j - z_y + μ) for j ≠ y,  e_y = 0
-        thr = (1/C) Σ_j e_j                     over all C classes, the target's 0 included
-        K   = {j : e_j ≥ thr, e_j > 0}
-        l   = (1/|K|) Σ_{j ∈ K} e_j             0 when K is empty
-
-    and over the batch Σ w_y l / Σ w_y [l > 0], the mean over the samples that still carry error. The gradient
-    of l is 1/|K| at each class in K and -1 at the target, whatever the size of the errors and of C.
-
-    Args:
-        input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
-        target: Class indices, the input's shape without C, or class probabilities, the input's shape.
-        weight: Factor per class, ``(C)``.
-        ignore_index: Index of samples that count for nothing.
-        reduction: ``"none"``, ``"mean"`` (over the samples that still carry error) or ``"sum"``.
-        margin: μ ≥ 0 in units of the logits; ``"auto"``: √(2000 / N) for N training samples.
-        class_counts: Training samples per class, ``(C)``, for ``"auto"`` only.
-
-    Returns:
-        A scalar, or the input's shape without C for ``"none"``.
-
-    Raises:
-        ValueError: For shapes, labels or arguments that do not fit.
-        TypeError: For dtypes that do not fit.
-
-    Source:
-        Spratling and Schütt, "HEM: a margin-based loss for visual categorisation tasks", arXiv 2501.12191,
-        Eq. 1.
-
-    Example:
-        Errors (0, 0.5, 1.5, 0) with mean 0.5: classes 1 and 2 are kept.
-
-        >>> hem_loss(torch.tensor([[2.0, 2.0, 3.0, 0.0]]), torch.tensor([0]), margin=0.5)
-        tensor(1.)
-    """
-    mu = auto_margin(class_counts) if margin == "auto" else margin
-    check_arguments(reduction, margin=mu)
-    return _margin_loss(input, target, weight, ignore_index, reduction, mu)
-
-
-def hem_plus_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    *,
-    class_counts: Counts,
-    m: float = 2000.0,
-    competitor: bool = False,
-) -> Tensor:
-    """High error margin loss with wider margins for rarer classes (HEM+).
-
-    :func:`hem_loss` with a margin per class, for n classes of s_i training samples:
-
-        μ_i = √(m / (n s_i)),   e_j = max(0, z_j - z_y + μ_y).
-
-    Args:
-        class_counts: Training samples per class s_i > 0, ``(C)``.
-        m: The number of samples at which a balanced set has margin 1.
-        competitor: Use μ_j, the margin of the class compared with, instead of μ_y.
-
-    Source:
-        Spratling and Schütt, arXiv 2501.12191. That the margin is the target's is what the authors' code
-        suggests.
-
-    Example:
-        Margins 0.5 and 2: the same gap satisfies class 0 and violates class 1.
-
-        >>> logits, target = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
-        >>> hem_plus_loss(logits, target, reduction="none", class_counts=[4000, 250])
-        tensor([0., 1.])
-    """
-    check_arguments(reduction, m=m, competitor=competitor)
-    check_shapes(input, target, weight)
-    num_classes = input.shape[class_dim(input)]
-    dtype = torch.promote_types(input.dtype, torch.float32)
-    s = check_counts(class_counts, num_classes).to(input.device, dtype)
-    mu = (m / (num_classes * s)).sqrt()
-    return _margin_loss(input, target, weight, ignore_index, reduction, mu, competitor=competitor)
-
-
-def multi_margin_loss(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    *,
-    margin: float = 1.0,
-    p: int = 1,
-) -> Tensor:
-    """Multi-class margin loss, the mean of all errors: l = w_y (1/C) Σ_{j ≠ y} max(0, z_j - z_y + margin)^p.
-
-    This is :func:`torch.nn.functional.multi_margin_loss`, extended to more axes, ignored samples and class
-    probabilities. As there, the mean divides by the number of labelled samples, not by their weights.
-
-    Args:
-        margin: In units of the logits, ≥ 0.
-        p: Exponent, 1 or 2.
-
-    Source:
-        Crammer and Singer, JMLR 2001, averaged as torch does it (theirs takes the largest error).
-
-    Example:
-        >>> multi_margin_loss(torch.tensor([[2.0, 2.0, 3.0, 0.0]]), torch.tensor([0]))
-        tensor(0.7500)
-    """
-    check_arguments(reduction, margin=margin, p=p)
-    return _margin_loss(input, target, weight, ignore_index, reduction, margin, high=False, p=p)
-
-
-# Cross-entropy and its relatives
-
-
-def _softmax_loss(samples: Samples, logits: Tensor, reduction: Reduction, input: Tensor) -> Tensor:
-    """Cross-entropy of the samples with other logits."""
+def _softmax_loss(samples: Samples, logits: Tensor, reduction: Reduction) -> Tensor:
+    """Return the cross-entropy of the samples with other logits."""
     loss = F.cross_entropy(logits, samples.target, samples.weight, ignore_index=samples.index, reduction="none")
-    return _reduce(loss, samples.mass(), reduction, input)
+    return samples.reduce(loss, reduction)
 
 
 def ce_loss(
@@ -345,7 +73,19 @@ def ce_loss(
     probabilities divides by their number and not by their weights.
 
     Args:
+        input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
+        target: Class indices y, the input's shape without C, or class probabilities q, the input's shape.
+        weight: Factor per class w, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (by the samples' weights) or ``"sum"``.
         label_smoothing: Share of the target that is spread over all classes, in [0, 1].
+
+    Returns:
+        A scalar, or the input's shape without C for ``"none"``.
+
+    Raises:
+        ValueError: For shapes, labels or arguments that do not fit.
+        TypeError: For dtypes that do not fit.
 
     Example:
         >>> ce_loss(torch.zeros(1, 4), torch.tensor([2]))
@@ -361,7 +101,7 @@ def ce_loss(
         reduction="none",
         label_smoothing=label_smoothing,
     )
-    return _reduce(loss, torch.ones_like(loss) if samples.soft else samples.mass(), reduction, input)
+    return samples.reduce(loss, reduction, torch.ones_like(loss) if samples.soft else None)
 
 
 def logit_norm_loss(
@@ -376,7 +116,19 @@ def logit_norm_loss(
     """Cross-entropy of logits of constant length (LogitNorm), CE(z / ((‖z‖₂ + 1e-7) τ), y).
 
     Args:
+        input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
+        target: Class indices y, the input's shape without C, or class probabilities q, the input's shape.
+        weight: Factor per class w, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (by the samples' weights) or ``"sum"``.
         tau: Temperature τ > 0: the scaled logits have length 1/τ.
+
+    Returns:
+        A scalar, or the input's shape without C for ``"none"``.
+
+    Raises:
+        ValueError: For shapes, labels or arguments that do not fit.
+        TypeError: For dtypes that do not fit.
 
     Source:
         Wei et al., "Mitigating neural network overconfidence with logit normalization", ICML 2022. τ = 0.04
@@ -390,7 +142,7 @@ def logit_norm_loss(
     samples = check_samples(input, target, weight, ignore_index)
     z = samples.masked_logits()
     length = torch.linalg.vector_norm(z, dim=samples.class_dim, keepdim=True)
-    return _softmax_loss(samples, z / ((length + 1e-7) * tau), reduction, input)
+    return _softmax_loss(samples, z / ((length + 1e-7) * tau), reduction)
 
 
 def logit_adjusted_loss(
@@ -408,8 +160,20 @@ def logit_adjusted_loss(
     For training only: decisions are made on the logits z as they are.
 
     Args:
+        input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
+        target: Class indices y, the input's shape without C, or class probabilities q, the input's shape.
+        weight: Factor per class w, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (by the samples' weights) or ``"sum"``.
         class_counts: Training samples per class s_j > 0, ``(C)``.
         tau: Strength τ > 0 of the adjustment.
+
+    Returns:
+        A scalar, or the input's shape without C for ``"none"``.
+
+    Raises:
+        ValueError: For shapes, labels or arguments that do not fit.
+        TypeError: For dtypes that do not fit.
 
     Source:
         Menon et al., "Long-tail learning via logit adjustment", ICLR 2021.
@@ -423,7 +187,7 @@ def logit_adjusted_loss(
     samples = check_samples(input, target, weight, ignore_index)
     s = check_counts(class_counts, samples.num_classes).to(samples.logits)
     log_prior = samples.per_class((s / s.sum()).log())
-    return _softmax_loss(samples, samples.masked_logits() + tau * log_prior, reduction, input)
+    return _softmax_loss(samples, samples.masked_logits() + tau * log_prior, reduction)
 
 
 def balanced_softmax_loss(
@@ -440,7 +204,19 @@ def balanced_softmax_loss(
     The logit-adjusted loss with τ = 1: that the counts are not divided by their sum cancels in the softmax.
 
     Args:
+        input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
+        target: Class indices y, the input's shape without C, or class probabilities q, the input's shape.
+        weight: Factor per class w, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (by the samples' weights) or ``"sum"``.
         class_counts: Training samples per class s_j > 0, ``(C)``.
+
+    Returns:
+        A scalar, or the input's shape without C for ``"none"``.
+
+    Raises:
+        ValueError: For shapes, labels or arguments that do not fit.
+        TypeError: For dtypes that do not fit.
 
     Source:
         Ren et al., "Balanced meta-softmax for long-tailed visual recognition", NeurIPS 2020.
@@ -480,6 +256,37 @@ def effective_number_weights(class_counts: Counts, beta: float = 0.9999, dtype: 
     return weight * (len(weight) / weight.sum())
 
 
+def median_frequency_weights(class_frequencies: Sequence[float]) -> Tensor:
+    """Class weights w_c = median(f) / f_c.
+
+    f_c is the number of pixels of class c divided by the number of pixels of all images that have the class.
+
+    Args:
+        class_frequencies: f, ``(C)``, each in (0, 1].
+
+    Returns:
+        Weights, ``(C)``, float32.
+
+    Raises:
+        ValueError: Without frequencies, or with one that is not positive.
+
+    Source:
+        Eigen and Fergus, "Predicting depth, surface normals and semantic labels", ICCV 2015, section 4.3.2;
+        Badrinarayanan et al., "SegNet", TPAMI 2017, section 3.
+
+    Example:
+        >>> median_frequency_weights([0.5, 0.1, 0.2])
+        tensor([0.4000, 2.0000, 1.0000])
+    """
+    frequencies = as_tensor(class_frequencies, torch.float64)
+    if frequencies.ndim != 1 or not bool((frequencies > 0).all()):
+        raise ValueError(
+            "Expected class_frequencies, the share of each class in the images that have it, all above 0, got "
+            f"{frequencies.tolist()}: give such as data_module.class_frequencies."
+        )
+    return (frequencies.quantile(0.5) / frequencies).float()
+
+
 def class_balanced_loss(
     input: Tensor,
     target: Tensor,
@@ -493,8 +300,20 @@ def class_balanced_loss(
     """Cross-entropy weighted by :func:`effective_number_weights`, times ``weight`` if there is one.
 
     Args:
+        input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
+        target: Class indices y, the input's shape without C, or class probabilities q, the input's shape.
+        weight: Factor per class w, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (by the samples' weights) or ``"sum"``.
         class_counts: Training samples per class s_j > 0, ``(C)``.
         beta: β in [0, 1).
+
+    Returns:
+        A scalar, or the input's shape without C for ``"none"``.
+
+    Raises:
+        ValueError: For shapes, labels or arguments that do not fit.
+        TypeError: For dtypes that do not fit.
 
     Source:
         Cui et al., "Class-balanced loss based on effective number of samples", CVPR 2019.
@@ -509,7 +328,7 @@ def class_balanced_loss(
     counts = check_counts(class_counts, samples.num_classes).to(input.device)
     balance = effective_number_weights(counts, beta, samples.logits.dtype)
     samples = replace(samples, weight=balance if samples.weight is None else samples.weight * balance)
-    return _softmax_loss(samples, samples.masked_logits(), reduction, input)
+    return _softmax_loss(samples, samples.masked_logits(), reduction)
 
 
 def focal_loss(
@@ -524,7 +343,19 @@ def focal_loss(
     """Focal loss, l = -w_y (1 - p_y)^γ log p_y with p = softmax(z).
 
     Args:
+        input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
+        target: Class indices y, the input's shape without C, or class probabilities q, the input's shape.
+        weight: Factor per class w, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (by the samples' weights) or ``"sum"``.
         gamma: γ ≥ 0; 0 is cross-entropy.
+
+    Returns:
+        A scalar, or the input's shape without C for ``"none"``.
+
+    Raises:
+        ValueError: For shapes, labels or arguments that do not fit.
+        TypeError: For dtypes that do not fit.
 
     Source:
         Lin et al., "Focal loss for dense object detection", ICCV 2017, with a softmax; their α is ``weight``.
@@ -544,7 +375,7 @@ def focal_loss(
     # 1 - p = 1 - exp(log p), kept off 0, where the power has no finite gradient for γ < 1
     doubt = (-torch.expm1(-surprise)).clamp(min=torch.finfo(z.dtype).tiny)
     loss = share * doubt**gamma * surprise
-    return _reduce(loss.sum(dim) if samples.soft else loss, samples.mass(), reduction, input)
+    return samples.reduce(loss.sum(dim) if samples.soft else loss, reduction)
 
 
 def ldam_loss(
@@ -566,9 +397,21 @@ def ldam_loss(
     layer normalises features and class vectors.
 
     Args:
+        input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
+        target: Class indices y, the input's shape without C, or class probabilities q, the input's shape.
+        weight: Factor per class w, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (by the samples' weights) or ``"sum"``.
         class_counts: Training samples per class n_j > 0, ``(C)``.
         max_m: The margin of the rarest class, ≥ 0.
         s: Scale > 0 of the logits.
+
+    Returns:
+        A scalar, or the input's shape without C for ``"none"``.
+
+    Raises:
+        ValueError: For shapes, labels or arguments that do not fit.
+        TypeError: For dtypes that do not fit.
 
     Source:
         Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss", NeurIPS 2019.
@@ -584,7 +427,7 @@ def ldam_loss(
     margin = max_m * (n.min() / n) ** 0.25
     if not samples.soft:
         lowered = samples.masked_logits() - replace(samples, weight=margin).shares()
-        return _softmax_loss(samples, s * lowered, reduction, input)
+        return _softmax_loss(samples, s * lowered, reduction)
     # Of all labels at once: l_c = log(1 + e^{r_c - (v_c - s m_c)}) with v = s z and r_c = log Σ_{j ≠ c} e^{v_j}, which
     # is the sum of all less a share, but for the largest logit, whose rest would be lost in rounding.
     v, dim = s * samples.masked_logits(), samples.class_dim
@@ -596,10 +439,7 @@ def ldam_loss(
     cost = F.softplus(rest - v + s * samples.per_class(margin), threshold=40.0)
     share = samples.shares()
     loss = torch.where(share != 0, share * cost, 0.0).sum(dim)
-    return _reduce(loss, samples.mass(), reduction, input)
-
-
-# Losses of other forms
+    return samples.reduce(loss, reduction)
 
 
 def one_vs_rest_loss(
@@ -610,6 +450,20 @@ def one_vs_rest_loss(
     reduction: Reduction = "mean",
 ) -> Tensor:
     """One-versus-rest loss, l = w_y (log(1 + e^{-z_y}) + Σ_{k ≠ y} log(1 + e^{z_k})).
+
+    Args:
+        input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
+        target: Class indices y, the input's shape without C, or class probabilities q, the input's shape.
+        weight: Factor per class w, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"``, ``"mean"`` (by the samples' weights) or ``"sum"``.
+
+    Returns:
+        A scalar, or the input's shape without C for ``"none"``.
+
+    Raises:
+        ValueError: For shapes, labels or arguments that do not fit.
+        TypeError: For dtypes that do not fit.
 
     Source:
         Kanai et al., "One-vs-the-rest loss to focus on important samples in adversarial training", ICML 2023.
@@ -626,7 +480,7 @@ def one_vs_rest_loss(
     right = torch.where(share != 0, share * F.softplus(-z), 0.0)  # a class masked by -inf costs nothing
     wrong = torch.where(rest != 0, rest * F.softplus(z), 0.0)
     loss = (right + wrong).sum(samples.class_dim)
-    return _reduce(loss, mass.squeeze(samples.class_dim), reduction, input)
+    return samples.reduce(loss, reduction, mass.squeeze(samples.class_dim))
 
 
 def dice_loss(
@@ -642,8 +496,22 @@ def dice_loss(
 
         l_c = w_c (1 - 2 Σ p_c q_c / (Σ p_c + Σ q_c)),   0 for a class without a labelled sample.
 
-    The losses belong to classes, not to samples: ``"none"`` gives ``(C)``, and the mean is Σ l_c / Σ w_c over
-    all classes, absent ones included, as in segmentation-models-pytorch's multi-class ``DiceLoss``.
+    The losses belong to classes, not to samples. The mean is Σ l_c / Σ w_c over all classes, absent ones included, as
+    in segmentation-models-pytorch's multi-class ``DiceLoss``.
+
+    Args:
+        input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
+        target: Class indices y, the input's shape without C, or class probabilities q, the input's shape.
+        weight: Factor per class w, ``(C)``.
+        ignore_index: Index of samples that count for nothing.
+        reduction: ``"none"`` (a loss for each class), ``"mean"`` (by the classes' weights) or ``"sum"``.
+
+    Returns:
+        A scalar, or ``(C)`` for ``"none"``.
+
+    Raises:
+        ValueError: For shapes, labels or arguments that do not fit.
+        TypeError: For dtypes that do not fit.
 
     Source:
         Milletari et al., "V-Net", 3DV 2016, without the squares in the denominator.
@@ -666,4 +534,4 @@ def dice_loss(
     loss = w * torch.where(present > 0, 1 - score, 0.0)
     if reduction != "none":
         loss = loss.sum() / (w.sum() if reduction == "mean" else 1)
-    return loss.to(_result_dtype(input))
+    return loss.to(samples.dtype)

@@ -14,13 +14,15 @@ Outside the scopes nothing is communicated and nothing is kept.
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 Reduction = Literal["none", "mean", "sum"]
 
@@ -210,34 +212,8 @@ def reduce(loss: Tensor, mass: Tensor, reduction: Reduction) -> Tensor:
     return ratio(loss.sum(), mass.sum())
 
 
-def evaluate(criterion: nn.Module, input: Tensor, target: Tensor) -> Tensor:
-    """The criterion under the open scopes; what a training step calls.
-
-    torch's own ``nn.CrossEntropyLoss`` does not know the scopes, so its formula is evaluated here, with its
-    own settings. (Where nothing is labelled it then gives 0 instead of NaN.) Any other criterion is simply
-    called; one that takes means of its own is not made exact.
-
-    Args:
-        criterion: A loss module.
-        input: Logits, ``(N, C, ...)``.
-        target: What the criterion takes.
-
-    Returns:
-        What the criterion returns.
-
-    Example:
-        >>> evaluate(nn.CrossEntropyLoss(), torch.zeros(1, 2), torch.tensor([0]))
-        tensor(0.6931)
-    """
-    if type(criterion) is not nn.CrossEntropyLoss:
-        return criterion(input, target)  # type: ignore[no-any-return]
-    from hem.losses.functional import ce_loss  # here, because functional imports this module
-
-    return ce_loss(
-        input,
-        target,
-        criterion.weight,
-        criterion.ignore_index,
-        criterion.reduction,  # type: ignore[arg-type]
-        label_smoothing=criterion.label_smoothing,
-    )
+def __getattr__(name: str) -> Any:
+    if name == "evaluate":
+        warnings.warn("hem.losses.reduction.evaluate is now hem.losses.evaluate.", DeprecationWarning, stacklevel=2)
+        return importlib.import_module("hem.losses").evaluate
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

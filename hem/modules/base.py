@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR, ReduceLROnPlateau
 
-from hem.losses import reduction
+from hem.losses import evaluate, reduction
 from hem.metrics import catalog
 from hem.modules.finetuning import encoder_of, groups
 from hem.networks import Normalize, Start, batch_dependent, random_layers
@@ -274,7 +274,7 @@ class Task(LightningModule):
             )
         self.latest_logits = logits.detach()  # what is saved with a batch whose loss is no number
         with self._loss_scopes():
-            loss = reduction.evaluate(self.loss if criterion is None else criterion, logits, target)
+            loss = evaluate(self.loss if criterion is None else criterion, logits, target)
         if loss.ndim:
             raise ValueError(
                 f"Training needs one number from the loss, got shape {tuple(loss.shape)}: "

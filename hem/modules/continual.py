@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 
 from hem.datamodules.continual import ContinualDataModule
 from hem.datamodules.counter import permutation
-from hem.losses import reduction
+from hem.losses import evaluate, reduction
 from hem.modules.base import Task
 from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
 from hem.modules.examination import write_figure, write_table
@@ -301,7 +301,7 @@ class ContinualTask(Task):
 
         def loss(weights: dict[str, Tensor], input: Tensor, target: Tensor) -> Tensor:
             logits = functional_call(self.net, weights, (input[None],))
-            return reduction.evaluate(criterion, logits[:, classes], target[None])
+            return evaluate(criterion, logits[:, classes], target[None])
 
         index = stream.part_of("train", [self.current])
         index = index[permutation(len(index), stream.seed, self.current)[:count]]

@@ -326,7 +326,7 @@ def test_label_smoothing_spreads_the_target(name, shape, weighted, ignore_index)
     mixed = one_hot.roll(1, 1) * 0.3 + one_hot * 0.7
     torch.testing.assert_close(smoothing(logits, mixed), plain(logits, 0.8 * mixed + 0.2 / C))
     assert "label_smoothing=0.2" in repr(smoothing)
-    with pytest.raises(ValueError, match=r"label_smoothing must be a number in \[0, 1\]; got 1.5"):
+    with pytest.raises(ValueError, match=r"Expected label_smoothing to be a number in \[0, 1\], got 1.5"):
         build(name, label_smoothing=1.5)
 
 
@@ -344,7 +344,7 @@ def test_weight_as_a_list(name):
     logits, target = batch(SHAPES["NC"], torch.float32)
     as_list, as_tensor = (build(name, weight=w) for w in ([1, 2, 3, 4.5], torch.tensor([1, 2, 3, 4.5])))
     assert as_list(logits, target) == as_tensor(logits, target)
-    with pytest.raises(ValueError, match=r"one factor per class, shape \(C,\); got shape \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"one factor per class, shape \(C,\), got shape \(1, 2\)"):
         build(name, weight=[[1.0, 2.0]])
 
 
@@ -413,3 +413,16 @@ def test_repr_tells_the_arguments():
         "HEMPlusLoss(weight=[1.0, 2.0], ignore_index=-100, reduction='mean', class_counts=[40, 10], "
         "m=2000.0, competitor=False)"
     )
+
+
+@every_loss
+def test_help_lists_every_argument(name):
+    """Of functions and modules, with what is returned and raised."""
+    function, module = getattr(functional, f"{name}_loss"), LOSSES[name]
+    documented = [(function, inspect.signature(function))] + [(module, inspect.signature(module))] * (name != "ce")
+    for thing, signature in documented:
+        doc = inspect.getdoc(thing) or ""
+        for argument in signature.parameters:
+            assert f"\n    {argument}: " in doc, (thing, argument)
+    for section in ("Args:", "Returns:", "Raises:", "Example:"):
+        assert f"\n{section}\n" in (inspect.getdoc(function) or "")

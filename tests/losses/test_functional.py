@@ -339,29 +339,35 @@ def test_labels_of_any_integer_dtype(name, dtype):
 
 LOGITS, LABELS = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
 BAD_INPUT = {
-    "input is integer": (TypeError, "floating point logits; got torch.int64", (LOGITS.long(), LABELS)),
+    "input is integer": (TypeError, "floating-point logits as input, got torch.int64", (LOGITS.long(), LABELS)),
     "input has no axes": (ValueError, r"\(C\), \(N, C\).*got \(\)", (torch.tensor(1.0), LABELS)),
-    "no classes": (ValueError, r"C >= 1; got \(4, 0\)", (torch.zeros(4, 0), LABELS)),
+    "no classes": (ValueError, r"C >= 1, got \(4, 0\)", (torch.zeros(4, 0), LABELS)),
     "target too short": (ValueError, r"\(4,\).*\(4, 3\).*got shape \(3,\)", (LOGITS, LABELS[:3])),
     "target has another axis": (ValueError, r"got shape \(4, 1\)", (LOGITS, LABELS[:, None])),
     "float labels": (
         TypeError,
-        r"must be integer; got torch.float32.*target.long\(\)",
+        r"Expected integer target.*got torch.float32.*target.long\(\)",
         (LOGITS, LABELS.float()),
     ),
-    "bool labels": (TypeError, "must be integer; got torch.bool", (LOGITS, LABELS.bool())),
-    "integer one-hot": (TypeError, r"must be floating.*got torch.int64.*\(4,\)", (LOGITS, F.one_hot(LABELS))),
-    "label too large": (ValueError, "label 7, but.*classes 0 to 2.*ignore_index=7", (LOGITS, LABELS + 7)),
-    "label negative": (ValueError, "label -1, but", (LOGITS, LABELS - 1)),
-    "negative probability": (ValueError, "negative class probability, -1", (LOGITS, LOGITS - 1)),
+    "bool labels": (TypeError, "Expected integer target.*got torch.bool", (LOGITS, LABELS.bool())),
+    "integer one-hot": (
+        TypeError,
+        r"Expected floating-point target.*got torch.int64.*\(4,\)",
+        (LOGITS, F.one_hot(LABELS)),
+    ),
+    "label too large": (ValueError, "labels from 0 to 2.*got label 7: set ignore_index=7", (LOGITS, LABELS + 7)),
+    "label negative": (ValueError, "got label -1: set ignore_index=-1", (LOGITS, LABELS - 1)),
+    "negative probability": (ValueError, "class probabilities >= 0 as target, got -1", (LOGITS, LOGITS - 1)),
     "weight too short": (ValueError, r"\(3,\).*got shape \(2,\)", (LOGITS, LABELS, torch.ones(2))),
-    "reduction": (ValueError, "none, mean, sum; got 'avg'", (LOGITS, LABELS, None, -100, "avg")),
+    "reduction": (ValueError, "one of none, mean, sum, got 'avg'", (LOGITS, LABELS, None, -100, "avg")),
 }
 
 
 def test_one_logit_for_two_labels():
     """A binary problem with one output, as BCEWithLogitsLoss takes it, is told what it needs."""
-    with pytest.raises(ValueError, match=r"label 1, but input of shape \(4, 1\) has one logit.*two for a binary"):
+    with pytest.raises(
+        ValueError, match=r"label 0, the only class of input of shape \(4, 1\), got label 1.*two for a binary"
+    ):
         FUNCTIONS["hem"](torch.zeros(4, 1), torch.tensor([0, 1, 0, 1]))
 
 
@@ -374,9 +380,9 @@ def test_labels_of_subclasses_and_under_counting_modes_are_checked(name):
 
     logits, wrong = torch.zeros(2, 3), torch.tensor([0, 9])
     loss = FUNCTIONS[name]
-    with pytest.raises(ValueError, match="target holds label 9"):
+    with pytest.raises(ValueError, match="got label 9"):
         loss(logits, wrong.as_subclass(Own), **own_arguments(name, 3))
-    with FlopCounterMode(display=False), pytest.raises(ValueError, match="target holds label 9"):
+    with FlopCounterMode(display=False), pytest.raises(ValueError, match="got label 9"):
         loss(logits, wrong, **own_arguments(name, 3))
 
 
@@ -389,22 +395,22 @@ def test_bad_input_gets_its_sentence(case, name):
 
 
 BAD_ARGUMENTS = [
-    ("hem", {"margin": -0.1}, ValueError, "margin must be a number >= 0; got -0.1"),
-    ("hem", {"margin": math.nan}, ValueError, "margin must be"),
-    ("hem", {"margin": "large"}, TypeError, "margin must be a number >= 0; got 'large'"),
-    ("hem", {"margin": "auto"}, ValueError, "class_counts is missing: give the number"),
-    ("hem_plus", {"m": 0.0}, ValueError, "m must be a number > 0"),
-    ("hem_plus", {"competitor": 1}, TypeError, "competitor must be True or False"),
-    ("hem_plus", {"class_counts": None}, ValueError, "class_counts is missing"),
-    ("hem_plus", {"class_counts": [3, 0, 5]}, ValueError, r"positive; classes \[1\] have none"),
-    ("hem_plus", {"class_counts": [[1, 2, 3]]}, ValueError, r"one number per class; got shape \(1, 3\)"),
-    ("multi_margin", {"p": 3}, ValueError, "p must be 1 or 2; got 3"),
-    ("logit_norm", {"tau": 0.0}, ValueError, "tau must be a number > 0"),
-    ("logit_adjusted", {"tau": -1.0}, ValueError, "tau must be a number > 0"),
-    ("focal", {"gamma": -1.0}, ValueError, "gamma must be a number >= 0"),
-    ("ldam", {"max_m": -0.5}, ValueError, "max_m must be a number >= 0"),
-    ("ldam", {"s": 0.0}, ValueError, "s must be a number > 0"),
-    ("class_balanced", {"beta": 1.0}, ValueError, r"beta must be a number in \[0, 1\)"),
+    ("hem", {"margin": -0.1}, ValueError, "Expected margin to be a number >= 0, got -0.1"),
+    ("hem", {"margin": math.nan}, ValueError, "Expected margin to be"),
+    ("hem", {"margin": "large"}, TypeError, "Expected margin to be a number >= 0, got 'large'"),
+    ("hem", {"margin": "auto"}, ValueError, "Expected class_counts, the number of .*, got None: give them"),
+    ("hem_plus", {"m": 0.0}, ValueError, "Expected m to be a number > 0"),
+    ("hem_plus", {"competitor": 1}, TypeError, "Expected competitor to be True or False"),
+    ("hem_plus", {"class_counts": None}, ValueError, "Expected class_counts"),
+    ("hem_plus", {"class_counts": [3, 0, 5]}, ValueError, r"positive class_counts, got none for the classes \[1\]"),
+    ("hem_plus", {"class_counts": [[1, 2, 3]]}, ValueError, r"one number per class, got shape \(1, 3\)"),
+    ("multi_margin", {"p": 3}, ValueError, "Expected p to be 1 or 2, got 3"),
+    ("logit_norm", {"tau": 0.0}, ValueError, "Expected tau to be a number > 0"),
+    ("logit_adjusted", {"tau": -1.0}, ValueError, "Expected tau to be a number > 0"),
+    ("focal", {"gamma": -1.0}, ValueError, "Expected gamma to be a number >= 0"),
+    ("ldam", {"max_m": -0.5}, ValueError, "Expected max_m to be a number >= 0"),
+    ("ldam", {"s": 0.0}, ValueError, "Expected s to be a number > 0"),
+    ("class_balanced", {"beta": 1.0}, ValueError, r"Expected beta to be a number in \[0, 1\)"),
 ]
 
 
@@ -419,5 +425,5 @@ def test_bad_own_arguments_get_their_sentence_in_function_and_module(name, own, 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if own_arguments(name, 3)])
 def test_counts_of_another_number_of_classes(name):
-    with pytest.raises(ValueError, match="class_counts holds 4 classes but the input has 3 logits"):
+    with pytest.raises(ValueError, match="Expected class_counts of 3 classes, one for each logit of input, got 4"):
         FUNCTIONS[name](LOGITS, LABELS, class_counts=[1, 2, 3, 4])

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hem.losses import HEMLoss, functional, kernels
-from hem.losses.functional import hem_loss, hem_plus_loss, multi_margin_loss
+from hem.losses import HEMLoss, kernels
+from hem.losses.kernels import choice
+from hem.losses.margin import hem_loss, hem_plus_loss, multi_margin_loss
 from tests.processes import Processes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,17 +42,17 @@ SHAPES += [] if INTERPRETED else [(4, 1000), (2, 6, 37, 41), (1, 700, 3, 25)]
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The fused backend, which this machine must have for the test to mean something."""
     monkeypatch.setenv("HEM_KERNEL", FUSED)
-    kernels._kernels.cache_clear()
+    choice.available.cache_clear()
     if kernels.backend(torch.zeros(1, 2, device=DEVICE)) != FUSED:
         pytest.skip("no compiler here" if FUSED == "c" else "no Triton here")
     yield FUSED
-    kernels._kernels.cache_clear()
+    choice.available.cache_clear()
 
 
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on the plain formula is what runs."""
     monkeypatch.setenv("HEM_KERNEL", "plain")
-    kernels._kernels.cache_clear()
+    choice.available.cache_clear()
 
 
 def logits_and_target(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -221,7 +222,7 @@ def test_kernels_read_no_tensor_that_has_no_memory_of_its_own(kernel):
     assert kernels.backend(logits.to(DEVICE), target.to(DEVICE).as_subclass(Own)) == "plain"
     assert kernels.backend(logits.to(DEVICE), logits[0].to(DEVICE).as_subclass(Own)) == "plain"
     assert torch.allclose(hem_loss(torch._neg_view(-logits.to(DEVICE)), target.to(DEVICE)), value)
-    with pytest.raises(ValueError, match=r"on the device of input, .*, but it is on meta: use target.to"):
+    with pytest.raises(ValueError, match=r"on the device of input, .*, got it on meta: use target.to"):
         hem_loss(logits.to(DEVICE), target.to("meta"))
 
 
@@ -277,7 +278,7 @@ def test_a_label_that_is_no_class_is_named(kernel, shape, wrong):
         assert hem_loss(logits, target).isnan()
         return
     with pytest.raises(
-        ValueError, match=f"target holds label {wrong}, .* has classes 0 to 3; set ignore_index={wrong}"
+        ValueError, match=f"Expected labels from 0 to 3 .*, got label {wrong}: set ignore_index={wrong}"
     ):
         hem_loss(logits, target)
 
@@ -381,7 +382,7 @@ def test_where_torch_traces_or_transforms_the_plain_formula_runs(kernel):
     torch.testing.assert_close(slope, fused.grad.sum())
     assert set(seen) == {"plain"}
     assert kernels.backend(logits) == kernel
-    assert kernels.backend(logits, torch.ones(5, requires_grad=True)) == "plain"
+    assert kernels.backend(logits, None, torch.ones(5, requires_grad=True)) == "plain"
     assert kernels.backend(torch.zeros(2, 3, dtype=torch.int64)) == "plain"
 
 
@@ -439,7 +440,7 @@ def test_class_probabilities_go_through_the_kernel(kernel, monkeypatch):
     logits, _ = logits_and_target(6, 5)
     target = torch.tensor([0.25, 0, 0, 0.75, 0], device=DEVICE).expand(6, 5)
     fused = hem_loss(logits, target, reduction="none")
-    monkeypatch.setattr(functional, "_margin_errors", None)
+    monkeypatch.setattr("hem.losses.margin._margin_errors", None)
     torch.testing.assert_close(hem_loss(logits, target, reduction="none"), fused)
     monkeypatch.undo()
     plain(monkeypatch)
@@ -549,14 +550,14 @@ def test_the_loss_may_be_changed_in_place(kernel):
 
 def test_an_unknown_kernel_is_refused(monkeypatch):
     monkeypatch.setenv("HEM_KERNEL", "cuda")
-    kernels._kernels.cache_clear()
-    with pytest.raises(ValueError, match="HEM_KERNEL must be c, triton or plain, or not be set; got 'cuda'"):
+    choice.available.cache_clear()
+    with pytest.raises(ValueError, match="Expected HEM_KERNEL to be c, triton or plain, or not to be set, got 'cuda'"):
         kernels.backend(torch.zeros(1, 2))
     plain(monkeypatch)
-    with pytest.raises(TypeError, match="no kernel takes"):
+    with pytest.raises(TypeError, match="Expected logits that a kernel takes"):
         kernels.margin_loss(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), margin=0.5)
     monkeypatch.undo()
-    kernels._kernels.cache_clear()
+    choice.available.cache_clear()
 
 
 def probed() -> None:

@@ -236,3 +236,9 @@ def test_evaluate_is_the_criterion():
     assert evaluate(Own(), logits, target) == 42
     assert evaluate(HEMLoss(ignore_index=9), logits, target) == HEMLoss(ignore_index=9)(logits, target)
     assert evaluate(nn.CrossEntropyLoss(ignore_index=9), logits, torch.full((6,), 9)) == 0
+
+
+def test_the_former_place_of_evaluate():
+    with pytest.warns(DeprecationWarning, match=r"hem.losses.reduction.evaluate is now hem.losses.evaluate"):
+        from hem.losses.reduction import evaluate as former
+    assert former is evaluate

@@ -1,19 +1,26 @@
 """The fused margin losses as an operator of torch: what ``torch.compile`` puts into a graph as one piece.
 
 Torch's compiler cannot look into a kernel, and the formula that it would compile instead takes more passes over the
-logits and keeps a copy of them: 18 times as long at (256, 1000) on a CPU.
+logits and keeps a copy of them: 18 times as long at (256, 1000) on a CPU. Outside the compiler the operator is not
+used, for torch's way to it takes as long as a whole cross-entropy at (128, 10). Import it only while torch compiles: it
+loads the compiler, for some seconds.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hem.losses import kernels
+from hem.losses.kernels import choice, fused
 from hem.losses.kernels.problem import layout, real
-from hem.losses.reduction import Reduction
+
+# asked once while torch traces, for an answer that is a constant of the graph
+available: Callable[[str, torch.dtype], bool] = torch.compiler.assume_constant_result(  # type: ignore[no-untyped-call]
+    lambda device, dtype: choice.available(device, dtype) is not None
+)
 
 
 @torch.library.custom_op("hem::margin_loss", mutates_args=())
@@ -27,10 +34,9 @@ def margin_loss(
     high: bool,
     reduction: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses, their sum or their mean; mass; and what the backward needs."""
-    kind = cast(Reduction, reduction)
-    problem = kernels.posed(laid(input), target, ignore_index, high, margin, margins, weight, kind)
-    return kernels.evaluate(kernels.implementation(input), problem, kind)
+    """Return losses, their sum or their mean; mass; and what the backward needs."""
+    problem = fused.posed(laid(input), target, margins, weight, margin, ignore_index, high, reduction)
+    return fused.forward(choice.implementation(input), problem, reduction)
 
 
 @torch.library.custom_op("hem::margin_loss_backward", mutates_args=())
@@ -47,15 +53,14 @@ def margin_loss_backward(
     high: bool,
     reduction: str,
 ) -> Tensor:
-    """The gradient of the logits."""
-    kind = cast(Reduction, reduction)
-    problem = kernels.posed(laid(input), target, ignore_index, high, margin, margins, weight, kind)
-    gradient = kernels.slope(kernels.implementation(input), problem, saved, mass, upstream)
+    """Return the gradient of the logits."""
+    problem = fused.posed(laid(input), target, margins, weight, margin, ignore_index, high, reduction)
+    gradient = fused.backward(choice.implementation(input), problem, saved, mass, upstream)
     return gradient if problem.input is input else torch.empty_like(input).copy_(gradient)
 
 
 def laid(input: Tensor) -> Tensor:
-    """The logits as a kernel wants them."""
+    """Return the logits as a kernel wants them."""
     return input if layout(input) is not None else input.contiguous()
 
 

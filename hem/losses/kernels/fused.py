@@ -1,0 +1,126 @@
+"""The kernels of labels as a function of autograd."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hem.losses.kernels.choice import implementation
+from hem.losses.kernels.problem import Problem, layout, real
+from hem.losses.reduction import Reduction
+from hem.losses.samples import label_error
+
+NUMBERS = 7  # fields of a Problem before its tensors
+
+
+def margin_loss(
+    input: Tensor,
+    target: Tensor,
+    margins: Tensor | None,
+    weight: Tensor | None,
+    margin: float,
+    ignore_index: int,
+    high: bool,
+    reduction: Reduction,
+) -> tuple[Tensor, Tensor]:
+    """Return losses, their sum or their mean; and mass."""
+    kernels = implementation(input)
+    if layout(input) is None:
+        input = input.contiguous()
+    loss: tuple[Tensor, Tensor] = _Margin.apply(
+        input, target, margins, weight, margin, ignore_index, high, reduction, kernels
+    )
+    return loss
+
+
+def posed(
+    input: Tensor,
+    target: Tensor,
+    margins: Tensor | None,
+    weight: Tensor | None,
+    margin: float,
+    ignore_index: int,
+    high: bool,
+    reduction: str,
+) -> Problem:
+    """Return the problem of logits that lie as a kernel wants them."""
+    shape = layout(input)
+    assert shape is not None
+    return Problem(*shape, ignore_index, high, reduction == "mean", margin, margins, weight, input, target.contiguous())
+
+
+def forward(kernels: ModuleType, problem: Problem, reduction: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return losses, their sum or their mean; mass; and the two numbers per sample that the backward needs."""
+    input, target = problem.input, problem.target
+    saved = input.new_empty((2, target.numel()), dtype=real(input))
+    losses = input.new_empty(target.shape, dtype=real(input)) if reduction == "none" else None
+    loss, mass, wrong = kernels.forward(problem, saved, losses)
+    if wrong >= 0:
+        raise label_error(int(target.view(-1)[wrong]), input)
+    return loss if losses is None else losses, mass, saved
+
+
+def backward(kernels: ModuleType, problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor) -> Tensor:
+    """Return the gradient of the logits, given that of what :func:`forward` returned."""
+    grad = torch.empty_like(problem.input)
+    kernels.backward(problem, saved, mass, upstream.contiguous(), grad)
+    return grad
+
+
+def beyond_kernels(upstream: Tensor) -> bool:
+    """Return whether an upstream gradient needs torch's own operations: it is batched, or to be differentiated."""
+    if torch.is_grad_enabled() and upstream.requires_grad:
+        return True
+    try:
+        upstream.data_ptr()
+    except RuntimeError:  # a batched tensor has no memory of its own
+        return True
+    return False
+
+
+def attached(gradient: Tensor, input: Tensor) -> Tensor:
+    """Return the gradient, with the logits in its graph where it is to be differentiated: it is flat in them."""
+    if not torch.is_grad_enabled():
+        return gradient
+    return torch.where(input.new_ones((), dtype=torch.bool), gradient, input)
+
+
+class _Margin(torch.autograd.Function):
+    """The kernels for autograd.
+
+    ``ctx`` is an argument of ``forward`` because a ``setup_context`` of its own would cost as much as all the
+    rest at small shapes; what it is good for, transforms of functions, is left to the plain formula.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *given, ctx.kernels = arguments
+        problem = posed(*given)
+        loss, mass, saved = forward(ctx.kernels, problem, given[-1])
+        ctx.save_for_backward(*problem[NUMBERS:], saved, mass)
+        ctx.numbers = problem[:NUMBERS]
+        ctx.mark_non_differentiable(mass)
+        ctx.set_materialize_grads(False)
+        return loss, mass
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        rest = (None,) * 8
+        if upstream is None:
+            return None, *rest
+        # once: activation checkpointing makes them anew when asked
+        *tensors, saved, mass = ctx.saved_tensors
+        problem = Problem(*ctx.numbers, *tensors)
+        if beyond_kernels(upstream):
+            # The gradient is linear in the upstream one; where it is 0 it stays so, whatever is upstream.
+            input, target = problem.input, problem.target
+            ones = input.new_ones(target.shape if upstream.dim() else (), dtype=upstream.dtype)
+            direction = backward(ctx.kernels, problem, saved, mass, ones)
+            product = direction * (upstream.unsqueeze(1) if upstream.dim() else upstream)
+            gradient = torch.where(direction != 0, product, 0.0).to(input.dtype)
+        else:
+            gradient = backward(ctx.kernels, problem, saved, mass, upstream)
+        return attached(gradient, problem.input), *rest
