@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -14,6 +15,9 @@ from typing import Any
 MOVED: dict[str, tuple[str, ...]] = {
     "hem.losses.arguments": ("hem.losses.samples",),
     "hem.losses.pixels": ("hem.losses.criteria", "hem.losses.functional"),
+    "hem.forkserver": ("hem.study.forkserver",),
+    "hem.grid": ("hem.study.grid",),
+    "hem.jobs": ("hem.study.local", "hem.study.slurm"),
     "hem.run": ("hem.runs.files", "hem.runs.checkpoints", "hem.runs.csv_logger", "hem.runs.callbacks"),
     "hem.figures": ("hem.plots.comparison", "hem.plots.style"),
     "hem.pictures": ("hem.plots.masks", "hem.plots.matrices"),
@@ -31,16 +35,21 @@ class MovedFinder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Give the module a ``__getattr__`` that warns and hands on."""
         former = module.__name__
+        module.__dict__["__getattr__"] = lambda name: handed_on(former, MOVED[former], name)
 
-        def handed_on(name: str) -> Any:
-            for place in MOVED[former] if not name.startswith("__") else ():
-                room = importlib.import_module(place)
-                if hasattr(room, name):
-                    warnings.warn(f"{former}.{name} is now {place}.{name}.", DeprecationWarning, stacklevel=2)
-                    return getattr(room, name)
-            raise AttributeError(f"module '{former}' has no attribute '{name}'")
 
-        module.__dict__["__getattr__"] = handed_on
+def handed_on(former: str, places: Sequence[str], name: str) -> Any:
+    """Return a name that a module had from where it is now, with a warning.
+
+    Raises:
+        AttributeError: None of the places has it.
+    """
+    for place in places if not name.startswith("__") else ():
+        room = importlib.import_module(place)
+        if hasattr(room, name):
+            warnings.warn(f"{former}.{name} is now {place}.{name}.", DeprecationWarning, stacklevel=3)
+            return getattr(room, name)
+    raise AttributeError(f"module '{former}' has no attribute '{name}'")
 
 
 def install() -> None:

@@ -24,8 +24,6 @@ from typing import Any, NamedTuple
 import jinja2
 from matplotlib.figure import Figure
 
-from hem.grid import differs
-from hem.jobs import tail
 from hem.metrics.catalog import Metric, best_of_validation, describe, headlines, with_means
 from hem.names import near
 from hem.plots import comparison
@@ -33,7 +31,9 @@ from hem.plots.style import colours, saved, wrapped
 from hem.runs import RunFolder
 from hem.runs.files import read_json, write_atomically
 from hem.statistics import LEVEL, Comparison, compare, holm, verdict
-from hem.study import PLAN, duration
+from hem.study.grid import PLAN, differs
+from hem.study.local import tail
+from hem.study.progress import duration
 
 PICTURES = 6  # of one kind that runs left, at most, in the page
 

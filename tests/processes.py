@@ -8,7 +8,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import NamedTuple
 
-from hem import forkserver
+from hem.study import forkserver
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from hem import forkserver
-from hem.jobs import lock
+from hem.runs.lock import lock
+from hem.study import forkserver
 from tests.processes import Processes
 
 

@@ -19,9 +19,12 @@ import pytest
 import submitit
 import yaml
 
-import hem.jobs
-from hem import cli, grid, study
-from hem.jobs import Chain, Jobs, lock
+from hem import cli
+from hem.runs.lock import lock
+from hem.study import command, grid, local, slurm
+from hem.study.local import Jobs
+from hem.study.progress import Console, Progress
+from hem.study.slurm import Chain
 from tests.datamodules import test_longtail
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +45,7 @@ SMALL = {
 def folder(tmp_path, monkeypatch):
     """Run from the root of the repository, with the imitation in the place of cli.py."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(hem.jobs, "CLI", IMITATION)
+    monkeypatch.setattr(local, "CLI", IMITATION)
     monkeypatch.setenv("HEM_TEST_LOG", str(tmp_path / "log"))
     (tmp_path / "log").touch()
     return tmp_path
@@ -55,7 +58,7 @@ def written(folder, **changes):
 
 
 def run(folder, path, *options):
-    return study.main([path, "--root", str(folder / "runs"), "--jobs", "2", *options])
+    return command.main([path, "--root", str(folder / "runs"), "--jobs", "2", *options])
 
 
 def done(folder):
@@ -185,7 +188,7 @@ def test_mistakes_of_the_command_line(folder, capsys):
         ([path, "--root", str(folder), "--slurm", "timeout"], "KEY=VALUE"),
         ([path, "--root", str(folder), "--slurm", "cluster=debug", "timeout=3"], "submitit refuses"),
     ):
-        assert study.main(words) == 2
+        assert command.main(words) == 2
         assert sentence in capsys.readouterr().err
 
 
@@ -211,11 +214,21 @@ def test_dry_run(folder, capsys):
 def test_command(monkeypatch):
     """In the repository the command is what a user would type."""
     monkeypatch.chdir(ROOT)
-    assert hem.jobs.command(["fit"]) == [sys.executable, "cli.py", "fit"]
+    assert local.command(["fit"]) == [sys.executable, "cli.py", "fit"]
     monkeypatch.chdir("/")
-    assert hem.jobs.command(["fit"]) == [sys.executable, str(ROOT / "cli.py"), "fit"]
-    monkeypatch.setattr(hem.jobs, "CLI", ROOT / "nowhere" / "cli.py")  # as in an installed package
-    assert hem.jobs.command(["fit"]) == [sys.executable, "-m", "hem", "fit"]
+    assert local.command(["fit"]) == [sys.executable, str(ROOT / "cli.py"), "fit"]
+    monkeypatch.setattr(local, "CLI", ROOT / "nowhere" / "cli.py")  # as in an installed package
+    assert local.command(["fit"]) == [sys.executable, "-m", "hem", "fit"]
+
+
+def test_former_names():
+    """What stood in one file is handed on by the package, with a warning that names the new place."""
+    import hem.study
+
+    with pytest.warns(DeprecationWarning, match=r"hem\.study\.duration is now hem\.study\.progress\.duration"):
+        assert hem.study.duration(42) == "42 s"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = hem.study.nothing
 
 
 def test_dry_run_of_slurm(folder, capsys):
@@ -386,9 +399,9 @@ def test_two_studies_at_once(folder, monkeypatch):
     """Both end well, and no run is done twice."""
     monkeypatch.setenv("HEM_TEST_EPOCH", "0.02")
     runs = grid.load(written(folder), root=folder / "runs").runs()
-    watchers = [study.Progress(runs, 2, study.Console(quiet=True)) for _ in range(2)]
+    watchers = [Progress(runs, 2, Console(quiet=True)) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda watcher: hem.jobs.run_here(runs, 2, [], watcher), watchers))
+        both = list(pool.map(lambda watcher: local.run_here(runs, 2, [], watcher), watchers))
     assert both == [dict.fromkeys([r.name for r in runs], "done")] * 2
     assert sorted(set(done(folder))) == sorted(done(folder))
     assert len(results(folder)) == 8
@@ -450,7 +463,7 @@ def test_chains(folder, monkeypatch, capsys):
     path = written(folder)
     assert run(folder, path, "--only", "classification_digits/ce/seed0") == 0
     runs = grid.load(path, root=folder / "runs").runs()
-    jobs = hem.jobs.submit(runs, folder / "slurm", {"cluster": "debug"})
+    jobs = slurm.submit(runs, folder / "slurm", {"cluster": "debug"})
     assert len(jobs) == 4
     assert jobs[0].result() == dict.fromkeys(
         ["classification_digits/ce/seed0", "classification_digits/ce/seed0/evaluate/rejection_digits"], "done"
@@ -459,7 +472,7 @@ def test_chains(folder, monkeypatch, capsys):
     monkeypatch.setenv("HEM_TEST_FAIL", "classification_digits/ce/seed1")
     with pytest.raises(RuntimeError, match=r"seed1: fit ended with code 1(.|\n)*not run: its training failed"):
         Chain(runs[4:6])()
-    assert len(hem.jobs.chains(runs)) == 3
+    assert len(slurm.chains(runs)) == 3
     assert Chain(runs[4:6]).checkpoint().function.runs == runs[4:6]
 
 
@@ -474,7 +487,7 @@ def test_how_often_a_job_is_sent_again_is_for_slurm_to_know(folder, monkeypatch)
 
     monkeypatch.setattr(submitit, "AutoExecutor", kept)
     parameters = {"cluster": "debug", "timeout_min": 5, "slurm_max_num_timeout": 30}
-    assert hem.jobs.submit([], folder / "slurm", parameters) == []
+    assert slurm.submit([], folder / "slurm", parameters) == []
     assert built["slurm_max_num_timeout"] == 30
     assert parameters["cluster"] == "debug"
 
@@ -490,11 +503,11 @@ def test_a_gpu_for_each_run(folder, monkeypatch):
     seen = []
     monkeypatch.setattr(Jobs, "do", lambda self, run, extra=None: (seen.append(extra), time.sleep(0.05), "done")[2])
     runs = grid.load(written(folder), root=folder / "runs").runs()
-    progress = study.Progress(runs, 2, study.Console(quiet=True))
-    hem.jobs.run_here(runs, 2, ["3", "5"], progress)
+    progress = Progress(runs, 2, Console(quiet=True))
+    local.run_here(runs, 2, ["3", "5"], progress)
     assert {each["CUDA_VISIBLE_DEVICES"] for each in seen} == {"3", "5"}
     seen.clear()
-    monkeypatch.setattr(study, "gpus", lambda: ["3", "5"])
+    monkeypatch.setattr(command, "gpus", lambda: ["3", "5"])
     one = ("--only", "classification_digits/ce/seed0")
     for words, expected in (((), {"CUDA_VISIBLE_DEVICES": "3"}), (("--jobs", "1"), {})):
         seen.clear()
@@ -505,8 +518,8 @@ def test_a_gpu_for_each_run(folder, monkeypatch):
 def test_table(folder):
     """The table of a terminal: states by task, failures, the time left."""
     runs = grid.load(written(folder), root=folder / "runs").runs()
-    console = study.Console(record=True, width=100, force_terminal=True, file=io.StringIO())
-    progress = study.Progress(runs, 2, console)
+    console = Console(record=True, width=100, force_terminal=True, file=io.StringIO())
+    progress = Progress(runs, 2, console)
     progress.seconds = {runs[0].name: 60.0}
     progress.states.update({runs[0].name: "done", runs[1].name: "running", runs[2].name: "fit ended with code 1"})
     assert progress.left() == 6 * 60 / 2

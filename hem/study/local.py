@@ -1,4 +1,4 @@
-"""Runs of a study, done: each step a process of its own, on this machine or by SLURM.
+"""Runs of a study, done: each step a process of its own on this machine.
 
 A run folder is worked in by one process at a time: whoever does so holds its lock (:mod:`hem.runs.lock`), and hands it
 on to the process that trains. Whatever is killed can be started again: a run with
@@ -18,14 +18,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Protocol
 
-from hem.grid import Run
 from hem.runs import RunFolder
 from hem.runs.files import write_atomically
 from hem.runs.lock import handed_on, lock
+from hem.study.grid import Run
 
-CLI = Path(__file__).resolve().parents[1] / "cli.py"
+CLI = Path(__file__).resolve().parents[2] / "cli.py"
 MEMORY = 2 * 2**30  # bytes that a run of a small network takes: torch, the data set, its workers
 PATIENCE = 15.0  # seconds that a process gets to end when it is asked to
 PAUSE = 2.0  # seconds until a run that another study is working on is looked at again
@@ -243,98 +243,3 @@ def run_here(runs: Sequence[Run], jobs: int, devices: Sequence[str], watcher: Wa
     finally:
         pool.shutdown(wait=True)
     return state
-
-
-class Chain:
-    """A training, its test and its examinations, in one job of a cluster.
-
-    Args:
-        runs: In the order they depend on each other.
-    """
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self.runs = list(runs)
-
-    def __call__(self) -> dict[str, str]:
-        """Do the runs; those that need a failed one are left out.
-
-        Raises:
-            RuntimeError: If a run failed, so that the cluster says so, too.
-        """
-        # one task to a job: Lightning starts its own processes for several devices, as it does without SLURM
-        environment = {key: value for key, value in os.environ.items() if key != "SLURM_NTASKS"}
-        worker = Jobs(environment)
-        states: dict[str, str] = {}
-        for run in self.runs:
-            failed = run.after is not None and states.get(run.after.name, "done") != "done"
-            states[run.name] = "not run: its training failed" if failed else worker.do(run)
-            print(f"{run.name}: {states[run.name]}", flush=True)
-        if bad := [f"{name}: {state}" for name, state in states.items() if state not in ("done", "elsewhere")]:
-            raise RuntimeError("; ".join(bad))
-        return states
-
-    def checkpoint(self) -> Any:
-        """Go on in a new job when the time limit is near: everything that was done is kept."""
-        from submitit.helpers import DelayedSubmission
-
-        return DelayedSubmission(self)
-
-
-def chains(runs: Sequence[Run]) -> list[Chain]:
-    """The runs that are not done, each training with what needs it."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        found.setdefault(run.after.name if run.after else run.name, []).append(run)
-    return [Chain(each) for each in found.values() if not all(run.done for run in each)]
-
-
-def executor_for(folder: Path, parameters: Mapping[str, Any], trial: bool = False) -> Any:
-    """Return submitit's executor with its parameters.
-
-    Args:
-        folder: Where submitit keeps its files and logs.
-        parameters: submitit's, as for :func:`submit`.
-        trial: Only see whether the parameters are right, which needs no SLURM.
-
-    Raises:
-        ImportError: If submitit is not installed.
-        ValueError: If it does not know a parameter.
-    """
-    try:
-        import submitit
-    except ImportError as error:
-        raise ImportError("--slurm needs submitit: pip install 'hem[cluster]'") from error
-    given = dict(parameters)
-    try:
-        cluster = given.pop("cluster", "slurm")
-        built = {key: given.pop(key) for key in ("slurm_max_num_timeout",) if key in given}
-        executor = submitit.AutoExecutor(folder=str(folder), cluster="debug" if trial else cluster, **built)
-        executor.update_parameters(**given)
-    except (AssertionError, NameError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"submitit refuses the parameters of `slurm`: {said}") from error
-    return executor
-
-
-def submit(runs: Sequence[Run], folder: Path, parameters: Mapping[str, Any]) -> list[Any]:
-    """Send runs to SLURM as one job array.
-
-    Args:
-        runs: What to do.
-        folder: Where submitit keeps its files and logs.
-        parameters: submitit's, such as ``timeout_min``, ``slurm_partition`` and ``slurm_max_num_timeout`` (how often
-            a job whose time is over is sent again); ``cluster`` may be ``local`` or
-            ``debug`` for a trial without SLURM.
-
-    Returns:
-        submitit's jobs, one to a training.
-
-    Raises:
-        ImportError: If submitit is not installed.
-        ValueError: If it does not know a parameter.
-    """
-    executor = executor_for(folder, parameters)
-    if not (left := chains(runs)):
-        return []
-    with executor.batch():  # one array; what is submitted is the chain itself, since submitit asks it for `checkpoint`
-        return [executor.submit(chain) for chain in left]

@@ -1,0 +1,8 @@
+"""``python -m hem.study configs/study/<name>.yaml``."""
+
+import sys
+
+from hem.study.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What the terminal shows of a study while it runs: what is done, what failed, the time that is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from hem.study.grid import Run
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words.
+
+    Example:
+        >>> duration(42), duration(3700), duration(200_000)
+        ('42 s', '1 h 02 min', '2 d 8 h')
+    """
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+class Progress:
+    """What the terminal shows of a study: one table, or plain lines where there is no terminal.
+
+    Args:
+        runs: All runs.
+        jobs: How many are done at once.
+        console: Where to.
+    """
+
+    def __init__(self, runs: Sequence[Run], jobs: int, console: Console) -> None:
+        self.runs = list(runs)
+        self.jobs = jobs
+        self.console = console
+        self.states = {run.name: "done" if run.done else "waiting" for run in runs}
+        self.seconds = {run.name: run.seconds for run in runs if run.done}
+        self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def change(self, run: Run, state: str) -> None:
+        """Take note of what became of a run; say what is worth a line."""
+        self.states[run.name] = state
+        if state == "done":
+            self.seconds[run.name] = run.seconds
+        if state == "running":
+            return
+        done = sum(each == "done" for each in self.states.values())
+        if state == "done" and self.live is None:
+            left = f", about {duration(self.left())} left" if self.left() else ""
+            self.print(f"[{done}/{len(self.runs)}] {run.name} in {duration(run.seconds)}{left}")
+        elif state not in ("done", "waiting", "stopped"):
+            self.print(f"failed: {run.name}: {state}")
+
+    def tick(self) -> None:
+        """Draw the table again."""
+        if self.live is not None:
+            self.live.update(self.table(), refresh=True)
+
+    def print(self, text: str) -> None:
+        """Print lines as they are."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def left(self) -> float:
+        """Seconds that are probably left: what is not done takes as long as what is done of the same task."""
+        known: dict[str, list[float]] = {}
+        for run in self.runs:
+            if self.seconds.get(run.name):
+                known.setdefault(run.cell, []).append(self.seconds[run.name])
+        if not known:
+            return 0.0
+        otherwise = mean(seconds for each in known.values() for seconds in each)
+        open_runs = [run for run in self.runs if self.states[run.name] in ("waiting", "running")]
+        return sum(mean(known.get(run.cell, [otherwise])) for run in open_runs) / min(self.jobs, max(len(open_runs), 1))
+
+    def table(self) -> Table:
+        """A row for each task and the sum."""
+        table = Table("task", *(f"{each:>7}" for each in ("runs", "done", "running", "failed")), "seconds a run")
+        cells: dict[str, list[Run]] = {}
+        for run in self.runs:
+            cells.setdefault(run.cell, []).append(run)
+        for name, runs in [*cells.items(), ("all", self.runs)]:
+            states = [self.states[run.name] for run in runs]
+            good, running = states.count("done"), states.count("running")
+            failed = len(states) - good - running - states.count("waiting")
+            seconds = [self.seconds[run.name] for run in runs if self.seconds.get(run.name)]
+            bad = f"[red]{failed}[/red]" if failed else "0"
+            pace = f"{mean(seconds):.0f}" if seconds and name != "all" else ""
+            if name == "all":
+                table.add_section()
+            table.add_row(name, *(f"{each:>7}" for each in (len(states), good, running)), f"{bad:>7}", pace)
+        left = self.left()
+        table.caption = f"{self.jobs} at once; about {duration(left)} left" if left else f"{self.jobs} at once"
+        return table
