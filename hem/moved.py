@@ -11,6 +11,10 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+DATA_SETS = (
+    *("camvid", "cifar", "cityscapes", "digits", "folder", "imagenet", "imagenet_lt", "inaturalist", "mask_folder"),
+    *("mnist", "svhn", "tiny_imagenet", "voc"),
+)
 # Each former module, and the modules in which its names are now, in the order in which they are asked.
 MOVED: dict[str, tuple[str, ...]] = {
     "hem.losses.arguments": ("hem.losses.samples",),
@@ -22,6 +26,8 @@ MOVED: dict[str, tuple[str, ...]] = {
     "hem.figures": ("hem.plots.comparison", "hem.plots.style"),
     "hem.pictures": ("hem.plots.masks", "hem.plots.matrices"),
     "hem.headlines": ("hem.metrics.catalog",),
+    "hem.datamodules.counter": ("hem.rng",),
+    **{f"hem.datamodules.{name}": (f"hem.datamodules.datasets.{name}",) for name in DATA_SETS},
 }
 
 

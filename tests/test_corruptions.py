@@ -17,7 +17,7 @@ from hem.corruptions.drops import _canny, _distance, _equalize
 from hem.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
 from hem.corruptions.pixels import streak, uniform
 from hem.corruptions.weather import _plasma, frost
-from hem.datamodules.counter import key as key_of
+from hem.rng import key as key_of
 
 SIZES = {(3, 32): 32, (1, 28): 32, (3, 64): 64}
 

@@ -37,9 +37,9 @@ CIRCLES = {
     "hem.modules.continual", "hem.strategies.base", "hem.strategies.distillation", "hem.strategies.importance",
     "hem.strategies.replay",
 }  # fmt: skip
-UPWARD = {"strategies -> modules", "strategies -> datamodules", "corruptions -> datamodules", "runs -> datamodules"}
+UPWARD = {"strategies -> modules", "strategies -> datamodules", "corruptions -> datamodules"}
 LONG = {
-    "hem.attacks", "hem.datamodules.base", "hem.datamodules.masks", "hem.datamodules.unknown", "hem.losses.criteria",
+    "hem.attacks", "hem.datamodules.masks", "hem.datamodules.unknown", "hem.losses.criteria",
     "hem.losses.functional", "hem.modules.base", "hem.modules.continual", "hem.modules.longtail",
     "hem.modules.rejection", "hem.report", "hem.scores",
 }  # fmt: skip

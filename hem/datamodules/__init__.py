@@ -1,27 +1,27 @@
 """Data modules: images, labels, and the facts that networks and losses need to know about them."""
 
-from hem.datamodules.base import ImageDataModule, Sampling, Subset
-from hem.datamodules.camvid import CamVid, CamVidOriginal
-from hem.datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule
-from hem.datamodules.cityscapes import Cityscapes
+from hem.datamodules.base import ImageDataModule
 from hem.datamodules.continual import ContinualDataModule
 from hem.datamodules.corruption import ComputedCorruptions, CorruptedImages, OfficialCorruptions
-from hem.datamodules.digits import DigitsDataModule
-from hem.datamodules.folder import FolderDataModule
-from hem.datamodules.imagenet import ImageNetDataModule
-from hem.datamodules.imagenet_lt import ImageNetLTDataModule
+from hem.datamodules.datasets.camvid import CamVid, CamVidOriginal
+from hem.datamodules.datasets.cifar import CIFAR10DataModule, CIFAR100DataModule
+from hem.datamodules.datasets.cityscapes import Cityscapes
+from hem.datamodules.datasets.digits import DigitsDataModule
+from hem.datamodules.datasets.folder import FolderDataModule
+from hem.datamodules.datasets.imagenet import ImageNetDataModule
+from hem.datamodules.datasets.imagenet_lt import ImageNetLTDataModule
+from hem.datamodules.datasets.inaturalist import INaturalistDataModule
+from hem.datamodules.datasets.mask_folder import MaskFolder
+from hem.datamodules.datasets.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
+from hem.datamodules.datasets.svhn import SVHNDataModule
+from hem.datamodules.datasets.tiny_imagenet import TinyImageNetDataModule
+from hem.datamodules.datasets.voc import VOC
 from hem.datamodules.images import FileImages, Images, MemoryImages, conform
-from hem.datamodules.inaturalist import INaturalistDataModule
 from hem.datamodules.loader import Batch, Batches, Loader
-from hem.datamodules.longtail import LongTail, PowerSampling
-from hem.datamodules.mask_folder import MaskFolder
+from hem.datamodules.longtail import LongTail, PowerSampling, Sampling, Subset
 from hem.datamodules.masks import MaskDataset, RandomScale
-from hem.datamodules.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
 from hem.datamodules.segmentation import SegmentationDataModule
-from hem.datamodules.svhn import SVHNDataModule
-from hem.datamodules.tiny_imagenet import TinyImageNetDataModule
 from hem.datamodules.unknown import UNKNOWN, OpenSetDataModule
-from hem.datamodules.voc import VOC
 
 DATA: dict[str, type[ImageDataModule]] = {
     "digits": DigitsDataModule,

@@ -1,6 +1,6 @@
 """Augmentation of whole batches, on the device where the batch lies.
 
-What happens to a sample is a function of its key alone (see :mod:`hem.datamodules.counter`), so it does not
+What happens to a sample is a function of its key alone (see :mod:`hem.rng`), so it does not
 depend on the other samples of the batch, on the number of processes or workers, or on any generator's state.
 """
 
@@ -13,7 +13,8 @@ from scipy.stats import beta
 from torch import Tensor
 from torch.nn import functional as F
 
-from hem.datamodules.counter import uniform
+from hem.rng import integers, uniform
+from hem.rng import key as key_of
 
 
 def _check_probability(name: str, value: float) -> float:
@@ -31,7 +32,7 @@ class Augmentation(ABC):
 
         Args:
             input: (N, C, H, W) float in [0, 1].
-            key: (N,) int64, one key per image; draw with :func:`hem.datamodules.counter.uniform`.
+            key: (N,) int64, one key per image; draw with :func:`hem.rng.uniform`.
 
         Returns:
             (N, C, H, W) float in [0, 1].
@@ -297,3 +298,29 @@ def check(augment: Sequence[Augmentation | Mixing]) -> tuple[list[Augmentation],
     if list(augment) != [*singles, *mixtures]:
         raise ValueError("In augment the mixtures (MixUp, CutMix) come last, behind the changes of single images.")
     return singles, mixtures
+
+
+def mix(
+    mixtures: Sequence[Mixing], input: Tensor, target: Tensor, key: Tensor, stream: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Mix the first half of a batch with the second; of several mixtures each is as likely.
+
+    Args:
+        mixtures: What there is to choose from.
+        input: (2 N, C, H, W), samples and then their partners.
+        target: (2 N, K) class probabilities.
+        key: (N,) int64, one key per sample.
+        stream: The first stream of random numbers that is free.
+
+    Returns:
+        Images (N, C, H, W) and class probabilities (N, K).
+    """
+    own, partner = input.chunk(2)
+    choice = integers(key_of(key, stream), len(mixtures))
+    mixed, share = own, torch.ones(len(own), device=own.device)
+    for i, each in enumerate(mixtures):
+        candidate, part = each(own, partner, key_of(key, stream + 1 + i))
+        mixed = torch.where((choice == i)[:, None, None, None], candidate, mixed)
+        share = torch.where(choice == i, part, share)
+    first, second = target.chunk(2)
+    return mixed, torch.lerp(second, first, share[:, None])

@@ -1,12 +1,11 @@
 """What all data modules share: the split, the loaders, and augmentation on the device."""
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -14,39 +13,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
-from hem.datamodules.augment import Augmentation, Mixing, check
-from hem.datamodules.counter import integers, permutation
-from hem.datamodules.counter import key as key_of
-from hem.datamodules.decoder import header_fault, refuse_faults
-from hem.datamodules.images import NO_TARGET, SUFFIXES, FileImages, Fit, Images, MemoryImages, image_files
+from hem.datamodules.augment import Augmentation, Mixing, check, mix
+from hem.datamodules.images import Fit, Images, unlabelled
 from hem.datamodules.loader import Batch, Batches, Loader, RawBatch
-
-Split = Literal["train", "val", "test"]
-NO_RECORD = (
-    "The run has no record of its files: it was trained before there was one, when one's own folders were split by the "
-    "place of a file in the sorted list, not by its name. Its test part may hold images that it was trained on: train "
-    "it anew, or part the files into train, val and test."
-)
-
-
-class Subset(ABC):
-    """A fixed selection from the training part: a long tail, some classes, a few labels."""
-
-    @abstractmethod
-    def counts(self, class_counts: list[int]) -> list[int]:
-        """How many samples of each class remain of ``class_counts``; must not need the data."""
-
-    @abstractmethod
-    def select(self, targets: Tensor) -> Tensor:
-        """Positions (K,) in ``targets`` (N,) of the samples that remain, per class as many as counted."""
-
-
-class Sampling(ABC):
-    """Which training samples an epoch takes, in which order: other than each of them once."""
-
-    @abstractmethod
-    def draw(self, targets: Tensor, seed: int, epoch: int) -> Tensor:
-        """Positions (N,) in ``targets`` (N,), repeats among them; a function of targets, seed and epoch alone."""
+from hem.datamodules.longtail import Sampling, Subset, repeats
+from hem.datamodules.splits import Split, held_out, held_out_counts
+from hem.rng import key as key_of
+from hem.rng import permutation
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -58,8 +31,7 @@ class ImageDataModule(LightningDataModule, ABC):
       class (but not all), chosen by ``split_seed``. So ``class_counts`` is known before the data is.
       ``val_fraction=0`` means no validation: the test part is not put in its place.
     * The order of an epoch is a function of (seed, epoch), augmentation a function of (seed, epoch, index).
-    * ``batch_size`` counts the samples of a step over all processes; see
-      :class:`hem.datamodules.loader.Batches`.
+    * ``batch_size`` counts the samples of a step over all processes; see :class:`~hem.datamodules.Batches`.
     * Tasks receive a :class:`Batch`, made in :meth:`on_after_batch_transfer` on the batch's device.
 
     Args:
@@ -144,7 +116,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """The class and the data set; Lightning's own description reads the data, and the parser asks for one."""
         return f"{type(self).__name__}({self.title})"
 
-    # What a data set says about itself.
+    # The facts of a data set.
 
     @abstractmethod
     def load(self, split: Split) -> Images:
@@ -205,22 +177,24 @@ class ImageDataModule(LightningDataModule, ABC):
             images = self.load(split)
             if len(images) == 0:
                 raise ValueError(f"The {split} part of {self.title} in {self.root} holds no image.")
-            low, high = int(images.targets.min()), int(images.targets.max())
-            if low < 0 or high >= self.num_classes:
-                at = int(torch.argmax(((images.targets < 0) | (images.targets >= self.num_classes)).int()))
-                raise ValueError(
-                    f"{images.name_of(at)}: labels of {self.title} are 0 to {self.num_classes - 1}, "
-                    f"but this one is {int(images.targets[at])}."
-                )
-            counts = torch.bincount(images.targets, minlength=self.num_classes).tolist()
-            if split == "train" and counts != list(self.train_counts):
-                rank_zero_warn(
-                    f"The training part of {self.title} in {self.root} is not the official one: it has "
-                    f"{len(images)} images, not {sum(self.train_counts)}, or others per class. "
-                    f"class_counts are the official ones."
-                )
+            self.check_labels(images, split)
             self._images[split] = images
         return self._images[split]
+
+    def check_labels(self, images: Images, split: Split) -> None:
+        """Refuse labels that are no class; say so where the training part is not the official one."""
+        if bool((wrong := (images.targets < 0) | (images.targets >= self.num_classes)).any()):
+            at = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"{images.name_of(at)}: labels of {self.title} are 0 to {self.num_classes - 1}, "
+                f"but this one is {int(images.targets[at])}."
+            )
+        counts = torch.bincount(images.targets, minlength=self.num_classes).tolist()
+        if split == "train" and counts != list(self.train_counts):
+            rank_zero_warn(
+                f"The training part of {self.title} in {self.root} is not the official one: it has {len(images)} "
+                f"images, not {sum(self.train_counts)}, or others per class. class_counts are the official ones."
+            )
 
     def replace(self, split: Split, images: Images) -> None:
         """Put other images in the place of an official part: as many, in the same order."""
@@ -251,26 +225,9 @@ class ImageDataModule(LightningDataModule, ABC):
             return None
         return [os.path.relpath(images.paths[i], self.root) for i in index.tolist()]
 
-    def files(self, parts: Sequence[Split] = ("train", "val", "test")) -> dict[str, dict[str, Any]]:
-        """What the parts are made of, as far as they are files: the number and the SHA-256 of their names, by part.
-
-        The names are paths below the root, sorted. A part that is not there is left out.
-        """
-        found: dict[str, dict[str, Any]] = {}
-        for part in parts:
-            try:
-                names = self.names(part)
-            except (OSError, ValueError):  # whoever needs the part is told
-                continue
-            if names is None:
-                return {}
-            text = "\n".join(sorted(names)).encode(errors="surrogateescape")
-            found[part] = {"count": len(names), "sha256": hashlib.sha256(text).hexdigest()}
-        return found
-
     def record(self) -> dict[str, Any]:
-        """What a run keeps of its data: :meth:`facts`, and ``files``, see :meth:`files`."""
-        return {**self.facts(), "files": self.files()}
+        """What a run keeps of its data, beside the lists of its files: :meth:`facts`."""
+        return self.facts()
 
     def facts(self) -> dict[str, Any]:
         """What the outputs of a network mean that is trained on this data, and what images it takes: as JSON has it.
@@ -287,41 +244,15 @@ class ImageDataModule(LightningDataModule, ABC):
             **({"shorter": transform.shorter} if type(transform) is Fit else {}),
         }
 
-    def changed_files(
-        self, kept: Mapping[str, Any] | None, parts: Sequence[Split] = ("train", "val", "test")
-    ) -> list[str]:
-        """What differs between the parts of a run and those that are there now, a sentence for each part.
-
-        Args:
-            kept: What :meth:`files` said when the run was trained; None: it was trained before that was kept.
-            parts: Those to look at.
-        """
-        if kept is None:
-            return [NO_RECORD] if self.split_by_name else []
-        changed = []
-        for part, now in self.files(parts).items() if kept else ():
-            before = kept.get(part, {"count": 0})
-            if now != before:
-                same = " of the same number" if now["count"] == before["count"] else ""
-                changed.append(
-                    f"The {part} part of {self.title} in {self.root} has {now['count']} files, but the run was trained "
-                    f"with {before['count']}, others{same}."
-                )
-        return changed
-
     def validation(self, images: Images) -> Tensor:
-        """Which images of the official training part are held out for validation, (N,) bool.
-
-        By their positions: the lists of official data sets do not change. See :func:`held_out_by_name` for lists
-        that do.
-        """
+        """Which images of the official training part are held out, (N,) bool: by position, for its list is fixed."""
         return held_out(images.targets.cpu(), self.num_classes, self.val_fraction, self.split_seed)
 
     def order(self, index: Tensor, epoch: int) -> Tensor:
         """The training samples ``index`` (N,) in the order in which they come in an epoch, (N,).
 
-        Each once; or as :attr:`sampling` draws them, and then the k-th repeat of a sample is its index plus k
-        times the number of images, so that it is augmented anew.
+        Each once, or as :attr:`sampling` draws them. Repeat k of sample i is encoded i + k * len(images), its own
+        augmentation key.
         """
         if self.sampling is None:
             return index[permutation(len(index), self.seed, epoch)]
@@ -337,8 +268,7 @@ class ImageDataModule(LightningDataModule, ABC):
             index: (N,) int64, which ones.
             training: Shuffle, augment, and leave the incomplete last batch out.
         """
-        trainer = self.trainer
-        images, device = self._place(images, None if trainer is None else trainer.strategy.root_device)
+        trainer, images = self.trainer, self.placed(images)
         shuffled = training and not getattr(trainer, "overfit_batches", 0)  # then the same batches every time
         batches = Batches(
             partial(self.order, index) if shuffled else lambda epoch: index,
@@ -347,7 +277,7 @@ class ImageDataModule(LightningDataModule, ABC):
             training=training,
             rank=0 if trainer is None else trainer.global_rank,
             world=1 if trainer is None else trainer.world_size,
-            device=device,
+            device=images.device,
         )
         drawn = bool(self.augment or self.mixing) or not images.batched  # else no key is needed
         made = Loader(
@@ -364,27 +294,20 @@ class ImageDataModule(LightningDataModule, ABC):
                 self._position = None
         return made
 
-    def _place(self, images: Images, device: torch.device | None) -> tuple[Images, torch.device | None]:
-        """The images on the device, when they are in memory and small beside it; and the indices' device."""
-        if not (self.on_device and device is not None and device.type == "cuda" and isinstance(images, MemoryImages)):
-            return images, None
-        if images.images.device == device:
-            return images, device
-        if images.images.nbytes * 4 > torch.cuda.mem_get_info(device)[0]:
-            return images, None
-        placed = images.to(device)
-        for split, known in self._images.items():
-            if known is images:
-                self._images[split] = placed  # so that train and validation share one copy
-        return placed, device
+    def placed(self, images: Images) -> Images:
+        """The images on the accelerator, when they are in memory and small beside it."""
+        if self.trainer is None or not self.on_device:
+            return images
+        placed = images.placed(self.trainer.strategy.root_device)  # training and validation share one copy
+        self._images = {split: placed if known is images else known for split, known in self._images.items()}
+        return placed
 
     # Lightning's hooks.
 
     def state_dict(self) -> dict[str, int]:
-        """The position within the epoch. Lightning 2.6 saves the loader's as well, but hands it back too late.
+        """Return the position within the epoch.
 
-        (Whatever asks for the number of steps, such as a one-cycle schedule, makes it set up the loader before the
-        states are restored, and it forgets them then.)
+        Lightning 2.6 forgets the loader's own where a schedule asked for the number of steps before it was restored.
         """
         return {} if self._training is None else self._training.state_dict()
 
@@ -402,9 +325,8 @@ class ImageDataModule(LightningDataModule, ABC):
         try:
             self.fetch()
         except (OSError, RuntimeError) as error:
-            raise ConnectionError(
-                f"{self.title} could not be downloaded ({error}): get it from {self.source} into {self.root}."
-            ) from error
+            sentence = f"{self.title} could not be downloaded ({error}): get it from {self.source} into {self.root}."
+            raise ConnectionError(sentence) from error
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs, so that a missing data set is known at once."""
@@ -449,17 +371,9 @@ class ImageDataModule(LightningDataModule, ABC):
         """What ``predict`` goes through."""
         if self.predict_folder is None:
             return self.images("test")
-        if "predict" in self._images:
-            return self._images["predict"]
-        folder = Path(self.predict_folder).expanduser()
-        if not folder.is_dir():
-            raise FileNotFoundError(f"predict_folder is {folder}, but there is no such folder.")
-        paths = image_files(folder)
-        if not paths:
-            raise ValueError(f"predict_folder {folder} holds no image ({', '.join(SUFFIXES)}).")
-        refuse_faults(paths, header_fault, folder)
-        targets = torch.full((len(paths),), NO_TARGET)
-        self._images["predict"] = FileImages(paths, targets, self.eval_transform(), channels=self.in_channels)
+        if "predict" not in self._images:
+            folder = Path(self.predict_folder).expanduser()
+            self._images["predict"] = unlabelled(folder, "predict_folder", self.eval_transform(), self.in_channels)
         return self._images["predict"]
 
     def eval_transform(self) -> Fit:
@@ -480,115 +394,7 @@ class ImageDataModule(LightningDataModule, ABC):
             for stream, augment in enumerate(self.augment):
                 input = augment(input, key_of(batch.key, stream))
             if len(input) > batch.size:
-                input, target = self._mix(input, target, batch.key, batch.size)
+                labels = F.one_hot(target, self.num_classes).float()
+                input, target = mix(self.mixing, input, labels, batch.key[: batch.size], len(self.augment))
         batch = Batch(input, target, batch.index[: len(input)])
         return batch if self.trainer is None else self.trainer.precision_plugin.convert_input(batch)
-
-    def _mix(self, input: Tensor, target: Tensor, key: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Mix the first ``size`` samples with the others; of several mixtures each is as likely."""
-        own, partner, key = input[:size], input[size:], key[:size]
-        choice = integers(key_of(key, len(self.augment)), len(self.mixing))
-        mixed, share = own, torch.ones(size, device=own.device)
-        for i, mix in enumerate(self.mixing):
-            candidate, part = mix(own, partner, key_of(key, len(self.augment) + 1 + i))
-            mixed = torch.where((choice == i)[:, None, None, None], candidate, mixed)
-            share = torch.where(choice == i, part, share)
-        one_hot = F.one_hot(target, self.num_classes).float()
-        return mixed, torch.lerp(one_hot[size:], one_hot[:size], share[:, None])
-
-
-def repeats(index: Tensor) -> Tensor:
-    """How often each number has come before, (N,) for (N,) int64.
-
-    Example:
-        >>> repeats(torch.tensor([7, 3, 7, 7, 3]))
-        tensor([0, 0, 1, 2, 1])
-    """
-    sorted, order = index.sort(stable=True)
-    count = torch.empty_like(index)
-    count[order] = torch.arange(len(index)) - torch.searchsorted(sorted, sorted)
-    return count
-
-
-def held_out_counts(counts: Sequence[int], fraction: float) -> list[int]:
-    """How many samples of each class are held out: floor(fraction n + 1/2) of n, but not all.
-
-    Example:
-        >>> held_out_counts([5000, 15, 1], 0.1)
-        [500, 2, 0]
-    """
-    return [max(0, min(int(fraction * n + 0.5), n - 1)) for n in counts]
-
-
-def held_out_by_name(names: Sequence[str], targets: Tensor, fraction: float, seed: int) -> Tensor:
-    """About a share of the samples, each chosen by the hash of (seed, its name) alone.
-
-    So a sample stays where it is whatever else comes or goes, in whatever order, where :func:`held_out` would choose
-    anew. What that costs: the share of a class is met on average only. There are two exceptions, for few samples: a
-    class that would be held out as a whole keeps the sample whose hash is the largest, and where nothing would be
-    held out at all, the one whose hash is the smallest is.
-
-    Args:
-        names: Names of N samples, such as paths below a folder.
-        targets: (N,) int64 class indices.
-        fraction: The share, in [0, 1).
-        seed: Another seed chooses others.
-
-    Returns:
-        (N,) bool, True for the samples that are held out.
-
-    Example:
-        >>> names, targets = [f"cat/{i}.png" for i in range(1000)], torch.zeros(1000, dtype=torch.int64)
-        >>> held = held_out_by_name(names, targets, 0.2, seed=0)
-        >>> held.sum(), bool((held[:500] == held_out_by_name(names[:500], targets[:500], 0.2, seed=0)).all())
-        (tensor(203), True)
-    """
-    place = torch.tensor([place_of(name, seed) for name in names], dtype=torch.float64)
-    held = place < fraction
-    if not len(targets):
-        return held
-    whole, kept = (torch.bincount(each, minlength=int(targets.max()) + 1) for each in (targets, targets[~held]))
-    for label in ((whole > 0) & (kept == 0)).nonzero()[:, 0].tolist():
-        own = (targets == label).nonzero()[:, 0]
-        held[own[place[own].argmax()]] = False
-    spare = whole[targets] > 1
-    if fraction and not bool(held.any()) and bool(spare.any()):
-        held[torch.where(spare, place, 1.0).argmin()] = True
-    return held
-
-
-def place_of(name: str, seed: int) -> float:
-    """A number in [0, 1) that is a function of a name and a seed: the first 53 bits of their SHA-256.
-
-    Example:
-        >>> round(place_of("cat/1.png", 0), 3)
-        0.101
-    """
-    digest = hashlib.sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
-    return (int.from_bytes(digest[:8]) >> 11) * 2.0**-53
-
-
-def held_out(targets: Tensor, num_classes: int, fraction: float, seed: int) -> Tensor:
-    """A fixed share of every class, chosen by the hash of (seed, position).
-
-    Args:
-        targets: (N,) int64 class indices.
-        num_classes: Number of classes.
-        fraction: The share, in [0, 1).
-        seed: Another seed chooses others.
-
-    Returns:
-        (N,) bool, True for the samples that are held out: :func:`held_out_counts` of each class.
-
-    Example:
-        >>> held_out(torch.tensor([0, 0, 1, 1, 1, 1]), 2, 0.5, seed=0).sum()
-        tensor(3)
-    """
-    counts = torch.bincount(targets, minlength=num_classes)
-    quota = torch.tensor(held_out_counts(counts.tolist(), fraction))
-    shuffled = permutation(len(targets), seed)
-    by_class = shuffled[torch.argsort(targets[shuffled], stable=True)]
-    place = torch.arange(len(targets)) - (counts.cumsum(0) - counts)[targets[by_class]]
-    held = torch.zeros(len(targets), dtype=torch.bool)
-    held[by_class] = place < quota[targets[by_class]]
-    return held

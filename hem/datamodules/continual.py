@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from hem.datamodules.augment import Augmentation, Mixing
-from hem.datamodules.base import ImageDataModule, Split, Subset
-from hem.datamodules.counter import key as key_of
-from hem.datamodules.counter import permutation
+from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import Fit, Images, MemoryImages
 from hem.datamodules.loader import Loader, RawBatch, read
+from hem.datamodules.longtail import Subset
+from hem.datamodules.splits import Split
+from hem.rng import key as key_of
+from hem.rng import permutation
 
 Scenario = Literal["class", "task", "domain", "permuted"]
-CLASSES, PIXELS = 0x636C617373, 0x706978656C  # what the order of classes and of pixels is drawn with
+CLASSES, PIXELS = 0x636C617373, 0x706978656C  # RNG stream ids
 
 
 class PermutedImages(MemoryImages):
@@ -221,11 +223,8 @@ class ContinualDataModule(ImageDataModule):
             images = PermutedImages(images, torch.stack(orders))
         return images
 
-    def images(self, split: Split) -> Images:
-        """An official part, read once; the data set itself has checked it."""
-        if split not in self._images:
-            self._images[split] = self.load(split)
-        return self._images[split]
+    def check_labels(self, images: Images, split: Split) -> None:
+        """The data set itself has checked them."""
 
     def part(self, part: Split) -> tuple[Images, Tensor]:
         """The images among which a part lies, and the numbers of its samples, all tasks together."""
@@ -272,8 +271,8 @@ class ContinualDataModule(ImageDataModule):
 
     def fetched(self, index: Tensor, *words: int) -> RawBatch:
         """Training samples by their numbers, augmented as a function of seed and words; as they are without words."""
-        images, device = self._place(self.images("train"), self.trainer.strategy.root_device if self.trainer else None)
-        index = index.to(device or "cpu")
+        images = self.placed(self.images("train"))
+        index = index.to(images.device or "cpu")
         return read(images, (index, key_of(self.seed, *words, index) if words else None, len(index)))
 
     # The tasks in time.

@@ -15,12 +15,12 @@ from torch import Tensor
 
 import hem.corruptions  # as a module: it imports this package for its random numbers
 from hem.datamodules.base import ImageDataModule
-from hem.datamodules.counter import key as key_of
-from hem.datamodules.counter import permutation
-from hem.datamodules.folder import scan
+from hem.datamodules.datasets.folder import scan
 from hem.datamodules.images import FileImages, Fit, Images, MemoryImages, subfolders
 from hem.datamodules.loader import Loader
 from hem.names import check_name
+from hem.rng import key as key_of
+from hem.rng import permutation
 
 
 class Condition(NamedTuple):

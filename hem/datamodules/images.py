@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2 import RandomResizedCrop
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from hem.corruptions.pixels import GREY
-from hem.datamodules.decoder import decode_image
+from hem.datamodules.decoder import decode_image, header_fault, refuse_faults
 
 NO_TARGET = -100  # the target of an image without a label: what the losses ignore
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -66,6 +66,7 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
     targets: Tensor
     batched = False  # whether :meth:`take` gives many of them at once, in no time
     paths: Sequence[str] | None = None  #: of the N files, where the images lie in files
+    device: torch.device | None = None  #: where the images lie, if they are in memory
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -82,6 +83,10 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
         """Several images and their targets (N,) at once."""
         images, targets = zip(*(self[i] for i in index.tolist()), strict=True)
         return torch.stack(images), torch.stack([torch.as_tensor(target) for target in targets])
+
+    def placed(self, device: torch.device) -> "Images":
+        """The same images on an accelerator, where they are in memory and take less than a quarter of what is free."""
+        return self
 
     @abstractmethod
     def name_of(self, index: int) -> str:
@@ -119,6 +124,7 @@ class MemoryImages(Images):
         self.images = images
         self.targets = targets.long()
         self.name = name
+        self.device = images.device
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], int(self.targets[index])
@@ -134,6 +140,12 @@ class MemoryImages(Images):
     def to(self, device: torch.device) -> "MemoryImages":
         """The same images on another device."""
         return MemoryImages(self.images.to(device), self.targets.to(device), self.name)
+
+    def placed(self, device: torch.device) -> "MemoryImages":
+        """The same images on an accelerator, where they take less than a quarter of what is free there."""
+        if device.type != "cuda" or self.device == device:
+            return self
+        return self.to(device) if self.images.nbytes * 4 <= torch.cuda.mem_get_info(device)[0] else self
 
 
 class FileImages(Images):
@@ -193,7 +205,7 @@ class FileImages(Images):
         return self.paths[index]
 
 
-class Fit:
+class Fit(v2.Compose):  # type: ignore[misc]  # torchvision has no types
     """Makes a (C, height, width) uint8 tensor of a PIL image: stretched, or scaled and cut at the centre.
 
     Args:
@@ -203,19 +215,13 @@ class Fit:
     """
 
     def __init__(self, size: tuple[int, int], shorter: int | None = None) -> None:
+        steps = [v2.Resize(list(size))] if shorter is None else [v2.Resize(shorter), v2.CenterCrop(list(size))]
+        super().__init__([*steps, v2.PILToTensor()])
         self.size = size
         self.shorter = shorter
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """The image in the one size."""
-        if self.shorter is None:
-            image = TF.resize(image, list(self.size), antialias=True)
-        else:
-            image = TF.center_crop(TF.resize(image, [self.shorter], antialias=True), list(self.size))
-        return torch.as_tensor(TF.pil_to_tensor(image))
 
-
-class RandomFit:
+class RandomFit(v2.Compose):  # type: ignore[misc]  # torchvision has no types
     """Makes a (C, height, width) uint8 tensor of a random part of a PIL image, by torch's CPU generator.
 
     Source: Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 6.
@@ -228,11 +234,30 @@ class RandomFit:
     def __init__(self, size: tuple[int, int], scale: tuple[float, float]) -> None:
         if not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"The crop's scale is a range of shares of the area within (0, 1], but it is {scale}.")
-        self.crop = RandomResizedCrop(list(size), scale=scale, antialias=True)
+        super().__init__([v2.RandomResizedCrop(list(size), scale=scale), v2.PILToTensor()])
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """The image's part in the one size."""
-        return torch.as_tensor(TF.pil_to_tensor(self.crop(image)))
+
+def unlabelled(
+    folder: Path, argument: str, transform: Callable[[Image.Image], Tensor], channels: int = 3
+) -> FileImages:
+    """The images of a folder, which have no label.
+
+    Args:
+        folder: Images, also in folders below it.
+        argument: What names it, for the sentence.
+        transform: As of :class:`FileImages`.
+        channels: As of :class:`FileImages`.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds no image, or files that are none: all of these are named.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{argument} is {folder}, but there is no such folder.")
+    if not (paths := image_files(folder)):
+        raise ValueError(f"{argument} {folder} holds no image ({', '.join(SUFFIXES)}).")
+    refuse_faults(paths, header_fault, folder)
+    return FileImages(paths, torch.full((len(paths),), NO_TARGET), transform, channels=channels)
 
 
 def decode(files: FileImages, name: str) -> MemoryImages:

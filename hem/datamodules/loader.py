@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hem.datamodules.counter import integers
-from hem.datamodules.counter import key as key_of
 from hem.datamodules.images import Images
+from hem.rng import integers
+from hem.rng import key as key_of
 
 
 class Batch(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,10 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hem.datamodules.base import Sampling, Subset
-from hem.datamodules.counter import key, uniform
+from hem.rng import key, uniform
 
 DRAWS = -2  # the words of a key end in it where classes and samples are drawn
+
+
+class Subset(ABC):
+    """A fixed selection from the training part: a long tail, some classes, a few labels."""
+
+    @abstractmethod
+    def counts(self, class_counts: list[int]) -> list[int]:
+        """How many samples of each class remain of ``class_counts``; must not need the data."""
+
+    @abstractmethod
+    def select(self, targets: Tensor) -> Tensor:
+        """Positions (K,) in ``targets`` (N,) of the samples that remain, per class as many as counted."""
+
+
+class Sampling(ABC):
+    """Which training samples an epoch takes, in which order: other than each of them once."""
+
+    @abstractmethod
+    def draw(self, targets: Tensor, seed: int, epoch: int) -> Tensor:
+        """Positions (N,) in ``targets`` (N,), repeats among them; a function of targets, seed and epoch alone."""
 
 
 class LongTail(Subset):
@@ -147,3 +167,16 @@ class PowerSampling(Sampling):
         by_class = torch.argsort(targets, stable=True)
         place = (draws[:, 1] * counts[label]).long()
         return by_class[(counts.cumsum(0) - counts)[label] + place]
+
+
+def repeats(index: Tensor) -> Tensor:
+    """How often each number has come before, (N,) for (N,) int64.
+
+    Example:
+        >>> repeats(torch.tensor([7, 3, 7, 7, 3]))
+        tensor([0, 0, 1, 2, 1])
+    """
+    sorted, order = index.sort(stable=True)
+    count = torch.empty_like(index)
+    count[order] = torch.arange(len(index)) - torch.searchsorted(sorted, sorted)
+    return count

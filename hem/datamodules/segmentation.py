@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import RandomHorizontalFlip
 from torchvision.transforms.v2 import functional as TF
 
-from hem.datamodules.base import ImageDataModule, Split, held_out_by_name
+from hem.datamodules.base import ImageDataModule
 from hem.datamodules.decoder import size_of
 from hem.datamodules.images import Images, height_and_width
 from hem.datamodules.loader import Batch, RawBatch
 from hem.datamodules.masks import HELD_OUT, VOID, Color, Counts, MaskDataset, Pad, Pairs, Stretch
+from hem.datamodules.splits import Split, held_out_by_name
 
 
 class SegmentationDataModule(ImageDataModule):
@@ -173,14 +174,8 @@ class SegmentationDataModule(ImageDataModule):
         options = (self.joint, self.crop_size, self.max_share, self.in_memory)
         return Pairs(self.dataset, files, self.shape, remap, *options)
 
-    def images(self, split: Split) -> Images:
-        """An official part, read once."""
-        if split not in self._images:
-            images = self.load(split)
-            if len(images) == 0:
-                raise ValueError(f"The {split} part of {self.title} in {self.root} holds no image.")
-            self._images[split] = images
-        return self._images[split]
+    def check_labels(self, images: Images, split: Split) -> None:
+        """Masks are looked at when they are read."""
 
     def validation(self, images: Images) -> Tensor:
         """Which training images are held out for validation, (N,) bool: of one's own, by the hash of their names."""

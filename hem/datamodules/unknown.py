@@ -22,14 +22,15 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from hem.datamodules.augment import Augmentation, Mixing
-from hem.datamodules.base import ImageDataModule, Split
-from hem.datamodules.cifar import CIFAR10DataModule, CIFAR100DataModule
-from hem.datamodules.counter import key, permutation, uniform
+from hem.datamodules.base import ImageDataModule
+from hem.datamodules.datasets.cifar import CIFAR10DataModule, CIFAR100DataModule
+from hem.datamodules.datasets.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
+from hem.datamodules.datasets.svhn import SVHNDataModule
+from hem.datamodules.datasets.tiny_imagenet import TinyImageNetDataModule
 from hem.datamodules.images import NO_TARGET, FileImages, Fit, Images, MemoryImages, conform, image_files
-from hem.datamodules.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
-from hem.datamodules.svhn import SVHNDataModule
-from hem.datamodules.tiny_imagenet import TinyImageNetDataModule
+from hem.datamodules.splits import Split
 from hem.names import check_name, near
+from hem.rng import key, permutation, uniform
 
 Kind = Literal["novel", "unrecognisable"]
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from hem.attacks import Norm, check_eps, library, pgd
-from hem.datamodules.counter import key
 from hem.losses import reduction
 from hem.modules.adversarial_training import TRADES, AdversarialTraining, divergence
 from hem.modules.base import Task
@@ -23,6 +22,7 @@ from hem.modules.masking import Masking, check_masking, twin
 from hem.modules.robustness import ATTACKS, Evaluation, Row
 from hem.names import check_name
 from hem.plots.robustness import robustness_curves
+from hem.rng import key
 
 VALIDATION_STEPS = 10
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hem.attacks import OBJECTIVES, Norm, attacking, check_eps, pgd, project
-from hem.datamodules.counter import normal
 from hem.modules.base import Task
 from hem.names import check_name
+from hem.rng import normal
 
 
 class AdversarialTraining(ABC):

@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from hem.datamodules.continual import ContinualDataModule
-from hem.datamodules.counter import permutation
 from hem.losses import evaluate, reduction
 from hem.modules.base import Task
 from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
@@ -23,6 +22,7 @@ from hem.modules.examination import write_figure, write_table
 from hem.modules.rejector import calibration_loader, gathered, passed
 from hem.names import check_name
 from hem.plots.matrices import accuracy_matrix
+from hem.rng import permutation
 from hem.strategies import Naive, Strategy
 
 Mask = Literal["none", "unseen", "other_tasks"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hem.attacks import Norm, library, pgd, square, zero_gradients
-from hem.datamodules.counter import seed_of
 from hem.modules.base import Task, check_state
 from hem.modules.robustness import Evaluation
+from hem.rng import seed_of
 from hem.runs import AtomicCheckpointIO
 
 

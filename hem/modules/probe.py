@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hem.datamodules.base import ImageDataModule, Split
+from hem.datamodules.base import ImageDataModule
 from hem.datamodules.features import FeatureImages
+from hem.datamodules.splits import Split
 from hem.modules.base import Task
 
 

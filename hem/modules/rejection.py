@@ -17,7 +17,6 @@ from torch import Tensor
 from hem import scores as metrics
 from hem.calibration import Temperature, calibrate
 from hem.datamodules.base import ImageDataModule
-from hem.datamodules.counter import key, permutation
 from hem.datamodules.loader import Batch
 from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
 from hem.modules.base import Task
@@ -26,6 +25,7 @@ from hem.modules.examination import data_of, folder_of, write_figure, write_reco
 from hem.modules.rejector import calibration_loader, gathered, passed
 from hem.names import check_name
 from hem.plots.rejection import rejection_curves
+from hem.rng import key, permutation
 from hem.scores import LOGIT_SCORES, check_score
 
 DEFAULT_UNKNOWN = {"unrecognisable": [name for name, entry in UNKNOWN.items() if entry.kind == "unrecognisable"]}

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from hem import scores as metrics
 from hem.datamodules.base import ImageDataModule
-from hem.datamodules.counter import permutation
 from hem.datamodules.loader import Batch
 from hem.modules.base import Task
+from hem.rng import permutation
 from hem.runs import RunFolder
 from hem.runs.callbacks import partial
 from hem.runs.checkpoints import identity

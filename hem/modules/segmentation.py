@@ -16,7 +16,6 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from hem import scores
-from hem.datamodules.counter import integers, key
 from hem.histogram import ScoreHistogram
 from hem.modules.base import Task, sample_losses
 from hem.modules.calibrator import Calibrator
@@ -24,6 +23,7 @@ from hem.modules.examination import folder_of, write, write_figure
 from hem.modules.rejector import calibration_loader, gathered, passed, run_folder
 from hem.plots.masks import Example, indexed_png, overlays
 from hem.plots.matrices import confusion
+from hem.rng import integers, key
 from hem.views import scaled, sliding_window
 
 PIXELS = 9  # the first word of the keys that choose pixels

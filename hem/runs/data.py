@@ -2,23 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
-from hem.datamodules.base import ImageDataModule, Split
 from hem.runs.folder import RunFolder
 
+NO_RECORD = (
+    "The run has no record of its files: it was trained before there was one, when one's own folders were split by the "
+    "place of a file in the sorted list, not by its name. Its test part may hold images that it was trained on: train "
+    "it anew, or part the files into train, val and test."
+)
+PARTS = ("train", "val", "test")
 
-def refuse_others(kept: Mapping[str, Any], data: ImageDataModule, run: RunFolder) -> None:
+
+class Data(Protocol):
+    """What a data module says of itself; see :class:`~hem.datamodules.ImageDataModule`."""
+
+    title: str
+    root: Path
+
+    @property
+    def split_by_name(self) -> bool:
+        """Whether a part is cut off by the names of files."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the outputs of a network mean that is trained on this data."""
+
+    def names(self, part: Any) -> list[str] | None:
+        """The paths of a part's files below the root; None: they are not files."""
+
+    def record(self) -> dict[str, Any]:
+        """The facts, and what else a run keeps of its data."""
+
+
+def files_of(data: Data, parts: Sequence[str] = PARTS) -> dict[str, dict[str, Any]]:
+    """What the parts are made of, as far as they are files: the number and the SHA-256 of their names, by part.
+
+    The names are paths below the root, sorted. A part that is not there is left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        try:
+            names = data.names(part)
+        except (OSError, ValueError):  # whoever needs the part is told
+            continue
+        if names is None:
+            return {}
+        text = "\n".join(sorted(names)).encode(errors="surrogateescape")
+        found[part] = {"count": len(names), "sha256": hashlib.sha256(text).hexdigest()}
+    return found
+
+
+def changed_files(data: Data, kept: Mapping[str, Any] | None, parts: Sequence[str] = PARTS) -> list[str]:
+    """What differs between the parts of a run and those that are there now, a sentence for each part.
+
+    Args:
+        data: What is there now.
+        kept: What :func:`files_of` said when the run was trained; None: it was trained before that was kept.
+        parts: Those to look at.
+    """
+    if kept is None:
+        return [NO_RECORD] if data.split_by_name else []
+    changed = []
+    for part, now in files_of(data, parts).items() if kept else ():
+        before = kept.get(part, {"count": 0})
+        if now != before:
+            same = " of the same number" if now["count"] == before["count"] else ""
+            changed.append(
+                f"The {part} part of {data.title} in {data.root} has {now['count']} files, but the run was trained "
+                f"with {before['count']}, others{same}."
+            )
+    return changed
+
+
+def refuse_others(kept: Mapping[str, Any], data: Data, run: RunFolder) -> None:
     """Refuse data under which a network's outputs would mean something else, or that it cannot take.
 
     Args:
-        kept: What the run was trained with, see :meth:`~hem.datamodules.base.ImageDataModule.facts`.
+        kept: What the run was trained with, see :meth:`~hem.datamodules.ImageDataModule.facts`.
         data: What is there now.
         run: The run, for the sentence.
 
@@ -60,7 +127,7 @@ class KeepData(Callback):
         """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         command = str(trainer.state.fn.value) if trainer.state.fn else stage
-        if not isinstance(data, ImageDataModule):
+        if not hasattr(data, "facts"):  # somebody else's
             return
         folder = RunFolder(trainer.default_root_dir)
         if self.checkpoint is not None:
@@ -68,16 +135,15 @@ class KeepData(Callback):
         # a try that left no checkpoint may have left a record
         begins = self.checkpoint is None or not folder.data.is_file()
         if command == "fit" and trainer.is_global_zero and begins and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            folder.write_data(data.record())
+            folder.write_data({**data.record(), "files": files_of(data)})
 
-    def _compare(self, data: ImageDataModule, command: str, run: RunFolder) -> None:
+    def _compare(self, data: Data, command: str, run: RunFolder) -> None:
         record = run.read_data() or {}
         refuse_others(record, data, run)
         if command == "predict":
             return
         kept = record.get("files")
-        looked_at: dict[str, tuple[Split, ...]] = {"validate": ("val",), "test": ("test",)}
-        changed = data.changed_files(kept, looked_at.get(command, ("train", "val", "test")))
+        changed = changed_files(data, kept, {"validate": ("val",), "test": ("test",)}.get(command, PARTS))
         if not changed:
             return
         if command == "fit":

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hem.datamodules.counter import key as key_of
-from hem.datamodules.counter import permutation
+from hem.rng import key as key_of
+from hem.rng import permutation
 
 DRAW, KEEP = 0x64726177, 0x6B656570  # what the order of draws and the choice of samples are drawn with
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from hem.datamodules.camvid import CamVidOriginal
+from hem.datamodules.datasets.camvid import CamVidOriginal
 
 # of one's own folders: what the parts may be called
 PART_NAMES = [("train", "val", "test"), ("Training", "valid", "TEST"), ("training", "Validation", "testing")]

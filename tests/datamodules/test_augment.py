@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from hem.datamodules.augment import CutMix, Cutout, MixUp, RandomCrop, RandomErasing, RandomFlip, check
-from hem.datamodules.counter import key
+from hem.rng import key
 
 N = 400
 INPUT = torch.rand(N, 3, 12, 10, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from hem.datamodules import Batch, DigitsDataModule, ImageDataModule, MemoryImages, Subset, conform
 from hem.datamodules.augment import CutMix, MixUp, RandomCrop, RandomFlip
-from hem.datamodules.base import held_out, held_out_counts
+from hem.datamodules.splits import held_out, held_out_counts
 
 pytestmark = [
     # Lightning's loaders and torch's pytree: nothing of ours

@@ -15,8 +15,9 @@ from scipy.io import savemat
 
 import hem.datamodules as hd
 from hem.datamodules import DATA
-from hem.datamodules.cifar import read_pickle
-from hem.datamodules.mnist import read_idx
+from hem.datamodules.datasets.cifar import read_pickle
+from hem.datamodules.datasets.mnist import read_idx
+from hem.runs.data import changed_files, files_of
 from tests.datamodules.mask_trees import PART_NAMES
 
 # the trees are small, and the modules say so
@@ -404,23 +405,23 @@ def test_the_lists_of_files_are_known_again(tmp_path):
     def module(name, **options):
         return hd.FolderDataModule(str(tmp_path / name), **options)
 
-    kept = module("a").record()["files"]
+    kept = files_of(module("a"))
     assert {part: len(paths) for part, paths in members(module("a")).items()} == {
         part: found["count"] for part, found in kept.items()
     }
-    assert module("b").files() == kept
-    assert module("b").changed_files(kept) == []
+    assert files_of(module("b")) == kept
+    assert changed_files(module("b"), kept) == []
     (tmp_path / "b" / "cat" / "0.png").rename(tmp_path / "b" / "cat" / "new.png")
-    changed = module("b").changed_files(kept)
+    changed = changed_files(module("b"), kept)
     assert changed
     assert all(str(tmp_path / "b") in sentence for sentence in changed)
-    assert module("a", split_seed=1).changed_files(kept)[0].startswith("The train part of the folder in")
-    assert "trained before there was one" in module("a").changed_files(None)[0]
+    assert changed_files(module("a", split_seed=1), kept)[0].startswith("The train part of the folder in")
+    assert "trained before there was one" in changed_files(module("a"), None)[0]
     folder_tree(tmp_path / "c", ("train", "val", "test"))
-    assert module("c").changed_files(None) == []  # no part was ever drawn
+    assert changed_files(module("c"), None) == []  # no part was ever drawn
     digits = hd.DigitsDataModule()
-    assert digits.files() == {}
-    assert digits.changed_files(None) == digits.changed_files({}) == []
+    assert files_of(digits) == {}
+    assert changed_files(digits, None) == changed_files(digits, {}) == []
 
 
 def test_images_of_kinds_that_are_not_read_are_named(tmp_path):

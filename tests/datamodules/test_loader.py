@@ -4,9 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hem.datamodules.counter import permutation
 from hem.datamodules.images import FileImages, Fit, MemoryImages, RandomFit, image_files
 from hem.datamodules.loader import Batches, Loader
+from hem.rng import permutation
 
 
 def batches(n, b, *, training, rank=0, world=1, epoch=0):

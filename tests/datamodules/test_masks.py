@@ -11,8 +11,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from hem.datamodules import MASKS, VOC, CamVid, CamVidOriginal, Cityscapes, MaskFolder, SegmentationDataModule
-from hem.datamodules.counter import key
 from hem.datamodules.masks import HELD_OUT, VOID, Pad, RandomScale, Stretch, count_classes, random_crop
+from hem.rng import key
+from hem.runs.data import files_of
 from tests.datamodules import mask_trees as trees
 from tests.datamodules.mask_trees import PART_NAMES
 
@@ -218,7 +219,7 @@ def test_a_pair_more_moves_no_other(tmp_path):
     trees.pair(tmp_path / "train" / "images" / "00.png", tmp_path / "train" / "masks" / "00.png", np.arange(2))
     assert held() - {"00.png"} == before
     data = module(MaskFolder(["a", "b"], image_size=(24, 32)), tmp_path, in_memory=True)
-    assert data.files()["train"]["count"] + data.files()["val"]["count"] == 21
+    assert files_of(data)["train"]["count"] + files_of(data)["val"]["count"] == 21
     assert not data._images  # nothing was decoded for it
 
 

@@ -12,12 +12,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hem.attacks import attacking, autoattack, pgd
-from hem.datamodules.counter import key
 from hem.losses import LOSSES, HEMLoss
 from hem.modules import TRADES, AdversarialTask, ClassificationTask, PGDTraining
 from hem.modules.adversarial_training import divergence
 from hem.modules.robustness import ATTACKS, Row
 from hem.plots.robustness import robustness_curves
+from hem.rng import key
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = {

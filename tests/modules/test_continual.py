@@ -292,7 +292,7 @@ def test_sample_gradients_are_those_of_single_samples(tmp_path):
     assert [len(part["backbone.head.weight"]) for part in found] == [8, 8, 4]
     got = {name: torch.cat([part[name] for part in found]) for name in found[0]}
     index = stream.part_of("train", [4])
-    from hem.datamodules.counter import permutation
+    from hem.rng import permutation
 
     index = index[permutation(len(index), stream.seed, 4)[:20]]
     batch = stream.on_after_batch_transfer(stream.fetched(index), 0)

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hem.corruptions import COMMON, CORRUPTIONS, corrupt
 from hem.datamodules import DATA
-from hem.datamodules.counter import key as key_of
 from hem.modules.corruption import mean_corruption_error, read_accuracies
+from hem.rng import key as key_of
 from tests.datamodules import test_datasets as trees
 
 # the trees are small, and the modules say so

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from hem.datamodules.base import Split
+from hem.datamodules.datasets.folder import parts
 from hem.datamodules.decoder import header_fault, refuse_faults, size_of
-from hem.datamodules.folder import parts
 from hem.datamodules.images import SUFFIXES, height_and_width, image_files, subfolders
 from hem.datamodules.masks import VOID, Color, Files, MaskDataset, paired
+from hem.datamodules.splits import Split
 
 
 class MaskFolder(MaskDataset):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from hem.datamodules.base import ImageDataModule, Split
+from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import MemoryImages
+from hem.datamodules.splits import Split
 
 
 def read_idx(path: Path) -> Tensor:

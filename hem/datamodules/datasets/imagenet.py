@@ -3,9 +3,10 @@
 from torchvision.models import ResNet18_Weights
 
 from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
-from hem.datamodules.base import ImageDataModule, Split
-from hem.datamodules.folder import scan
+from hem.datamodules.base import ImageDataModule
+from hem.datamodules.datasets.folder import scan
 from hem.datamodules.images import FileImages, Fit, RandomFit, subfolders
+from hem.datamodules.splits import Split
 
 # the 105 classes that have fewer than 1,300 training images
 # fmt: off

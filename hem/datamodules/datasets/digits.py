@@ -5,8 +5,9 @@ from typing import ClassVar
 import torch
 from sklearn.datasets import load_digits
 
-from hem.datamodules.base import ImageDataModule, Split, held_out
+from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import MemoryImages
+from hem.datamodules.splits import Split, held_out
 
 
 class DigitsDataModule(ImageDataModule):

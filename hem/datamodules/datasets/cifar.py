@@ -10,8 +10,9 @@ import torch
 from torchvision import datasets
 
 from hem.datamodules.augment import Augmentation, Mixing, RandomCrop, RandomFlip
-from hem.datamodules.base import ImageDataModule, Split
+from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import MemoryImages
+from hem.datamodules.splits import Split
 
 CIFAR100_CLASSES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can

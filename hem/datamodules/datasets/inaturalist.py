@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
-from hem.datamodules.base import ImageDataModule, Split
+from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import FileImages, Fit, RandomFit
+from hem.datamodules.splits import Split
 
 CLASSES = {2018: 8142, 2019: 1010}
 

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
-from hem.datamodules.base import ImageDataModule, Split, held_out_by_name
+from hem.datamodules.base import ImageDataModule
 from hem.datamodules.decoder import header_fault, refuse_faults
 from hem.datamodules.images import (
     OTHER_SUFFIXES,
@@ -24,6 +24,7 @@ from hem.datamodules.images import (
     image_files,
     subfolders,
 )
+from hem.datamodules.splits import Split, held_out_by_name
 
 # names of the folders of the parts, in whatever case
 PARTS: dict[Split, tuple[str, ...]] = {

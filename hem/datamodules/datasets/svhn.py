@@ -6,8 +6,9 @@ from scipy.io import loadmat
 from torchvision import datasets
 
 from hem.datamodules.augment import Augmentation, Mixing, RandomCrop
-from hem.datamodules.base import ImageDataModule, Split
+from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import MemoryImages
+from hem.datamodules.splits import Split
 
 
 class SVHNDataModule(ImageDataModule):

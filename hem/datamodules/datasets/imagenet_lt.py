@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
-from hem.datamodules.base import ImageDataModule, Split
-from hem.datamodules.imagenet import ImageNetDataModule
+from hem.datamodules.base import ImageDataModule
+from hem.datamodules.datasets.imagenet import ImageNetDataModule
 from hem.datamodules.images import FileImages, Fit, RandomFit
+from hem.datamodules.splits import Split
 
 
 class ImageNetLTDataModule(ImageDataModule):

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 
 from hem.datamodules.augment import Augmentation, Mixing, RandomCrop, RandomFlip
-from hem.datamodules.base import ImageDataModule, Split
-from hem.datamodules.folder import scan
+from hem.datamodules.base import ImageDataModule
+from hem.datamodules.datasets.folder import scan
 from hem.datamodules.images import FileImages, Fit, MemoryImages, decode
+from hem.datamodules.splits import Split
 
 WNIDS = """
 n01443537 n01629819 n01641577 n01644900 n01698640 n01742172 n01768244 n01770393 n01774384 n01774750 n01784675
