@@ -38,6 +38,7 @@ CIRCLES = {
     "hem.strategies.replay",
 }  # fmt: skip
 UPWARD = {"strategies -> modules", "strategies -> datamodules", "corruptions -> datamodules"}
+ONE_CONCERN = {"hem.metrics.catalog"}  # a table
 LONG = {
     "hem.attacks", "hem.datamodules.masks", "hem.datamodules.unknown", "hem.losses.criteria",
     "hem.losses.functional", "hem.modules.base", "hem.modules.continual", "hem.modules.longtail",
@@ -96,7 +97,7 @@ def test_arrows_point_downward():
 
 def test_no_file_holds_too_much():
     found = {name for name, path in FILES.items() if len(path.read_text().splitlines()) > 400}
-    assert found <= LONG
+    assert found <= LONG | ONE_CONCERN
 
 
 @pytest.mark.parametrize("rooms", ["losses scores attacks corruptions metrics calibration rng checks names"])
