@@ -28,9 +28,9 @@ from hem.metrics.catalog import Metric, best_of_validation, describe, headlines,
 from hem.names import near
 from hem.plots import comparison
 from hem.plots.style import colours, saved, wrapped
+from hem.report.statistics import LEVEL, Comparison, compare, holm, verdict
 from hem.runs import RunFolder
 from hem.runs.files import read_json, write_atomically
-from hem.statistics import LEVEL, Comparison, compare, holm, verdict
 from hem.study.grid import PLAN, differs
 from hem.study.local import tail
 from hem.study.progress import duration
@@ -659,10 +659,10 @@ def write(folder: str | Path | Runs, baseline: str | None = None, further: Seque
         files[f"{table.name}.csv"] = table.csv()
     files["tables.md"] = "\n".join(table.markdown() for table in tables if not table.name.endswith(("_all", "_runs")))
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hem"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.PackageLoader("hem.report", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    files["index.html"] = environment.get_template("report.html").render(
+    files["index.html"] = environment.get_template("template.html").render(
         study=study,
         plan=runs.plan,
         folder=str(runs.folder),
@@ -736,7 +736,3 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
     print(f"{page}{f'; {len(runs.missing)} runs are missing, the page says which' if runs.missing else ''}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
