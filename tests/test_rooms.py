@@ -42,7 +42,7 @@ ONE_CONCERN = {"hem.metrics.catalog"}  # a table
 LONG = {
     "hem.attacks", "hem.datamodules.masks", "hem.datamodules.unknown", "hem.losses.criteria",
     "hem.losses.functional", "hem.modules.base", "hem.modules.continual", "hem.modules.longtail",
-    "hem.modules.rejection", "hem.report", "hem.scores",
+    "hem.modules.rejection", "hem.report.page", "hem.scores",
 }  # fmt: skip
 
 
