@@ -4,7 +4,7 @@ import pytest
 
 from hem import report
 from hem.cli import main
-from hem.headlines import headlines
+from hem.metrics.catalog import headlines
 from tests.conftest import ROOT
 from tests.datamodules.mask_trees import mask_folder_tree
 
