@@ -240,7 +240,7 @@ def seeds_needed(
         )
     effect, level = abs(wanted) / spread, level / comparisons
     normal = ((stats.norm.isf(level / 2) + stats.norm.ppf(target)) / effect) ** 2  # with a known spread, fewer would do
-    seeds = max(FEWEST, math.floor(normal))
+    seeds = max(FEWEST, int(normal))
     while power(effect, seeds, level) < target:
         seeds += 1
     return seeds
