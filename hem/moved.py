@@ -24,6 +24,8 @@ MOVED: dict[str, tuple[str, ...]] = {
     "hem.jobs": ("hem.study.local", "hem.study.slurm"),
     "hem.run": ("hem.runs.files", "hem.runs.checkpoints", "hem.runs.csv_logger", "hem.runs.callbacks"),
     "hem.statistics": ("hem.report.statistics",),
+    "hem.modules.masking": ("hem.attacks.masking",),
+    "hem.modules.robustness": ("hem.attacks.evaluation",),
     "hem.figures": ("hem.plots.comparison", "hem.plots.style"),
     "hem.pictures": ("hem.plots.masks", "hem.plots.matrices"),
     "hem.headlines": ("hem.metrics.catalog",),

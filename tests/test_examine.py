@@ -23,8 +23,8 @@ SHORT = {
                   "known_images": 20, "max_images": 20, "attack_eps": None},
     "corruption": {"corrupted": {"class_path": "hem.datamodules.ComputedCorruptions",
                                  "init_args": {"corruptions": ["brightness"], "severities": [1], "images": 20}}},
-    "adversarial": {"attacks": ["pgd_ce"], "linf": [0.03], "l2": [], "steps": 1, "images": 20, "autoattack_eps": [],
-                    "square_queries": 0},
+    "adversarial": {"attacks": [{"class_path": "PGD", "init_args": {"objective": "ce"}}], "linf": [0.03], "l2": [],
+                    "steps": 1, "images": 20, "autoattack_eps": [], "square_queries": 0},
 }  # fmt: skip
 
 

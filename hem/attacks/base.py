@@ -37,6 +37,7 @@ class Attack(ABC):
 
     name: str | None = None  #: what its metrics are called; None: its class, in small letters
     min_classes = 2  #: how many classes it needs
+    gradients = True  #: whether it sees the network's gradients
     at_once = False  #: whether it takes all images at once; being slow, it gets few, at some of the radii
 
     def __str__(self) -> str:

@@ -69,6 +69,8 @@ class Square(Attack):
         name: What its metrics are called; None: ``square``.
     """
 
+    gradients = False
+
     def __init__(self, queries: int = 5000, name: str | None = None) -> None:
         self.queries, self.name = queries, name
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Sequence
-from types import ModuleType
+import warnings
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import lightning.pytorch.callbacks
 import lightning.pytorch.cli
 import lightning.pytorch.loggers
 import torch
+import yaml
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+import hem.attacks
 import hem.datamodules
 import hem.losses
 import hem.modules
@@ -29,6 +32,7 @@ import hem.networks
 import hem.runs
 import hem.schedules
 import hem.strategies
+from hem.attacks import Attack
 from hem.cli.own import check_class
 from hem.datamodules import ImageDataModule, MaskDataset, Sampling, Subset
 from hem.modules import Task
@@ -42,6 +46,7 @@ class Registry(NamedTuple):
     what: str  #: in words, for a sentence
     base: type  #: what all of them derive from
     classes: dict[str, str]  #: the path of each class by its short name
+    former: Mapping[str, Any] = MappingProxyType({})  #: what stands in a config now for a word of former ones
 
     def path(self, name: Any) -> Any:
         """Return the path of a class of ours; a path is returned as it is, and anything else.
@@ -51,6 +56,10 @@ class Registry(NamedTuple):
         """
         if not isinstance(name, str):
             return name
+        if name in self.former:
+            now = self.former[name]
+            warnings.warn(f"The {self.what} '{name}' is a class by now: write {now}.", FutureWarning, stacklevel=2)
+            return now
         path = self.classes.get(name, name)
         if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", path) and path not in self.classes.values():
             check_class(path, self.base, self.what, self.classes, functions=self.base in (Optimizer, LRScheduler))
@@ -96,6 +105,15 @@ REGISTRIES = {
         ("logger", "logger", Logger, (lightning.pytorch.loggers, hem.runs)),  # our CSVLogger in place of Lightning's
     )
 }
+REGISTRIES["attacks"] = Registry(
+    "attack",
+    Attack,
+    offered(Attack, hem.attacks),
+    {
+        name: {"class_path": f"hem.attacks.{kind.__name__}", "init_args": dict(given)}
+        for name, (kind, given) in hem.attacks.FORMER.items()
+    },
+)
 OF_THE_TRAINER = (["trainer", "logger"], ["trainer", "callbacks"])  # `trainer.strategy` is Lightning's
 REGISTRIES["losses"] = REGISTRIES["loss"]  # those that SumLoss adds
 
@@ -141,8 +159,8 @@ def qualified(args: Sequence[str]) -> list[str]:
     """Return the arguments with our own class names spelt out: torchvision has an ``MLP`` and a ``ResNet``, too.
 
     Example:
-        >>> qualified(["fit", "--model.net", "MLP", "--model.loss=HEMLoss"])
-        ['fit', '--model.net', 'hem.networks.MLP', '--model.loss=hem.losses.HEMLoss']
+        >>> qualified(["fit", "--model.net", "MLP", "--model.loss=HEMLoss", "--model.attacks", "[FGSM]"])[2:]
+        ['hem.networks.MLP', '--model.loss=hem.losses.HEMLoss', '--model.attacks', "['hem.attacks.FGSM']"]
     """
     out: list[str] = []
     for argument in args:
@@ -151,7 +169,9 @@ def qualified(args: Sequence[str]) -> list[str]:
         while words[-1:] and words[-1] in ("class_path", "help"):
             words.pop()
         if words[-1:] and words[-1] in REGISTRIES and (words[0] in ("model", "data") or words in OF_THE_TRAINER):
-            argument = f"{option}{equals}{REGISTRIES[words[-1]].path(value)}"
+            listed = yaml.safe_load(value) if value.startswith("[") else value
+            found = _spelt_out(listed, words[-1])
+            argument = f"{option}{equals}{value if found == listed else found}"
         out.append(argument)
     return out
 

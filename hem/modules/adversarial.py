@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from hem.attacks import Norm, check_eps, library, pgd
+from hem.attacks import FORMER, OBJECTIVES, PGD, Attack, Budget, Norm, check_eps, pgd
+from hem.attacks.evaluation import Evaluation, Row, Settings
+from hem.attacks.masking import Masking, check_masking
 from hem.losses import reduction
 from hem.modules.adversarial_training import TRADES, AdversarialTraining, divergence
-from hem.modules.base import Task
+from hem.modules.base import Task, check_state
 from hem.modules.classification import accuracies
 from hem.modules.examination import refuse_masks, write_figure, write_record, write_table
-from hem.modules.masking import Masking, check_masking, twin
-from hem.modules.robustness import ATTACKS, Evaluation, Row
 from hem.names import check_name
 from hem.plots.robustness import robustness_curves
 from hem.rng import key
+from hem.runs import AtomicCheckpointIO
 
 VALIDATION_STEPS = 10
+
+
+def former(name: str) -> Attack:
+    """Return the attack that a word of former versions names, with a warning.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    check_name(name, FORMER, "attack")
+    kind, given = FORMER[name]
+    rank_zero_warn(f"The attack '{name}' is a class by now: hem.attacks.{kind.__name__}.", category=FutureWarning)
+    return kind(**given)
+
+
+def twin(task: Task, path: str) -> nn.Module:
+    """Return the network of a task with the weights of another checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is none at ``path``.
+        ValueError: If the file is no checkpoint, or one of another network.
+    """
+    state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"]
+    check_state(task, state)
+    net = copy.deepcopy(task.net)
+    net.load_state_dict({name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")})
+    return net.eval()
 
 
 class AdversarialTask(Task):
@@ -34,9 +63,9 @@ class AdversarialTask(Task):
     ``test/robust_accuracy/<norm>/<eps>/<attack>``, and ``.../worst``, of those that no attack breaks at this
     eps or a smaller one (over the images that all attacks are given). The images are a fixed choice from the
     test part by ``attack_seed``; AutoAttack gets the first ``autoattack_images`` of them.
-    ``test/images/<attack>`` says how many there were. An image that PGD breaks at a smaller eps counts as
-    broken at a larger one; AutoAttack's figures are its own. The run folder gets ``robustness.csv`` and
-    ``robustness.png``.
+    ``test/images/<attack>`` says how many there were. An image that an attack breaks at a smaller eps counts as
+    broken at a larger one; AutoAttack's numbers are its own. The run folder gets ``robustness.csv`` and
+    ``robustness.png``. An attack is called ``pgd_<objective>``, ``autoattack``, ``square``, ..., or by its ``name``.
 
     Beside them stand checks whether the figures are owed to masked gradients, ``test/masking/<name>`` (and
     ``test/masking/<name>/failed``, 0 or 1), at the eps where about half of the images hold. What fails is
@@ -59,13 +88,13 @@ class AdversarialTask(Task):
 
     Args:
         *args: See :class:`~hem.modules.base.Task`.
-        attacks: Among ``pgd_ce``, ``pgd_margin``, ``pgd_dlr``, ``pgd_mifpe``, ``pgd_loss`` (the training loss)
-            and ``autoattack``.
+        attacks: Of :mod:`hem.attacks`, or one's own under :class:`~hem.attacks.Attack`; None:
+            :class:`~hem.attacks.PGD` on each of its objectives and on the training loss.
         linf: The eps of the L-inf curve, in pixel units of [0, 1].
         l2: The eps of the L2 curve, in the same units.
-        steps: Steps of PGD; their size falls linearly from 2 eps, with momentum (see :func:`hem.attacks.pgd`).
-        restarts: Restarts of PGD.
-        images: How many test images PGD gets; None: all.
+        steps: Steps of PGD, where an attack has none of its own, and of the checks.
+        restarts: Restarts of PGD, likewise.
+        images: How many test images attacks get; None: all.
         autoattack_images: How many test images AutoAttack and the checks get.
         autoattack_eps: At which of the eps AutoAttack runs; None: at all of them.
         attack_batch_size: Images attacked at once, on each device.
@@ -78,13 +107,13 @@ class AdversarialTask(Task):
         **kwargs: See :class:`~hem.modules.base.Task`.
 
     Raises:
-        ValueError: For an unknown attack, an eps out of its range, or a count below 1.
+        ValueError: For an unknown attack, two of one name, an eps out of its range, or a count below 1.
     """
 
     def __init__(
         self,
         *args: Any,
-        attacks: Sequence[str] = ("pgd_ce", "pgd_margin", "pgd_dlr", "pgd_mifpe", "pgd_loss"),
+        attacks: list[Attack] | None = None,
         linf: Sequence[float] = (),
         l2: Sequence[float] = (),
         steps: int = 40,
@@ -102,8 +131,14 @@ class AdversarialTask(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        for name in attacks:
-            check_name(name, ATTACKS, "attack")
+        attacks = [PGD(name) for name in (*OBJECTIVES, "loss")] if attacks is None else attacks
+        self.attacks = [former(each) if isinstance(each, str) else each for each in attacks]
+        names = list(map(str, self.attacks))
+        if twice := [name for name in names if names.count(name) > 1 or name in ("clean", "worst")]:
+            raise ValueError(
+                f"Expected attacks of different names, none of them 'clean' or 'worst', got '{twice[0]}': give it "
+                "another `name`."
+            )
         for norm, radii in (("linf", linf), ("l2", l2)):
             for eps in radii:
                 check_eps(eps, norm)
@@ -117,22 +152,18 @@ class AdversarialTask(Task):
         for name, count in counts.items():
             if count < 1:
                 raise ValueError(f"Expected {name} to be 1 or more, got {count}.")
-        few = [name for name in ("pgd_dlr", "autoattack") if name in attacks and self.num_classes < 4]
-        if few:
+        if few := [each for each in self.attacks if each.min_classes > self.num_classes]:
             raise ValueError(
-                f"{' and '.join(few)} need 4 classes, for DLR compares the third and fourth logit, got "
-                f"{self.num_classes}: leave them out of `attacks`; pgd_margin and pgd_mifpe take 2."
+                f"{' and '.join(map(str, few))} need {few[0].min_classes} classes, got {self.num_classes}: leave them "
+                "out of `attacks`; PGD on margin, ce and mifpe takes 2."
             )
         if isinstance(training, TRADES) and self.skip_separated:
             raise ValueError("TRADES needs the prediction for every sample: leave skip_separated off.")
-        self.attacks = list(attacks)
         self.curves: list[tuple[Norm, list[float]]] = [("linf", sorted(linf)), ("l2", sorted(l2))]
-        self.steps = steps
-        self.restarts = restarts
+        self.budget = Budget(steps, restarts, attack_seed, attack_batch_size)
         self.images = images
         self.autoattack_images = autoattack_images
         self.autoattack_eps = autoattack_eps
-        self.attack_batch_size = attack_batch_size
         self.attack_seed = attack_seed
         self.checks = checks
         self.square_queries = square_queries
@@ -152,8 +183,8 @@ class AdversarialTask(Task):
         """Find out before anything is computed whether all that is needed is there."""
         if stage == "test":
             refuse_masks(self, getattr(self.trainer, "datamodule", None))
-        if stage == "test" and "autoattack" in self.attacks:
-            library()
+        if stage == "test":
+            self._bound()
         if stage == "test" and self.twin_ckpt_path is not None and self.checks:
             twin(self, self.twin_ckpt_path)
         if stage == "fit" and isinstance(self.adversary, TRADES) and self.trainer.accumulate_grad_batches > 1:
@@ -161,6 +192,9 @@ class AdversarialTask(Task):
                 f"TRADES adds two means, which cannot be put together from {self.trainer.accumulate_grad_batches} "
                 "micro-batches exactly: set trainer.accumulate_grad_batches to 1."
             )
+
+    def _bound(self) -> list[Attack]:
+        return [attack.bound(self.loss, self.budget) for attack in self.attacks]
 
     # -- training ------------------------------------------------------------------------------------------
 
@@ -254,8 +288,10 @@ class AdversarialTask(Task):
             last = everywhere[-1 if count is None else min(count, len(everywhere)) - 1]
             return int((places <= last).sum())
 
-        evaluation = Evaluation(self, inputs, targets, places, first(self.images), first(self.autoattack_images))
-        rows = evaluation.curve()
+        settings = Settings(self._bound(), self.curves, self.autoattack_eps, self.budget)
+        counts = first(self.images), first(self.autoattack_images)
+        evaluation = Evaluation(self.net, self.loss, settings, self.share, inputs, targets, places, *counts)
+        rows = list(self._told(evaluation.curve()))
         for row in rows:
             self.log(f"test/robust_accuracy/{row.norm}/{row.eps:g}/{row.attack}", row.robust_accuracy, sync_dist=True)
         for attack, images in {row.attack: row.images for row in rows}.items():
@@ -263,7 +299,20 @@ class AdversarialTask(Task):
         if rows:
             self._write_curve(rows)
         if rows and self.checks:
-            self._write_checks(check_masking(evaluation))
+            other = None if self.twin_ckpt_path is None else twin(self, self.twin_ckpt_path)
+            self._write_checks(check_masking(evaluation, self.tolerance, self.square_queries, other))
+
+    def _told(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """Say each point as it is found, and how long it took."""
+        since = time.perf_counter()
+        for row in rows:
+            if self.trainer.is_global_zero and row.eps:
+                point = (
+                    f"{row.norm} eps {row.eps:g}, {row.attack}: {row.robust_accuracy:.1%} of {row.images} images hold"
+                )
+                print(f"{point} ({time.perf_counter() - since:.1f} s)", flush=True)
+            since = time.perf_counter()
+            yield row
 
     @rank_zero_only
     def _write_curve(self, rows: list[Row]) -> None:

@@ -11,11 +11,11 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from hem.attacks import attacking, autoattack, pgd
+from hem.attacks import OBJECTIVES, PGD, Attack, AutoAttack, attacking, autoattack, pgd
+from hem.attacks.evaluation import Row
 from hem.losses import LOSSES, HEMLoss
 from hem.modules import TRADES, AdversarialTask, ClassificationTask, PGDTraining
 from hem.modules.adversarial_training import divergence
-from hem.modules.robustness import ATTACKS, Row
 from hem.plots.robustness import robustness_curves
 from hem.rng import key
 
@@ -65,7 +65,7 @@ def weights():
 
 def evaluate(weights, folder, loss=None, **kwargs):
     """Test a network; return the figures and the task."""
-    options = {"linf": [0.05, 0.15], "steps": 5, "checks": False, "attacks": ["pgd_margin"], **kwargs}
+    options = {"linf": [0.05, 0.15], "steps": 5, "checks": False, "attacks": [PGD("margin")], **kwargs}
     task = AdversarialTask(net(), loss or nn.CrossEntropyLoss(), num_classes=4, **options)
     task.load_state_dict(weights, strict=False)
     (figures,) = Trainer(**QUIET, default_root_dir=folder).test(
@@ -78,7 +78,7 @@ def evaluate(weights, folder, loss=None, **kwargs):
 
 
 def test_figures_and_files(weights, tmp_path, capsys):
-    figures, _ = evaluate(weights, tmp_path, l2=[0.5], attacks=["pgd_ce", "pgd_margin", "pgd_loss"], images=20)
+    figures, _ = evaluate(weights, tmp_path, l2=[0.5], attacks=[PGD("ce"), PGD("margin"), PGD("loss")], images=20)
     assert figures["test/accuracy"] == 1
     for attack in ("pgd_ce", "pgd_margin", "pgd_loss", "worst"):
         small, large = (figures[f"test/robust_accuracy/linf/{eps}/{attack}"] for eps in ("0.05", "0.15"))
@@ -110,7 +110,7 @@ def test_figure_is_that_of_the_attack(weights, tmp_path):
 
 
 def test_autoattack_is_a_direct_call_on_the_first_images(weights, tmp_path):
-    options = {"linf": [0.3], "attacks": ["autoattack", "pgd_margin"], "autoattack_images": 6}
+    options = {"linf": [0.3], "attacks": [AutoAttack(), PGD("margin")], "autoattack_images": 6}
     figures, task = evaluate(weights, tmp_path, **options)
     assert figures["test/images/autoattack"] == 6
     assert figures["test/images/worst"] == 6
@@ -148,6 +148,50 @@ def test_network_is_not_changed(weights, tmp_path):
     assert all(p.grad is None and p.requires_grad for p in task.net.parameters())
 
 
+class Darker(Attack):
+    """An attack of one's own."""
+
+    def __call__(self, net, input, target, eps, norm, keys):
+        assert keys.shape == target.shape
+        return (input - eps).clamp_min(0)
+
+
+def test_an_attack_of_ones_own(weights, tmp_path):
+    """Beside ours: its name is its class, what it breaks at one eps is broken at larger ones."""
+    figures, task = evaluate(weights, tmp_path, linf=[0.2, 0.4], attacks=[Darker(), PGD("margin")])
+    input, target = samples().tensors
+    held = torch.ones(48, dtype=torch.bool)
+    for eps in (0.2, 0.4):
+        with attacking(task.net), torch.no_grad():
+            held &= task.net((input - eps).clamp_min(0)).argmax(1) == target
+        assert figures[f"test/robust_accuracy/linf/{eps}/darker"] == pytest.approx(held.float().mean().item())
+    assert figures["test/robust_accuracy/linf/0.4/worst"] <= figures["test/robust_accuracy/linf/0.4/darker"] < 1
+
+
+def test_words_of_former_configs(weights, tmp_path):
+    with pytest.warns(FutureWarning, match=r"The attack 'pgd_margin' is a class by now: hem.attacks.PGD"):
+        figures, task = evaluate(weights, tmp_path, linf=[0.15], attacks=["pgd_margin"])
+    assert task.attacks == [PGD("margin")]
+    now, _ = evaluate(weights, tmp_path, linf=[0.15])
+    assert figures == now
+
+
+def test_an_attack_has_a_budget_of_its_own(weights, tmp_path):
+    """And the same attack under two names is computed once."""
+    calls = []
+
+    class Counted(PGD):
+        def __call__(self, *args):
+            calls.append(self.steps)
+            return super().__call__(*args)
+
+    attacks = [Counted("margin", steps=2, name="short"), Counted("margin"), Counted("margin", steps=5, name="same")]
+    figures, _ = evaluate(weights, tmp_path, linf=[0.12], attacks=attacks)
+    assert calls == [2, 5]
+    at = "test/robust_accuracy/linf/0.12/"
+    assert figures[f"{at}same"] == figures[f"{at}pgd_margin"] <= figures[f"{at}short"]
+
+
 # -- checks for gradient masking
 
 
@@ -173,7 +217,7 @@ def test_checks_see_masked_gradients(weights, tmp_path, capsys):
     """Behind a rounding of the image every gradient attack fails; Square and a twin without it do not."""
     torch.save({"state_dict": weights}, tmp_path / "twin.ckpt")
     task = AdversarialTask(
-        net(), nn.CrossEntropyLoss(), num_classes=4, linf=[0.15], steps=5, attacks=["pgd_ce", "pgd_margin"],
+        net(), nn.CrossEntropyLoss(), num_classes=4, linf=[0.15], steps=5, attacks=[PGD("ce"), PGD("margin")],
         square_queries=200, twin_ckpt_path=str(tmp_path / "twin.ckpt"),
     )  # fmt: skip
     task.load_state_dict(weights, strict=False)
@@ -192,7 +236,7 @@ def test_loss_without_gradient_is_said(tmp_path):
     """HEM with its margins met: the attack on it finds less than the one on the margin, and the result says why."""
     state = trained(HEMLoss(margin=0.05)).state_dict()
     figures, _ = evaluate(
-        state, tmp_path, HEMLoss(margin=0.05), attacks=["pgd_loss", "pgd_margin"], checks=True, square_queries=0
+        state, tmp_path, HEMLoss(margin=0.05), attacks=[PGD("loss"), PGD("margin")], checks=True, square_queries=0
     )
     assert figures["test/masking/zero_gradients"] > 0.5
     assert figures["test/masking/zero_gradients/failed"] == 1
@@ -207,7 +251,7 @@ def test_transfer_from_a_twin(weights, tmp_path):
     figures, _ = evaluate(
         weights,
         tmp_path,
-        attacks=["pgd_margin", "pgd_ce"],
+        attacks=[PGD("margin"), PGD("ce")],
         checks=True,
         square_queries=0,
         steps=20,
@@ -312,7 +356,8 @@ def test_trades_refuses_what_it_cannot_do_exactly(tmp_path):
         ({"l2": [-1.0]}, "Expected an L2 eps"),
         ({"attacks": ["pgd_marign"]}, "Unknown attack 'pgd_marign'; did you mean 'pgd_margin'.* Available: pgd_ce"),
         ({"images": 0}, "Expected images to be 1 or more, got 0"),
-        ({"attacks": ["autoattack"], "num_classes": 3}, "autoattack need.* 4 classes.* got 3"),
+        ({"attacks": [AutoAttack(), PGD("dlr")], "num_classes": 3}, "autoattack and pgd_dlr need 4 classes, got 3"),
+        ({"attacks": [PGD("ce"), PGD("ce", steps=9)]}, "attacks of different names.*, got 'pgd_ce'"),
     ],
 )
 def test_mistakes(arguments, message):
@@ -338,11 +383,9 @@ def test_mistakes_of_training(make, message):
 
 
 def test_names_of_attacks_are_drawn():
+    names = [*(str(PGD(objective)) for objective in OBJECTIVES), "autoattack"]
     rows = [
-        Row(norm, eps, attack, 10, 0.5)
-        for norm in ("linf", "l2")
-        for eps in (0.1, 0.2)
-        for attack in (*ATTACKS, "worst")
+        Row(norm, eps, attack, 10, 0.5) for norm in ("linf", "l2") for eps in (0.1, 0.2) for attack in (*names, "worst")
     ]
     rows = [row for row in rows if (row.attack, row.eps) != ("autoattack", 0.1)]
     figure = robustness_curves(rows)
@@ -350,12 +393,13 @@ def test_names_of_attacks_are_drawn():
     styles = {line.get_label().split()[0]: line.get_linestyle() for line in figure.axes[0].lines}
     assert styles["autoattack"] == "None", "points alone where an attack ran at some of the eps"
     assert styles["worst"] == styles["pgd_ce"] == "-"
-    assert {line.get_label() for line in figure.axes[0].lines} == {
-        f"{name} (10 images)" for name in (*ATTACKS, "worst")
-    }
+    assert {line.get_label() for line in figure.axes[0].lines} == {f"{name} (10 images)" for name in (*names, "worst")}
 
 
 # -- the command line
+
+
+PGDS = "[{class_path: PGD, init_args: {objective: loss}}, PGD]"
 
 
 def test_command_line(hem_command, tmp_path):
@@ -365,7 +409,7 @@ def test_command_line(hem_command, tmp_path):
     assert hem_command("fit", *digits, *debug, "--run_dir", tmp_path / "a").code == 0
     outcome = hem_command(
         "test", *digits, *debug, "--run_dir", tmp_path / "b", "--ckpt_path", tmp_path / "a/checkpoints/last.ckpt",
-        "--model", "AdversarialTask", "--model.linf", "[0.1]", "--model.attacks", "[pgd_loss, pgd_margin]",
+        "--model", "AdversarialTask", "--model.linf", "[0.1]", "--model.attacks", PGDS,
         "--model.steps", 2, "--model.images", 20, "--model.square_queries", 5,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err

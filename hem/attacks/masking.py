@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hem.attacks import Norm, library, pgd, square, zero_gradients
-from hem.modules.base import Task, check_state
-from hem.modules.robustness import Evaluation
-from hem.rng import seed_of
-from hem.runs import AtomicCheckpointIO
+from hem.attacks.ball import Norm
+from hem.attacks.evaluation import Evaluation
+from hem.attacks.library import library
+from hem.attacks.objectives import zero_gradients
+from hem.attacks.pgd import FGSM, PGD
+from hem.attacks.square import Square
 
 
 class Check(NamedTuple):
@@ -38,45 +38,48 @@ class Masking(NamedTuple):
     notes: list[str]  #: what else is to be said
 
 
-def check_masking(evaluation: Evaluation) -> Masking:
+def check_masking(
+    evaluation: Evaluation, tolerance: float = 0.02, queries: int = 2000, other: nn.Module | None = None
+) -> Masking:
     """Check for masked gradients where about half of the correctly classified images hold.
 
     Args:
         evaluation: The attacks, after its curve.
+        tolerance: What a check forgives: a share of its images.
+        queries: Per image, of Square; 0 leaves that check out.
+        other: The same network from another training, whose attacks may carry over; None: that check is left out.
     """
-    task, limit = evaluation.task, evaluation.task.tolerance
-    images = min(evaluation.few_images, evaluation.pgd_images)
+    net, limit = evaluation.net, tolerance
+    steps, restarts = evaluation.settings.budget[:2]
+    images = min(evaluation.few_images, evaluation.images)
     clean = evaluation.clean[:images]
     norm, eps = _half_way(evaluation, clean)
     at = f"{norm} {eps:g}"
-    white = evaluation.worst({"clean": clean, **evaluation.held[norm, eps]}, images)  # what no attack so far breaks
+    seeing = {str(attack) for attack in evaluation.settings.attacks if attack.gradients}
+    held = {name: each for name, each in evaluation.held[norm, eps].items() if name in seeing}
+    white = evaluation.worst({"clean": clean, **held}, images)  # what no attack so far breaks that sees gradients
 
     def accuracy(held: Tensor) -> float:
-        return task.share(held)[0]
+        return evaluation.reduce(held)[0]
 
     def beyond(held: Tensor) -> float:
         return accuracy(white & ~held)
 
-    plain = evaluation.pgd(norm, eps, images, clean)
-    more = evaluation.pgd(norm, eps, images, clean, steps=4 * task.steps, restarts=task.restarts + 3)
-    one = evaluation.after(
-        lambda x, y, keys: pgd(task.net, x, y, eps, norm=norm, steps=1, step_size=eps, start=x), images, clean
-    )
+    plain = evaluation.after(PGD("margin", steps, restarts), norm, eps, images, clean)
+    more = evaluation.after(PGD("margin", 4 * steps, restarts + 3), norm, eps, images, clean)
+    one = evaluation.after(FGSM("margin"), norm, eps, images, clean)
     everything = 1.0 if norm == "linf" else float(evaluation.input.shape[1:].numel()) ** 0.5
     unbounded = clean
     for objective in ("margin", "ce", "mifpe"):
-        unbounded = evaluation.pgd(norm, everything, images, unbounded, objective=objective)
-    blind = torch.zeros(images, dtype=torch.bool)
-    for some in evaluation.batches(torch.arange(images)):
-        x, y = evaluation.input[some].to(task.device), evaluation.target[some].to(task.device)
-        blind[some] = zero_gradients(task.net, x, y, task.loss).cpu()
+        unbounded = evaluation.after(PGD(objective, steps, restarts), norm, everything, images, unbounded)
+    blind = torch.cat([zero_gradients(net, *evaluation.taken(some), evaluation.loss).cpu()
+                       for some in evaluation.batches(torch.arange(images))])  # fmt: skip
+    climb = PGD("ce", steps, restarts)
     scaled = {
-        factor: accuracy(
-            evaluation.pgd(norm, eps, images, clean, objective="ce", model=scaled_logits(task.net, factor))
-        )
+        factor: accuracy(evaluation.after(climb, norm, eps, images, clean, Scaled(net, factor)))
         for factor in (1, 10, 100)
     }
-    facts = {"eps": eps, "images": float(task.share(clean)[1])}
+    facts = {"eps": eps, "images": float(evaluation.reduce(clean)[1])}
     facts |= {f"scale_{factor}": value for factor, value in scaled.items()}
     checks = [
         Check(
@@ -124,7 +127,7 @@ def check_masking(evaluation: Evaluation) -> Masking:
         ),
     ]
     notes = list(evaluation.notes)
-    box = _black_box(evaluation, norm, eps, white, notes)
+    box = _black_box(evaluation, norm, eps, white, queries, notes)
     if box is not None:
         checks.append(
             Check(
@@ -135,9 +138,9 @@ def check_masking(evaluation: Evaluation) -> Masking:
                 "gradients are masked, so the curve is too high.",
             )
         )
-    if task.twin_ckpt_path is not None:
-        other = twin(task, task.twin_ckpt_path)
-        moved = evaluation.pgd(norm, eps, images, clean, model=other, objective="ce", early_stop=False)
+    if other is not None:
+        carried = PGD("ce", steps, restarts, early_stop=False)
+        moved = evaluation.after(carried, norm, eps, images, clean, other)
         checks.append(
             Check(
                 "transfer",
@@ -153,59 +156,43 @@ def check_masking(evaluation: Evaluation) -> Masking:
 
 def _half_way(evaluation: Evaluation, clean: Tensor) -> tuple[Norm, float]:
     """Where about half of the correctly classified images hold, on the L-inf curve where there is one."""
-    share = evaluation.task.share
+    share = evaluation.reduce
     curve = [at for at in evaluation.held if at[0] == "linf"] or list(evaluation.held)
     half = share(clean)[0] / 2
     # the distances are shares of all devices' images, so all devices choose alike
     return min(curve, key=lambda at: abs(share(evaluation.worst(evaluation.held[at], len(clean)))[0] - half))
 
 
-def _black_box(evaluation: Evaluation, norm: Norm, eps: float, white: Tensor, notes: list[str]) -> Tensor | None:
+def _black_box(
+    evaluation: Evaluation, norm: Norm, eps: float, white: Tensor, queries: int, notes: list[str]
+) -> Tensor | None:
     """Which images Square breaks and no white-box attack does; None where it cannot be had."""
-    task, held = evaluation.task, evaluation.held[norm, eps]
-    if "autoattack" in held:
+    if (norm, eps) in evaluation.black_box:  # AutoAttack has tried
         alone = evaluation.black_box[norm, eps][: len(white)]
-        others = {name: each for name, each in held.items() if name != "autoattack"}
+        others = {
+            str(attack): evaluation.held[norm, eps][str(attack)]
+            for attack in evaluation.settings.attacks
+            if attack.gradients and not attack.at_once
+        }
         return alone & evaluation.worst({"clean": evaluation.clean, **others}, len(white))
-    if not task.square_queries:
+    if not queries:
         return None
     try:
         library()
     except ImportError as error:
         notes.append(f"the check against Square was left out. {error}")
         return None
-
-    def attack(x: Tensor, y: Tensor, keys: Tensor) -> Tensor:
-        seed = seed_of(int(keys[0]))  # Square draws for a batch at once
-        return square(task.net, x, y, eps, norm=norm, queries=task.square_queries, seed=seed)
-
-    return white & ~evaluation.after(attack, len(white), white)
+    return white & ~evaluation.after(Square(queries), norm, eps, len(white), white)
 
 
-def scaled_logits(net: nn.Module, factor: float) -> nn.Module:
-    """Return a network with the same decisions, whose logits are ``factor`` times those of ``net``."""
+class Scaled(nn.Module):
+    """A network with the same decisions, whose logits are ``factor`` times those of ``net``."""
 
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net
+    def __init__(self, net: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.net, self.factor = net, factor
 
-        def forward(self, input: Tensor) -> Tensor:
-            logits: Tensor = self.net(input)
-            return logits * factor
-
-    return Scaled()
-
-
-def twin(task: Task, path: str) -> nn.Module:
-    """Return the network of a task with the weights of another checkpoint.
-
-    Raises:
-        FileNotFoundError: If there is none at ``path``.
-        ValueError: If the file is no checkpoint, or one of another network.
-    """
-    state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"]
-    check_state(task, state)
-    net = copy.deepcopy(task.net)
-    net.load_state_dict({name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")})
-    return net.eval()
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.net(input)
+        return logits * self.factor
