@@ -80,7 +80,7 @@ class Evaluation:
 
     def batches(self, at: Tensor) -> Sequence[Tensor]:
         """Cut positions into those that are attacked at once."""
-        return at.split(self.settings.budget.batch_size)
+        return torch.split(at, self.settings.budget.batch_size)
 
     def taken(self, at: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images at some positions, and their classes, where they are attacked."""

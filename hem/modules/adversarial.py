@@ -18,6 +18,7 @@ from hem.attacks import FORMER, OBJECTIVES, PGD, Attack, Budget, Norm, check_eps
 from hem.attacks.evaluation import Evaluation, Row, Settings
 from hem.attacks.masking import Masking, check_masking
 from hem.losses import reduction
+from hem.metrics import catalog
 from hem.modules.adversarial_training import TRADES, AdversarialTraining, divergence
 from hem.modules.base import Task, check_state
 from hem.modules.classification import accuracies
@@ -213,15 +214,15 @@ class AdversarialTask(Task):
             distance = reduction.ratio(distances.sum(), distances.new_tensor(len(distances)))
         loss = self.training_loss(logits, target) + self.adversary.beta * distance
         if self.logs_this_step:
-            self.log("train/loss", loss.detach(), prog_bar=True)
-            self.log("train/divergence", distance.detach())
+            self.log(catalog.LOSS.key("train"), loss.detach(), prog_bar=True)
+            self.log(catalog.DIVERGENCE.key("train"), distance.detach())
             self.log_training(logits.detach(), target)
         return loss
 
     def log_training(self, logits: Tensor, target: Tensor) -> None:
         """Log accuracy on the batch as it is trained on: attacked (PGD) or clean (TRADES)."""
         label = target.argmax(1) if target.is_floating_point() else target
-        self.log("train/accuracy", (logits.argmax(1) == label).float().mean(), prog_bar=True)
+        self.log(catalog.ACCURACY.key("train"), (logits.argmax(1) == label).float().mean(), prog_bar=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Take one batch into the validation figures."""
@@ -236,7 +237,8 @@ class AdversarialTask(Task):
         """Log the validation figures."""
         self._log_accuracies("val")
         if self.adversary is not None:
-            self.log("val/robust_accuracy", self.robust.compute(), prog_bar=True, sync_dist=True)
+            name = catalog.TRAINING_ROBUST_ACCURACY.key("val")
+            self.log(name, self.robust.compute(), prog_bar=True, sync_dist=True)
             self.robust.reset()
 
     def _keys(self, batch: Any, batch_idx: int, *words: int) -> Tensor:
@@ -293,9 +295,10 @@ class AdversarialTask(Task):
         evaluation = Evaluation(self.net, self.loss, settings, self.share, inputs, targets, places, *counts)
         rows = list(self._told(evaluation.curve()))
         for row in rows:
-            self.log(f"test/robust_accuracy/{row.norm}/{row.eps:g}/{row.attack}", row.robust_accuracy, sync_dist=True)
+            name = catalog.ROBUST_ACCURACY.key("test", norm=row.norm, eps=row.eps, attack=row.attack)
+            self.log(name, row.robust_accuracy, sync_dist=True)
         for attack, images in {row.attack: row.images for row in rows}.items():
-            self.log(f"test/images/{attack}", float(images), sync_dist=True)
+            self.log(catalog.ATTACKED_IMAGES.key("test", attack=attack), float(images), sync_dist=True)
         if rows:
             self._write_curve(rows)
         if rows and self.checks:
@@ -321,12 +324,12 @@ class AdversarialTask(Task):
 
     def _write_checks(self, masking: Masking) -> None:
         for name, value in masking.facts.items():
-            self.log(f"test/masking/{name}", value, sync_dist=True)
+            self.log(catalog.MASKING.key("test", check=name), value, sync_dist=True)
         for check in masking.checks:
-            self.log(f"test/masking/{check.name}", check.value, sync_dist=True)
-            self.log(f"test/masking/{check.name}/failed", float(check.failed), sync_dist=True)
+            self.log(catalog.MASKING.key("test", check=check.name), check.value, sync_dist=True)
+            self.log(catalog.MASKING_FAILED.key("test", check=check.name), float(check.failed), sync_dist=True)
         in_doubt = any(check.failed and not check.one_attack for check in masking.checks)
-        self.log("test/masking/curve_in_doubt", float(in_doubt), sync_dist=True)
+        self.log(catalog.CURVE_IN_DOUBT.key("test"), float(in_doubt), sync_dist=True)
         if self.trainer.is_global_zero:
             warnings = [f"{check.name}: {check.sentence}" for check in masking.checks if check.failed]
             record = {
@@ -353,5 +356,5 @@ class AdversarialTask(Task):
 
     def _log_accuracies(self, stage: str) -> None:
         figures = self._accuracies(stage)
-        self.log_found(figures.compute(), (f"{stage}/accuracy",))
+        self.log_found(figures.compute(), (catalog.ACCURACY.key(stage),))
         figures.reset()
