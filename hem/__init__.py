@@ -13,8 +13,8 @@ from hem import moved
 
 if TYPE_CHECKING:
     from hem.calibration import calibrate
-    from hem.examine import evaluate
-    from hem.trained import Segmenter, Trained
+    from hem.inference.examine import evaluate
+    from hem.inference.predictor import Segmenter, Trained
 
 moved.install()
 __version__ = "0.1.0"
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
         return calibrate
     if name == "evaluate":
-        from hem.examine import evaluate
+        from hem.inference.examine import evaluate
 
         return evaluate
     raise AttributeError(f"module 'hem' has no attribute '{name}'")
@@ -41,13 +41,13 @@ def load(run_dir: str | Path, checkpoint: str = "best") -> Trained | Segmenter:
         checkpoint: ``"best"``, ``"last"`` or the path of a checkpoint.
 
     Returns:
-        A module in evaluation mode: images in, logits out; see :class:`hem.trained.Trained`, and
-        :class:`hem.trained.Segmenter` for a run of segmentation.
+        A module in evaluation mode: images in, logits out; see :class:`hem.inference.predictor.Trained`, and
+        :class:`hem.inference.predictor.Segmenter` for a run of segmentation.
 
     Raises:
         FileNotFoundError: If the folder holds no run or not that checkpoint.
         ValueError: If the config does not fit the checkpoint.
     """
-    from hem.trained import load_run  # the losses alone must not need Lightning
+    from hem.inference.predictor import load_run  # the losses alone must not need Lightning
 
     return load_run(run_dir, checkpoint)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 DATA_SETS = (
@@ -29,6 +29,9 @@ MOVED: dict[str, tuple[str, ...]] = {
     "hem.figures": ("hem.plots.comparison", "hem.plots.style"),
     "hem.pictures": ("hem.plots.masks", "hem.plots.matrices"),
     "hem.headlines": ("hem.metrics.catalog",),
+    "hem.trained": ("hem.inference.predictor",),
+    "hem.export": ("hem.inference.onnx",),
+    "hem.examine": ("hem.inference.examine",),
     "hem.datamodules.counter": ("hem.rng",),
     **{f"hem.datamodules.{name}": (f"hem.datamodules.datasets.{name}",) for name in DATA_SETS},
 }
@@ -40,6 +43,12 @@ class MovedFinder(MetaPathFinder, Loader):
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Answer for the modules of :data:`MOVED` alone."""
         return ModuleSpec(fullname, self) if fullname in MOVED else None
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Let ``python -m`` run the new module in the place of the former one."""
+        told = f"python -m {fullname} is now python -m {MOVED[fullname][0]}."
+        run = f"runpy.run_module({MOVED[fullname][0]!r}, run_name='__main__', alter_sys=True)"
+        return compile(f"import runpy, sys; print({told!r}, file=sys.stderr); {run}", fullname, "exec")
 
     def exec_module(self, module: ModuleType) -> None:
         """Give the module a ``__getattr__`` that warns and hands on."""

@@ -35,3 +35,10 @@ def test_former_paths_in_a_new_process():
     code = "from hem.run import atomic_file; print(atomic_file.__module__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "hem.runs.files"
+
+
+def test_former_commands_go_on():
+    """``python -m`` of a former module runs the new one, whose name is said."""
+    done = subprocess.run([sys.executable, "-m", "hem.export", "--help"], capture_output=True, text=True, check=True)
+    assert "python -m hem.export is now python -m hem.inference.onnx." in done.stderr
+    assert "usage: python -m hem.inference.onnx" in done.stdout

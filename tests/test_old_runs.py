@@ -9,6 +9,8 @@ import torch
 
 import hem
 from hem import report
+from hem.runs import RunFolder
+from hem.runs.checkpoints import identity_of
 from tests.conftest import ROOT
 from tests.datamodules.mask_trees import mask_folder_tree
 
@@ -102,3 +104,15 @@ def test_reported(runs):
         assert name in text.lower(), name
     found = report.Runs(runs)
     assert len(found.cells) == len(LOGITS) + len(EXAMINATIONS)
+
+
+def test_masks_have_their_calibration(runs):
+    """That which the run keeps for the weights: a masks' run was loaded without it."""
+    run = RunFolder(runs / "segmentation_mask_folder" / "ce" / "seed0")
+    weights = identity_of(run.checkpoints / "best.ckpt")
+    record = {"method": "temperature", "temperature": 2.0, "samples": 100, "conformal": None, "weights": weights}
+    run.calibration.write_text(json.dumps(record))
+    model = hem.load(run.path)
+    images = pixels(3, *model.image_size)
+    with torch.no_grad():
+        torch.testing.assert_close(model.probabilities(images), (model(images) / 2).softmax(1))

@@ -26,7 +26,7 @@ FLOORS = (
     ("datamodules",),
     ("modules", "watch"),
     ("cli",),
-    ("inference", "trained", "examine", "export", "quickstart", "headlines"),
+    ("inference", "quickstart", "headlines"),
     ("study",),
     ("report",),
     ("__main__",),

@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 
 import hem
-from hem.export import export_onnx
+from hem.inference.onnx import export_onnx
 from hem.modules import ClassificationTask
 from hem.networks import (
     MLP,

@@ -11,13 +11,13 @@ from torch import nn
 from torchvision.transforms.v2 import functional as TF
 
 import hem
-import hem.export
+import hem.inference.onnx
 from hem.calibration import Temperature
 from hem.datamodules.images import Fit
-from hem.export import Pixels, export_onnx, main, preprocessing_of
+from hem.inference.onnx import Pixels, export_onnx, main, preprocessing_of
+from hem.inference.predictor import Trained
 from hem.modules.calibrator import RunCalibration
 from hem.networks import LeNet, Network, Normalize, ResNet8, linear_head
-from hem.trained import Trained
 
 
 def tiny():
@@ -75,8 +75,8 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path):
 
 
 def without(monkeypatch, *names):
-    found = hem.export.find_spec
-    monkeypatch.setattr(hem.export, "find_spec", lambda name: None if name in names else found(name))
+    found = hem.inference.onnx.find_spec
+    monkeypatch.setattr(hem.inference.onnx, "find_spec", lambda name: None if name in names else found(name))
 
 
 def test_a_missing_extra_is_a_sentence(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file: `python -m hem.export RUN_DIR [--output model.onnx] [--probabilities]`."""
+"""A trained network as an ONNX file: `python -m hem.inference.onnx RUN_DIR [--output model.onnx] [--probabilities]`."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def _difference(net: _Outputs, path: Path, batches: list[Tensor]) -> float | Non
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command: loads a run's network and exports it, with its preprocessing and class names."""
-    parser = argparse.ArgumentParser(prog="python -m hem.export", description="Export a run's network to ONNX.")
+    parser = argparse.ArgumentParser(prog="python -m hem.inference.onnx", description="Export a run's network to ONNX.")
     parser.add_argument("run_dir", type=Path, help="folder of a run, e.g. runs/classification_mnist/hem/seed0")
     parser.add_argument("--output", type=Path, help="file to write (default: RUN_DIR/model.onnx)")
     parser.add_argument(

@@ -244,13 +244,13 @@ def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
     check_state(holder, state)
     holder.load_state_dict({name: value for name, value in state.items() if name.startswith("net.")})
     net, size = holder["net"], (facts["image_size"][0], facts["image_size"][1])
+    calibration = RunCalibration.load(run, net)
     if "palette" in facts:
         palette = [(red, green, blue) for red, green, blue in facts["palette"]]
         shape = Stretch(size) if facts["fit"] == "resize" else Pad(size)
-        return Segmenter(net, facts["class_names"], palette, shape).eval()
-    transform = Fit(size, facts["shorter"])
-    rejector, calibration = Rejector.load(run.path, net), RunCalibration.load(run, net)
-    return Trained(net, facts["class_names"], facts["in_channels"], size, transform, rejector, calibration).eval()
+        return Segmenter(net, facts["class_names"], palette, shape, calibration).eval()
+    form = (facts["class_names"], facts["in_channels"], size, Fit(size, facts["shorter"]))
+    return Trained(net, *form, Rejector.load(run.path, net), calibration).eval()
 
 
 def _network(model: dict[str, Any], facts: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:

@@ -1,0 +1,1 @@
+"""What a trained network is for: predictions, ONNX files, examinations."""
