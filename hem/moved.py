@@ -28,12 +28,13 @@ MOVED: dict[str, tuple[str, ...]] = {
     "hem.modules.robustness": ("hem.attacks.evaluation",),
     "hem.figures": ("hem.plots.comparison", "hem.plots.style"),
     "hem.pictures": ("hem.plots.masks", "hem.plots.matrices"),
-    "hem.headlines": ("hem.metrics.catalog",),
     "hem.trained": ("hem.inference.predictor",),
     "hem.export": ("hem.inference.onnx",),
     "hem.examine": ("hem.inference.examine",),
+    "hem.headlines": ("hem.metrics.catalog", "hem.metrics.template"),
     "hem.datamodules.counter": ("hem.rng",),
     **{f"hem.datamodules.{name}": (f"hem.datamodules.datasets.{name}",) for name in DATA_SETS},
+    "hem.strategies.memory": ("hem.strategies.buffer",),
 }
 
 

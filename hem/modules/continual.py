@@ -23,12 +23,13 @@ from hem.modules.rejector import calibration_loader, gathered, passed
 from hem.names import check_name
 from hem.plots.matrices import accuracy_matrix
 from hem.rng import permutation
-from hem.strategies import Naive, Strategy
+from hem.strategies import Naive, Samples, Strategy
 
 Mask = Literal["none", "unseen", "other_tasks"]
 Counts = Literal["stream", "presented"]
 Row = list[float]  # accuracy on each of the T tasks, in [0, 1]
 STATE = "continual"  # the checkpoint's key
+REPLAY = 0x7265706C6179  # what the augmentation of replayed samples is drawn with
 
 
 # -- figures -----------------------------------------------------------------------------------------------
@@ -248,6 +249,36 @@ class ContinualTask(Task):
     def current(self) -> int:
         """The task that is learnt, from 0."""
         return self.stream.current_task
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of an epoch of the current task."""
+        return int(self.trainer.num_training_batches)
+
+    @property
+    def batch_size(self) -> int:
+        """The samples of a step, over all processes."""
+        return self.stream.batch_size
+
+    @property
+    def processes(self) -> tuple[int, int]:
+        """The number of this process and how many there are."""
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def task_samples(self) -> Tensor:
+        """Return the numbers of the current task's training samples, (N,) int64."""
+        return self.stream.part_of("train", [self.current])
+
+    def groups(self, index: Tensor) -> Tensor:
+        """Return the group of each training sample, (N,) int64: one for every class of every task."""
+        index = index.cpu()
+        return self.stream.task_of(index) * self.num_classes + self.stream.images("train").targets.cpu()[index]
+
+    def replayed(self, index: Tensor, draw: int = 0) -> Samples:
+        """Return this process's share of samples, on its device, augmented anew in each step and draw."""
+        own = index.tensor_split(self.trainer.world_size)[self.trainer.global_rank]
+        raw = self.stream.fetched(own, REPLAY, draw, self.trainer.global_step)
+        return Samples(*self.trainer.strategy.batch_to_device(raw, dataloader_idx=0))
 
     def heads(self, task: int) -> list[Tensor]:
         """The classes that one softmax is over, of a task and all before it: one head for all, or one for each."""

@@ -7,10 +7,10 @@ Example:
     ['derpp', 'ewc', 'joint', 'lwf', 'naive', 'replay', 'si']
 """
 
-from hem.strategies.base import Joint, Naive, Strategy
+from hem.strategies.base import Joint, Learner, Naive, Samples, Strategy
+from hem.strategies.buffer import ReplayBuffer
 from hem.strategies.distillation import LwF
 from hem.strategies.importance import EWC, SI
-from hem.strategies.memory import Memory
 from hem.strategies.replay import DERPlusPlus, Replay
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -23,4 +23,17 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "lwf": LwF,
 }
 
-__all__ = ["EWC", "SI", "STRATEGIES", "DERPlusPlus", "Joint", "LwF", "Memory", "Naive", "Replay", "Strategy"]
+__all__ = [
+    "EWC",
+    "SI",
+    "STRATEGIES",
+    "DERPlusPlus",
+    "Joint",
+    "Learner",
+    "LwF",
+    "Naive",
+    "Replay",
+    "ReplayBuffer",
+    "Samples",
+    "Strategy",
+]

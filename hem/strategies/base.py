@@ -1,63 +1,163 @@
-"""What a strategy may do, and the two that do nothing: the lower and the upper bound."""
+"""Strategy base class and what it sees of a learner; Naive (lower bound), Joint (upper bound)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hem.datamodules.loader import Batch
 
-if TYPE_CHECKING:
-    from hem.datamodules.continual import ContinualDataModule
-    from hem.modules.continual import ContinualTask
+class Samples(NamedTuple):
+    """Samples of a step, as the batches of a data module are: ``input, target, index``."""
+
+    input: Tensor  # (N, ...)
+    target: Tensor  # (N,) class indices, or (N, C) class probabilities
+    index: Tensor  # type: ignore[assignment]  # (N,) int64, the samples' numbers; it hides tuple.index
+
+
+class Stream(Protocol):
+    """What a strategy asks of a stream before training begins."""
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+
+    tasks: int
+    scenario: Any  #: ``class``, ``task``, ``domain`` or ``permuted``
+    seed: int
+
+
+class Learner(Protocol):
+    """What a strategy sees of the network that learns a stream: :class:`~hem.modules.ContinualTask` is one."""
+
+    net: Any  #: an nn.Module
+    num_classes: int  #: C
+    step: int  #: of the epoch, from 0
+
+    @property
+    def current(self) -> int:
+        """The task that is learnt, from 0."""
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch of the whole stream, from 0."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps of an epoch of the current task."""
+
+    @property
+    def batch_size(self) -> int:
+        """The samples of a step, over all processes."""
+
+    @property
+    def processes(self) -> tuple[int, int]:
+        """The number of this process and how many there are."""
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """Return the logits (N, C) of images."""
+
+    def loss_of(self, logits: Tensor, target: Tensor, index: Tensor) -> Tensor:
+        """Return the loss of training samples, over all processes: logits (N, C), target and numbers (N,)."""
+
+    def heads(self, task: int) -> Sequence[Tensor]:
+        """Return the classes that each softmax is over, of a task and all before it."""
+
+    def task_samples(self) -> Tensor:
+        """Return the numbers of the current task's training samples, (N,) int64."""
+
+    def groups(self, index: Tensor) -> Tensor:
+        """Return the group of each training sample, (N,) int64: g C + class, with g the task."""
+
+    def replayed(self, index: Tensor, draw: int = 0) -> Samples:
+        """Return this process's share of samples, on its device, augmented anew in each step and draw."""
+
+    def sample_gradients(self, count: int, chunk: int) -> Iterator[Mapping[str, Tensor]]:
+        """Yield the gradients of single training samples, ``chunk`` at once: by name of weight (chunk, *shape)."""
 
 
 class Strategy:
     """Hooks around the training of a stream. A task's number ``learner.current`` counts from 0.
 
-    What a strategy carries from step to step (a memory, importances, an old network) it hands out as plain
-    tensors in :meth:`state_dict`: they are part of every checkpoint, so that a run goes on in the middle of
-    the stream. Whatever it draws must be a function of the seed and of what it is drawn for.
+    What a strategy carries from step to step (a replay buffer, importances, an old network) it names in ``carried``:
+    plain tensors in dicts and lists, or what has a ``state_dict`` of such. They are part of every checkpoint, so that a
+    run goes on in the middle of the stream. Whatever it draws must be a function of the seed and of what it is drawn
+    for.
     """
 
     cumulative: ClassVar[bool] = False  #: whether a task is trained on the samples of all tasks so far
+    carried: ClassVar[tuple[str, ...]] = ()  #: the attributes that checkpoints hold
 
-    def check(self, data: ContinualDataModule) -> None:
+    def check(self, data: Stream) -> None:
         """Refuse a stream that the strategy cannot work with, before training begins.
 
         Raises:
             ValueError: With a sentence.
         """
 
-    def begin_task(self, learner: ContinualTask) -> None:
+    def begin_task(self, learner: Learner) -> None:
         """Prepare for a task; called before its first epoch."""
 
-    def loss(self, learner: ContinualTask, batch: Batch) -> Tensor:
+    def loss(self, learner: Learner, batch: Samples) -> Tensor:
         """Return what the optimiser minimises in a step."""
         return learner.loss_of(learner(batch.input), batch.target, batch.index)
 
-    def presented(self, learner: ContinualTask) -> Tensor:
+    def presented(self, learner: Learner) -> Tensor:
         """Return how many samples of each class an epoch of the task shows beside the task's own, (C,) float64."""
         return torch.zeros(learner.num_classes, dtype=torch.float64)
 
-    def before_step(self, learner: ContinualTask) -> None:
+    def before_step(self, learner: Learner) -> None:
         """Look at the gradients before the optimiser uses them."""
 
-    def after_step(self, learner: ContinualTask) -> None:
+    def after_step(self, learner: Learner) -> None:
         """Look at the weights after a step."""
 
-    def end_task(self, learner: ContinualTask) -> dict[str, float]:
-        """Remember a task, after its last epoch; return figures for the log."""
+    def end_task(self, learner: Learner) -> dict[str, float]:
+        """Remember a task, after its last epoch; return metrics for the log."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is carried, as tensors in dicts and lists."""
-        return {}
+        values = {name: getattr(self, name) for name in self.carried}
+        return {name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in values.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what :meth:`state_dict` gave."""
+        for name in self.carried:
+            value = state["memory" if name == "buffer" and name not in state else name]  # as it was called in 0.1
+            if hasattr(own := getattr(self, name), "load_state_dict"):
+                own.load_state_dict(value)
+            else:
+                setattr(self, name, value)
+
+
+def trained(net: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that are trained, by name."""
+    return {name: p for name, p in net.named_parameters() if p.requires_grad}
+
+
+def check_weights(**numbers: float) -> None:
+    """Refuse a negative weight.
+
+    Raises:
+        ValueError: With the argument's name.
+    """
+    for name, number in numbers.items():
+        if number < 0:
+            raise ValueError(f"{name} is a weight, 0 or more, but it is {number}.")
+
+
+def check_counts(**numbers: object) -> None:
+    """Refuse a number of samples below 1.
+
+    Raises:
+        ValueError: With the argument's name.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, int) and number < 1:
+            raise ValueError(f"{name} is a number of samples, 1 or more, but it is {number}.")
 
 
 class Naive(Strategy):

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hem.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from hem.datamodules.loader import Batch
-    from hem.modules.continual import ContinualTask
+from hem.strategies.base import Learner, Samples, Strategy, check_weights
 
 
 def distillation(logits: Tensor, old: Tensor, heads: Sequence[Tensor], temperature: float) -> Tensor:
-    """How far the network is from what it was: the mean over samples of sum_h KL(p_h' || p_h).
+    """Return how far the network is from what it was: the mean over samples of sum_h KL(p_h' || p_h).
 
     p_h = softmax(z_h / T) over the classes of head h, p_h' the same of the old network.
 
@@ -71,17 +67,18 @@ class LwF(Strategy):
         ValueError: ``strength`` is negative or ``temperature`` not positive.
     """
 
+    carried: ClassVar[tuple[str, ...]] = ("weights",)
+
     def __init__(self, strength: float = 1.0, temperature: float = 2.0) -> None:
-        if strength < 0 or temperature <= 0:
-            raise ValueError(
-                f"strength is a weight, 0 or more, and temperature above 0, but they are {strength} and {temperature}."
-            )
+        check_weights(strength=strength)
+        if temperature <= 0:
+            raise ValueError(f"temperature is above 0, but it is {temperature}.")
         self.strength = strength
         self.temperature = temperature
         self.teacher: nn.Module | None = None
         self.weights: dict[str, Tensor] = {}  # the teacher's
 
-    def loss(self, learner: ContinualTask, batch: Batch) -> Tensor:
+    def loss(self, learner: Learner, batch: Samples) -> Tensor:
         """Return the loss of the batch with the distance from the old network."""
         logits = learner(batch.input)
         loss = learner.loss_of(logits, batch.target, batch.index)
@@ -94,16 +91,8 @@ class LwF(Strategy):
             old = self.teacher(batch.input)
         return loss + self.strength * distillation(logits, old, learner.heads(learner.current - 1), self.temperature)
 
-    def end_task(self, learner: ContinualTask) -> dict[str, float]:
+    def end_task(self, learner: Learner) -> dict[str, float]:
         """Keep the network as it is behind the task."""
         self.weights = {name: value.detach().clone() for name, value in learner.net.state_dict().items()}
         self.teacher = None
         return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the old network's weights."""
-        return {"weights": self.weights}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them."""
-        self.weights, self.teacher = state["weights"], None

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from hem.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from hem.datamodules.loader import Batch
-    from hem.modules.continual import ContinualTask
+from hem.strategies.base import Learner, Samples, Strategy, check_counts, check_weights, trained
 
 Weights = dict[str, Tensor]
 CHUNK = 64  # samples whose gradients are held at once
 
 
-def trained(net: nn.Module) -> Weights:
-    """The weights that are trained, by name."""
-    return {name: p for name, p in net.named_parameters() if p.requires_grad}
-
-
 def copied(weights: Weights) -> Weights:
-    """Their values now."""
+    """Return their values now."""
     return {name: value.detach().clone() for name, value in weights.items()}
 
 
 def penalty(weights: Weights, importance: Weights, anchor: Weights) -> Tensor:
-    """The sum over all weights of F_i (theta_i - theta*_i)^2.
+    """Return the sum over all weights of F_i (theta_i - theta*_i)^2.
 
     Example:
         >>> w, f, a = ({"w": torch.tensor([x, 1.0])} for x in (3.0, 2.0, 1.0))
@@ -39,26 +30,15 @@ def penalty(weights: Weights, importance: Weights, anchor: Weights) -> Tensor:
 
 
 def mean_of(weights: Weights) -> float:
-    """The mean over all weights, each counting once."""
+    """Return the mean over all weights, each counting once."""
     total = sum(float(value.double().sum()) for value in weights.values())
     return total / sum(value.numel() for value in weights.values())
 
 
 def moved(all_weights: list[Weights], like: nn.Module) -> list[Weights]:
-    """The same on the device of a network."""
+    """Return the same on the device of a network."""
     device = next(like.parameters()).device
     return [{name: value.to(device) for name, value in weights.items()} for weights in all_weights]
-
-
-def check_strength(**numbers: float) -> None:
-    """Refuse a negative weight.
-
-    Raises:
-        ValueError: With the argument's name.
-    """
-    for name, number in numbers.items():
-        if number < 0:
-            raise ValueError(f"{name} is a weight, 0 or more, but it is {number}.")
 
 
 class EWC(Strategy):
@@ -86,16 +66,17 @@ class EWC(Strategy):
         ValueError: ``strength`` is negative or ``samples`` below 1.
     """
 
+    carried: ClassVar[tuple[str, ...]] = ("importances", "anchors")
+
     def __init__(self, strength: float = 1000.0, samples: int = 1024) -> None:
-        check_strength(strength=strength)
-        if samples < 1:
-            raise ValueError(f"samples is a number of samples, 1 or more, but it is {samples}.")
+        check_weights(strength=strength)
+        check_counts(samples=samples)
         self.strength = strength
         self.samples = samples
         self.importances: list[Weights] = []  # of each task so far
         self.anchors: list[Weights] = []
 
-    def loss(self, learner: ContinualTask, batch: Batch) -> Tensor:
+    def loss(self, learner: Learner, batch: Samples) -> Tensor:
         """Return the loss of the batch with the penalty."""
         loss = super().loss(learner, batch)
         weights = trained(learner.net)
@@ -103,11 +84,11 @@ class EWC(Strategy):
             loss = loss + self.strength / 2 * penalty(weights, importance, anchor)
         return loss
 
-    def begin_task(self, learner: ContinualTask) -> None:
+    def begin_task(self, learner: Learner) -> None:
         """Bring what a checkpoint held to the device."""
         self.importances, self.anchors = moved(self.importances, learner.net), moved(self.anchors, learner.net)
 
-    def end_task(self, learner: ContinualTask) -> dict[str, float]:
+    def end_task(self, learner: Learner) -> dict[str, float]:
         """Find what mattered to the task."""
         importance = {name: torch.zeros_like(value) for name, value in trained(learner.net).items()}
         count = 0
@@ -119,14 +100,6 @@ class EWC(Strategy):
         self.importances.append(importance)
         self.anchors.append(copied(trained(learner.net)))
         return {"importance": mean_of(importance)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return importances and weights of each task so far."""
-        return {"importances": self.importances, "anchors": self.anchors}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take importances and weights."""
-        self.importances, self.anchors = state["importances"], state["anchors"]
 
 
 class SI(Strategy):
@@ -151,8 +124,10 @@ class SI(Strategy):
         ValueError: ``strength`` is negative or ``damping`` not positive.
     """
 
+    carried: ClassVar[tuple[str, ...]] = ("importance", "anchor", "path")
+
     def __init__(self, strength: float = 1.0, damping: float = 0.1) -> None:
-        check_strength(strength=strength)
+        check_weights(strength=strength)
         if damping <= 0:
             raise ValueError(f"damping keeps a division finite and is above 0, but it is {damping}.")
         self.strength = strength
@@ -162,7 +137,7 @@ class SI(Strategy):
         self.path: Weights = {}
         self._before: tuple[Weights, Weights] | None = None  # weights and gradients of a step in progress
 
-    def begin_task(self, learner: ContinualTask) -> None:
+    def begin_task(self, learner: Learner) -> None:
         """Begin the way at the weights of now."""
         weights = trained(learner.net)
         self.path = {name: torch.zeros_like(value) for name, value in weights.items()}
@@ -170,15 +145,14 @@ class SI(Strategy):
         if not self.importance:
             self.importance = {name: torch.zeros_like(value) for name, value in weights.items()}
 
-    def loss(self, learner: ContinualTask, batch: Batch) -> Tensor:
+    def loss(self, learner: Learner, batch: Samples) -> Tensor:
         """Return the loss of the batch with the penalty."""
-        if self.importance and next(iter(self.importance.values())).device != learner.device:  # from a checkpoint
+        weights = trained(learner.net)
+        if any(self.importance[name].device != weight.device for name, weight in weights.items()):  # from a checkpoint
             self.importance, self.anchor, self.path = moved([self.importance, self.anchor, self.path], learner.net)
-        return super().loss(learner, batch) + self.strength * penalty(
-            trained(learner.net), self.importance, self.anchor
-        )
+        return super().loss(learner, batch) + self.strength * penalty(weights, self.importance, self.anchor)
 
-    def before_step(self, learner: ContinualTask) -> None:
+    def before_step(self, learner: Learner) -> None:
         """Keep the weights and the gradient of the loss alone: the penalty's is known."""
         weights = trained(learner.net)
         gradients = {}
@@ -187,7 +161,7 @@ class SI(Strategy):
             gradients[name] = (torch.zeros_like(weight) if weight.grad is None else weight.grad.detach()) - pull
         self._before = copied(weights), gradients
 
-    def after_step(self, learner: ContinualTask) -> None:
+    def after_step(self, learner: Learner) -> None:
         """Add what the step did."""
         if self._before is None:
             return
@@ -196,17 +170,9 @@ class SI(Strategy):
         for name, weight in trained(learner.net).items():
             self.path[name] -= gradients[name] * (weight.detach() - weights[name])
 
-    def end_task(self, learner: ContinualTask) -> dict[str, float]:
+    def end_task(self, learner: Learner) -> dict[str, float]:
         """Add what mattered to the task."""
         for name, weight in trained(learner.net).items():
             length = (weight.detach() - self.anchor[name]).square() + self.damping
             self.importance[name] = self.importance[name] + self.path[name].clamp(min=0) / length
         return {"importance": mean_of(self.importance)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return importances, the weights behind the last task and the way since then."""
-        return {"importance": self.importance, "anchor": self.anchor, "path": self.path}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them."""
-        self.importance, self.anchor, self.path = state["importance"], state["anchor"], state["path"]

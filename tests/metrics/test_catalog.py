@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from hem.metrics import catalog
-from hem.metrics.catalog import CATALOG, HEADLINES, Template, check_mode, describe, headlines, match, with_means
+from hem.metrics.catalog import CATALOG, HEADLINES, check_mode, describe, headlines, match, with_means
+from hem.metrics.template import STAGES, VARIANTS, Template, parts_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # a value for each part, one of each kind that is not just a word
@@ -16,8 +17,8 @@ PARTS = {"severity": "3", "task": "2", "after": "1", "factor": "10", "eps": "0.1
 
 def keys(template: Template) -> list[str]:
     """Keys of a template, of every stage and variant."""
-    parts = {name: PARTS.get(name, "word") for name in catalog.parts_of(template.path)}
-    return [template.key(stage, variant, **parts) for stage in catalog.STAGES for variant in catalog.VARIANTS]
+    parts = {name: PARTS.get(name, "word") for name in parts_of(template.path)}
+    return [template.key(stage, variant, **parts) for stage in STAGES for variant in VARIANTS]
 
 
 @pytest.mark.parametrize("template", CATALOG, ids=lambda template: template.path)

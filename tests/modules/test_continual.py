@@ -427,7 +427,7 @@ def test_run_folder(hem_command, tmp_path):
     ("options", "words"),
     [
         (["--data.tasks", 11], "A stream of 11 tasks needs as many classes"),
-        (["--model.strategy.size", 9], "A memory needs a sample of each of the 10 classes at least, but its size is 9"),
+        (["--model.strategy.size", 9], "a sample of each of the 10 classes, got size 9: set size to 10"),
         (["--data.scenario", "permuted", "--model.strategy.size", 49], "each of the 50 classes of all tasks"),
         (["--trainer.max_epochs", 7], "max_epochs is 7: set trainer.max_epochs to a multiple of 5"),
         (["--trainer.reload_dataloaders_every_n_epochs", 0], "set trainer.reload_dataloaders_every_n_epochs to 1"),
@@ -502,5 +502,5 @@ def test_killed_in_the_third_task(hem_command, tmp_path):
     ends = [torch.load(f / "checkpoints" / "last.ckpt", weights_only=True) for f in (folder, tmp_path / "whole")]
     assert ends[0]["continual"]["matrix"] == ends[1]["continual"]["matrix"]
     assert all(torch.equal(ends[0]["state_dict"][name], value) for name, value in ends[1]["state_dict"].items())
-    memories = [end["continual"]["state"]["memory"] for end in ends]
+    memories = [end["continual"]["state"]["buffer"] for end in ends]
     assert all(torch.equal(memories[0][name], memories[1][name]) for name in memories[0])

@@ -1,16 +1,13 @@
 """What the strategies add to the loss, against plain loops in float64; and what is in the joined batches."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hem.datamodules.loader import Batch, RawBatch
 from hem.losses import HEMLoss
-from hem.strategies import EWC, SI, DERPlusPlus, LwF, Replay
+from hem.strategies import EWC, SI, DERPlusPlus, LwF, Replay, Samples
 from hem.strategies.distillation import distillation
 from hem.strategies.replay import joined
 
@@ -27,19 +24,9 @@ class Learner:
         torch.manual_seed(1)
         self.net = nn.Sequential(nn.Linear(FEATURES, CLASSES)).double()
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
-        self.num_classes, self.device = CLASSES, torch.device("cpu")
+        self.num_classes = CLASSES
         self.current, self.current_epoch, self.step = 1, 2, 0
-        strategy = SimpleNamespace(batch_to_device=lambda raw, dataloader_idx: Batch(*raw[:3]))
-        self.trainer = SimpleNamespace(
-            world_size=1, global_rank=0, global_step=5, num_training_batches=4, strategy=strategy
-        )
-        self.stream = SimpleNamespace(
-            fetched=lambda index, *words: RawBatch(IMAGES[index], TARGETS[index], index, None, len(index)),
-            images=lambda split: SimpleNamespace(targets=TARGETS),
-            task_of=lambda index: torch.zeros_like(index),
-            part_of=lambda part, tasks: torch.arange(40),
-            batch_size=8,
-        )
+        self.steps_per_epoch, self.batch_size, self.processes = 4, 8, (0, 1)
 
     def __call__(self, input):
         return self.net(input)
@@ -50,6 +37,15 @@ class Learner:
     def heads(self, task):
         return [torch.arange(2)]
 
+    def task_samples(self):
+        return torch.arange(40)
+
+    def groups(self, index):
+        return TARGETS[index]
+
+    def replayed(self, index, draw=0):
+        return Samples(IMAGES[index], TARGETS[index], index)
+
     def sample_gradients(self, count, chunk):
         for i in range(count):
             loss = self.criterion(self.net(IMAGES[i : i + 1]), TARGETS[i : i + 1])
@@ -57,9 +53,9 @@ class Learner:
             yield dict(zip(("0.weight", "0.bias"), (g[None] for g in gradients), strict=True))
 
 
-def batch(*numbers: int) -> Batch:
+def batch(*numbers: int) -> Samples:
     index = torch.tensor(numbers)
-    return Batch(IMAGES[index], TARGETS[index], index)
+    return Samples(IMAGES[index], TARGETS[index], index)
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -182,31 +178,31 @@ def test_si():
 
 
 def test_derpp():
-    """The three terms by their formula, with two draws; the batch enters the memory with its logits."""
+    """The three terms by their formula, with two draws; the batch enters the buffer with its logits."""
     learner, strategy = Learner(), DERPlusPlus(size=10, alpha=0.3, beta=0.6)
     first = batch(*range(10))
     plain = learner.criterion(learner.net(first.input), first.target)
     assert torch.equal(strategy.loss(learner, first), plain)
-    assert strategy.memory.index.tolist() == list(range(10))
+    assert strategy.buffer.index.tolist() == list(range(10))
     stored = learner.net(first.input).detach()
-    assert torch.equal(strategy.memory.logits, stored)
+    assert torch.equal(strategy.buffer.logits, stored)
 
     with torch.no_grad():
         learner.net[0].weight += 0.3
-    memory, given = strategy.memory, batch(30, 31, 32)
-    draws = [memory.draw(3, learner.current_epoch, learner.step, stream) for stream in (0, 1)]
+    buffer, given = strategy.buffer, batch(30, 31, 32)
+    draws = [buffer.draw(3, learner.current_epoch, learner.step, stream) for stream in (0, 1)]
     assert draws[0].tolist() != draws[1].tolist()
-    numbers = [memory.index[d] for d in draws]
+    numbers = [buffer.index[d] for d in draws]
     squares = (learner.net(IMAGES[numbers[0]]) - stored[draws[0]]).square().sum() / (3 * CLASSES)
     expected = learner.criterion(learner.net(given.input), given.target) + 0.3 * squares
     expected = expected + 0.6 * learner.criterion(learner.net(IMAGES[numbers[1]]), TARGETS[numbers[1]])
     assert strategy.loss(learner, given).item() == pytest.approx(expected.item(), rel=1e-12)
-    assert len(memory) == 10
+    assert len(buffer) == 10
 
 
 @pytest.mark.parametrize(("per_step", "count"), [("equal", 6), (2, 2), ("epoch", 4)])
 def test_replay(per_step, count):
-    """The loss is one mean over the batch and so many samples of the memory."""
+    """The loss is one mean over the batch and so many samples of the buffer."""
     learner, strategy = Learner(), Replay(size=16, per_step=per_step)
     given = batch(*range(6))
     assert torch.equal(strategy.loss(learner, given), learner.criterion(learner.net(given.input), given.target))
@@ -217,13 +213,13 @@ def test_replay(per_step, count):
     logits, target, index = seen[0]
     assert index[:6].tolist() == given.index.tolist()
     assert len(index) == 6 + count
-    assert set(index[6:].tolist()) <= set(strategy.memory.index.tolist())
+    assert set(index[6:].tolist()) <= set(strategy.buffer.index.tolist())
     assert torch.equal(target, TARGETS[index])
     assert torch.allclose(logits, learner.net(IMAGES[index]))
 
 
 def test_replayed_samples_join_mixed_labels():
-    mixed = Batch(IMAGES[:2], F.one_hot(TARGETS[:2], CLASSES).double(), torch.arange(2))
+    mixed = Samples(IMAGES[:2], F.one_hot(TARGETS[:2], CLASSES).double(), torch.arange(2))
     target = joined(mixed, batch(5), CLASSES).target
     assert target.shape == (3, CLASSES)
     assert target[2].tolist() == F.one_hot(TARGETS[5], CLASSES).tolist()
@@ -247,11 +243,11 @@ def test_presented_counts():
     [
         (lambda: Replay(size=0), "size is a number of samples, 1 or more, but it is 0"),
         (lambda: Replay(per_step=0), "per_step is a number of samples, 1 or more, but it is 0"),
-        (lambda: DERPlusPlus(alpha=-1), "alpha and beta are weights, 0 or more, but they are -1"),
+        (lambda: DERPlusPlus(alpha=-1), "alpha is a weight, 0 or more, but it is -1"),
         (lambda: EWC(strength=-1), "strength is a weight, 0 or more, but it is -1"),
         (lambda: EWC(samples=0), "samples is a number of samples, 1 or more"),
         (lambda: SI(damping=0), "damping keeps a division finite and is above 0, but it is 0"),
-        (lambda: LwF(temperature=0), "temperature above 0"),
+        (lambda: LwF(temperature=0), "temperature is above 0, but it is 0"),
     ],
 )
 def test_bad_arguments(make, words):

@@ -1,4 +1,4 @@
-"""The samples that are kept from earlier tasks."""
+"""The replay buffer: samples that are kept from earlier tasks."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hem.rng import permutation
 DRAW, KEEP = 0x64726177, 0x6B656570  # what the order of draws and the choice of samples are drawn with
 
 
-class Memory:
+class ReplayBuffer:
     """A fixed number of samples of a stream, by their numbers: which ones is a function of the seed alone.
 
     Each presented sample has a key, a hash of (seed, what it is presented as). A *reservoir* holds the
     samples with the smallest keys: at every time each sample presented so far is in it with the same
-    probability, size / presented, as with algorithm R. A *balanced* memory orders each group's samples by
+    probability, size / presented, as with algorithm R. A *balanced* buffer orders each group's samples by
     their keys and takes the first of every group, then the second of every group, and so on: groups of equal
     size, and where a group has fewer samples than its share, the others have its places. Neither
     carries a generator's state, and both give the same whether samples come one by one or all at once.
@@ -32,9 +32,9 @@ class Memory:
         seed: Chooses the samples.
 
     Example:
-        >>> memory = Memory(4, balanced=True)
-        >>> memory.add(torch.arange(100), group=torch.arange(100) // 90)
-        >>> memory.group.tolist()
+        >>> buffer = ReplayBuffer(4, balanced=True)
+        >>> buffer.add(torch.arange(100), group=torch.arange(100) // 90)
+        >>> buffer.group.tolist()
         [0, 0, 1, 1]
     """
 
@@ -55,7 +55,7 @@ class Memory:
 
         Args:
             index: (N,) int64, their numbers.
-            group: (N,) int64, what a balanced memory balances.
+            group: (N,) int64, what a balanced buffer balances.
             *words: What they are presented as beside their number, such as the epoch.
             logits: (N, C) to be kept with them.
         """
