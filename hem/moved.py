@@ -20,7 +20,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "hem.losses.arguments": ("hem.losses.samples",),
     "hem.losses.pixels": ("hem.losses.criteria", "hem.losses.functional"),
     "hem.forkserver": ("hem.study.forkserver",),
-    "hem.grid": ("hem.study.grid",),
+    "hem.grid": ("hem.study.grid", "hem.study.run"),
     "hem.jobs": ("hem.study.local", "hem.study.slurm"),
     "hem.run": ("hem.runs.files", "hem.runs.checkpoints", "hem.runs.csv_logger", "hem.runs.callbacks"),
     "hem.statistics": ("hem.report.statistics",),

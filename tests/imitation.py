@@ -9,7 +9,9 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 EPOCHS = 8
 
@@ -22,9 +24,14 @@ def write(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def main() -> int:
+def command(arguments: Sequence[str]) -> NoReturn:
+    """Stand in the place of :func:`hem.study.forkserver.command`."""
+    sys.exit(main(arguments))
+
+
+def main(arguments: Sequence[str]) -> int:
     """Fit or test."""
-    step, words = sys.argv[1], sys.argv[2:]
+    step, *words = arguments
     option = {words[i]: words[i + 1] for i in range(len(words) - 1) if words[i].startswith("--")}
     examined = Path(option["--run"]) if "--run" in option else None
     folder = examined / "evaluate" / option["--name"] if examined else Path(option["--run_dir"])
@@ -58,4 +65,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

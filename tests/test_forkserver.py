@@ -49,7 +49,7 @@ def test_a_lock_goes_along(tmp_path):
     """Held until the process has ended, whatever becomes of it."""
     os.mkfifo(tmp_path / "pipe")
     with lock(tmp_path) as held:
-        process = forkserver.start(waiting, str(tmp_path / "pipe"), keep=[held])
+        process = forkserver.start(waiting, str(tmp_path / "pipe"), keep={"HELD": held})
     with lock(tmp_path) as held:
         assert held is None
     assert forkserver.wait(process, 0) is None

@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing.forkserver
 import os
 import random
 import re
@@ -21,10 +22,11 @@ import yaml
 
 from hem import cli
 from hem.runs.lock import lock
-from hem.study import command, grid, local, slurm
+from hem.study import command, forkserver, grid, local, slurm
 from hem.study.local import Jobs
 from hem.study.progress import Console, Progress
 from hem.study.slurm import Chain
+from tests import imitation
 from tests.datamodules import test_longtail
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,9 +45,9 @@ SMALL = {
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Run from the root of the repository, with the imitation in the place of cli.py."""
+    """Run from the root of the repository, with the imitation in the place of hem's command line."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(local, "CLI", IMITATION)
+    monkeypatch.setattr(forkserver, "command", imitation.command)
     monkeypatch.setenv("HEM_TEST_LOG", str(tmp_path / "log"))
     (tmp_path / "log").touch()
     return tmp_path
@@ -201,7 +203,7 @@ def test_dry_run(folder, capsys):
     assert lines[1] == "# cost: a second"
     runs = grid.load(path, root=folder / "runs").runs()
     commands = [words for r in runs for words in r.steps.values()]
-    assert lines[2:] == [shlex.join([sys.executable, str(IMITATION), *words]) for words in commands]
+    assert lines[2:] == [shlex.join([sys.executable, "cli.py", *words]) for words in commands]
     assert not (folder / "runs").exists()
     run(folder, path, "--only", "classification_digits/ce/seed0")
     capsys.readouterr()
@@ -358,6 +360,16 @@ def test_a_damaged_record_of_a_training_that_is_not_tested(folder, capsys):
     assert "3 of 4 runs are done, trained and not tested: " in out
 
 
+def test_without_a_prepared_parent(folder, monkeypatch):
+    """Each step is a new process then, with the same record."""
+    monkeypatch.setattr(forkserver, "POSSIBLE", False)
+    monkeypatch.setattr(local, "CLI", IMITATION)
+    assert run(folder, written(folder, losses=["ce"], seeds=[0])) == 0
+    log = folder / "runs/small/classification_digits/ce/seed0/fit.log"
+    assert log.read_text().startswith(f"$ {sys.executable} {IMITATION} fit --config {DIGITS}")
+    assert len(results(folder)) == 2
+
+
 def test_resume(folder):
     """A training goes on from its last checkpoint; one without a checkpoint begins again; leftovers are removed."""
     path = written(folder, losses=["ce"], seeds=[0])
@@ -422,6 +434,8 @@ def test_killed(folder, monkeypatch):
         process = os.fork()
         if process == 0:
             os.setsid()
+            multiprocessing.forkserver._forkserver.__init__()  # a prepared parent of its own, as a new process has,
+            forkserver.PRELOAD = []  # that prepares nothing
             os._exit(run(folder, path))
         while len(done(folder)) == before:
             time.sleep(0.02)

@@ -31,9 +31,10 @@ from hem.plots.style import colours, saved, wrapped
 from hem.report.statistics import LEVEL, Comparison, compare, holm, verdict
 from hem.runs import RunFolder
 from hem.runs.files import read_json, write_atomically
-from hem.study.grid import PLAN, differs
+from hem.study.grid import PLAN
 from hem.study.local import tail
 from hem.study.progress import duration
+from hem.study.run import differs
 
 PICTURES = 6  # of one kind that runs left, at most, in the page
 

@@ -21,9 +21,10 @@ from rich.console import Console
 
 from hem.names import near
 from hem.runs.files import write_atomically
-from hem.study.grid import PLAN, Run, Study, load
+from hem.study.grid import PLAN, Study, load
 from hem.study.local import command, fitting, gpus, run_here
 from hem.study.progress import Progress
+from hem.study.run import Run
 from hem.study.slurm import chains, executor_for, submit
 
 

@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+POSSIBLE = "forkserver" in multiprocessing.get_all_start_methods()  # on Windows it is not
+PRELOAD = ["hem.cli.parser"]  # what the server imports
 _lock = threading.Lock()
 
 
@@ -43,7 +43,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     stdout: IO[Any] | None = None,
     stderr: IO[Any] | None = None,
-    keep: Sequence[int] = (),
+    keep: Mapping[str, int] | None = None,
 ) -> BaseProcess:
     """Start a process, in the current folder.
 
@@ -56,19 +56,16 @@ def start(
         environment: The whole environment of the process; None: that of this one.
         stdout: An open file that takes its output; None: where the server was started.
         stderr: The same for its errors.
-        keep: Further file descriptors that stay open in the process, such as that of a lock.
+        keep: Further file descriptors that stay open in the process, such as that of a lock, by the variable of its
+            environment that tells which number they have there.
 
     Returns:
         The process, to be waited for by :func:`wait`.
     """
-    context: Any = multiprocessing.get_context(METHOD)
-    if METHOD == "forkserver":
-        context.set_forkserver_preload(["hem.cli.parser"])
-    process: BaseProcess = context.Process(
-        target=_Call(
-            function, arguments, dict(os.environ if environment is None else environment), stdout, stderr, keep
-        )
-    )
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    own = dict(os.environ if environment is None else environment)
+    process: BaseProcess = context.Process(target=_Call(function, arguments, own, stdout, stderr, keep or {}))
     with _lock:
         process.start()
     return process
@@ -94,33 +91,39 @@ class _Call:
         environment: dict[str, str],
         stdout: IO[Any] | None,
         stderr: IO[Any] | None,
-        keep: Sequence[int],
+        keep: Mapping[str, int],
     ) -> None:
         self.function = function
         self.arguments = arguments
         self.environment = environment
         # open files here, what hands their descriptors on over there
         self.streams: dict[int, Any] = {k: file for k, file in ((1, stdout), (2, stderr)) if file is not None}
-        self.keep = keep
+        self.keep: dict[str, Any] = dict(keep)
         self.folder = Path.cwd()
 
     def __getstate__(self) -> dict[str, Any]:
         """Hand file descriptors on: possible only while the process is being started."""
+        from multiprocessing.reduction import DupFd  # Windows has none
+
         streams = {number: DupFd(file.fileno()) for number, file in self.streams.items()}
-        return {**self.__dict__, "streams": streams, "keep": [DupFd(descriptor) for descriptor in self.keep]}
+        keep = {name: DupFd(descriptor) for name, descriptor in self.keep.items()}
+        return {**self.__dict__, "streams": streams, "keep": keep}
 
     def __call__(self) -> None:
         for number, descriptor in self.streams.items():
             os.dup2(descriptor.detach(), number)
         os.environ.clear()
         os.environ.update(self.environment)
+        os.environ.update({name: str(descriptor.detach()) for name, descriptor in self.keep.items()})
         os.chdir(self.folder)
         _read_again()
         self.function(*self.arguments)
 
 
 def _read_again() -> None:
-    """Let libraries read again what they read from the environment when they were imported."""
+    """Let libraries read again what they read from the environment when they were imported, if they were."""
+    if not {"torch", "lightning"} <= sys.modules.keys():
+        return
     import torch
     from lightning.fabric.utilities.rank_zero import _get_rank, rank_zero_only
 

@@ -16,19 +16,24 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol
+from typing import IO, Protocol
 
 from hem.runs import RunFolder
 from hem.runs.files import write_atomically
-from hem.runs.lock import handed_on, lock
-from hem.study.grid import Run
+from hem.runs.lock import HELD, lock
+from hem.study import forkserver
+from hem.study.run import Run
 
 CLI = Path(__file__).resolve().parents[2] / "cli.py"
 MEMORY = 2 * 2**30  # bytes that a run of a small network takes: torch, the data set, its workers
 PATIENCE = 15.0  # seconds that a process gets to end when it is asked to
 PAUSE = 2.0  # seconds until a run that another study is working on is looked at again
+
+Process = BaseProcess | subprocess.Popen[bytes]
 
 
 def command(arguments: Sequence[str]) -> list[str]:
@@ -57,6 +62,33 @@ def clear(folder: Path) -> None:
     run.clear()
 
 
+def begin(arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes], held: int) -> Process:
+    """Start a process of hem: from the prepared parent, where there can be one.
+
+    Args:
+        arguments: What stands behind ``python cli.py``.
+        environment: Its environment.
+        log: Takes what it prints.
+        held: The lock that it is handed.
+    """
+    if forkserver.POSSIBLE:
+        return forkserver.start(
+            forkserver.command, arguments, environment=environment, stdout=log, stderr=log, keep={HELD: held}
+        )
+    return subprocess.Popen(
+        command(arguments), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+    )
+
+
+def ended(process: Process, seconds: float) -> int | None:
+    """Return how a process ended; None if it still runs after so many seconds."""
+    if isinstance(process, BaseProcess):
+        return forkserver.wait(process, seconds)
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(seconds)
+    return None
+
+
 class Jobs:
     """Does runs in processes that can all be stopped.
 
@@ -67,7 +99,7 @@ class Jobs:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
         self.stopped = threading.Event()
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._processes: set[Process] = set()
 
     def do(self, run: Run, extra: Mapping[str, str] | None = None) -> str:
         """Do what is left of a run.
@@ -105,7 +137,7 @@ class Jobs:
                 record[step] = {"arguments": list(run.steps[step])}
                 write_atomically(RunFolder(run.folder).study, json.dumps(record, indent=1) + "\n")
                 log, begun = run.folder / f"{step}.log", time.time()
-                code = self._process(command(arguments), log, held, extra)
+                code = self._process(arguments, log, held, extra)
                 if self.stopped.is_set() and code:
                     return "stopped"
                 if code:
@@ -114,23 +146,18 @@ class Jobs:
                 write_atomically(RunFolder(run.folder).study, json.dumps(record, indent=1) + "\n")
         return "done" if run.done else f"{run.folder} has no results.json after its test, see {run.folder}/test.log."
 
-    def _process(self, words: Sequence[str], log: Path, held: int, extra: Mapping[str, str]) -> int:
+    def _process(self, arguments: Sequence[str], log: Path, held: int, extra: Mapping[str, str]) -> int:
         with open(log, "ab") as file:
-            file.write(f"$ {' '.join(words)}\n".encode())
+            file.write(f"$ {' '.join(command(arguments))}\n".encode())
             file.flush()
-            process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env={**self.environment, **extra, **handed_on(held)},
-                pass_fds=(held,),
-            )
-            self._processes.add(process)
-            try:
-                return process.wait()
-            finally:
-                self._processes.discard(process)
+            process = begin(arguments, {**self.environment, **extra}, file, held)
+        self._processes.add(process)
+        try:
+            while (code := ended(process, PATIENCE)) is None:
+                pass
+            return code
+        finally:
+            self._processes.discard(process)
 
     def stop(self) -> None:
         """Stop all processes: asked first, killed after a while. Each run can be gone on with."""

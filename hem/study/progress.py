@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from hem.study.grid import Run
+from hem.study.run import Run
 
 
 def duration(seconds: float) -> str:

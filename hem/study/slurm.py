@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hem.study.grid import Run
 from hem.study.local import Jobs
+from hem.study.run import Run
 
 
 class Chain:
