@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 POSSIBLE = "forkserver" in multiprocessing.get_all_start_methods()  # on Windows it is not
-PRELOAD = ["hem.cli.parser"]  # what the server imports
+PRELOAD = ["hem.cli.parser", "torch.utils.tensorboard"]  # what the server imports: the latter is of Lightning's logger
 _lock = threading.Lock()
 
 
