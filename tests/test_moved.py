@@ -42,3 +42,10 @@ def test_former_commands_go_on():
     done = subprocess.run([sys.executable, "-m", "hem.export", "--help"], capture_output=True, text=True, check=True)
     assert "python -m hem.export is now python -m hem.inference.onnx." in done.stderr
     assert "usage: python -m hem.inference.onnx" in done.stdout
+
+
+def test_names_that_left_a_module_go_on():
+    from hem.datamodules import masks, pairs
+
+    with pytest.warns(DeprecationWarning, match=r"hem.datamodules.masks.Pad is now hem.datamodules.pairs.Pad"):
+        assert masks.Pad is pairs.Pad

@@ -35,7 +35,7 @@ FLOORS = (
 CIRCLES: set[str] = set()
 UPWARD = {"corruptions -> datamodules"}
 LONG = {
-    "hem.datamodules.masks", "hem.datamodules.unknown", "hem.losses.criteria",
+    "hem.datamodules.unknown", "hem.losses.criteria",
     "hem.losses.functional", "hem.modules.base", "hem.modules.continual", "hem.modules.longtail",
     "hem.modules.rejection", "hem.report.page", "hem.scores",
 }  # fmt: skip

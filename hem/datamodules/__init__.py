@@ -19,7 +19,8 @@ from hem.datamodules.datasets.voc import VOC
 from hem.datamodules.images import FileImages, Images, MemoryImages, conform
 from hem.datamodules.loader import Batch, Batches, Loader
 from hem.datamodules.longtail import LongTail, PowerSampling, Sampling, Subset
-from hem.datamodules.masks import MaskDataset, RandomScale
+from hem.datamodules.masks import MaskDataset
+from hem.datamodules.pairs import RandomScale
 from hem.datamodules.segmentation import SegmentationDataModule
 from hem.datamodules.unknown import UNKNOWN, OpenSetDataModule
 

@@ -10,16 +10,15 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import RandomHorizontalFlip
-from torchvision.transforms.v2 import functional as TF
 
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.decoder import size_of
 from hem.datamodules.images import Images, height_and_width
 from hem.datamodules.loader import Batch, RawBatch
-from hem.datamodules.masks import HELD_OUT, VOID, Color, Counts, MaskDataset, Pad, Pairs, Stretch
+from hem.datamodules.masks import HELD_OUT, VOID, Color, Counts, MaskDataset
+from hem.datamodules.pairs import Pad, Pairs, Stretch
 from hem.datamodules.splits import Split, held_out_by_name
 
 
@@ -214,9 +213,9 @@ class SegmentationDataModule(ImageDataModule):
         if share < 0.01:
             rank_zero_warn(f"Few pixels have a label in {facts}: the network learns from {100 * share:.2g} % of them.")
 
-    def eval_transform(self) -> Shaped:  # type: ignore[override]
+    def eval_transform(self) -> Stretch | Pad:  # type: ignore[override]
         """How an image of any size becomes one of this data set."""
-        return Shaped(self.shape)
+        return self.shape
 
     def file_mask(self, index: int, mask: Tensor) -> Tensor:
         """A predicted mask (H, W) of a sample of ``predict_dataloader``, in the size of the sample's file."""
@@ -225,19 +224,3 @@ class SegmentationDataModule(ImageDataModule):
     def on_after_batch_transfer(self, batch: RawBatch | Batch, dataloader_idx: int) -> Batch:
         """On the device: pixels from 0..255 to [0, 1], labels as torch's losses take them."""
         return super().on_after_batch_transfer(batch._replace(target=batch.target.long()), dataloader_idx)
-
-
-class Shaped:
-    """Makes a (C, height, width) uint8 tensor of a PIL image, as :class:`Stretch` or :class:`Pad` do.
-
-    Args:
-        shape: One of them.
-    """
-
-    def __init__(self, shape: Stretch | Pad) -> None:
-        self.shape = shape
-        self.size = shape.size
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """The image in the one size."""
-        return self.shape.image(TF.pil_to_tensor(image))

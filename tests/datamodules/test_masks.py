@@ -11,7 +11,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from hem.datamodules import MASKS, VOC, CamVid, CamVidOriginal, Cityscapes, MaskFolder, SegmentationDataModule
-from hem.datamodules.masks import HELD_OUT, VOID, Pad, RandomScale, Stretch, count_classes, random_crop
+from hem.datamodules.masks import HELD_OUT, VOID, count_classes
+from hem.datamodules.pairs import Pad, RandomScale, Stretch, random_crop
 from hem.rng import key
 from hem.runs.data import files_of
 from tests.datamodules import mask_trees as trees

@@ -1,0 +1,252 @@
+"""Pairs of an image and its mask: decoded, brought to one size, changed at random and cropped together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode, Transform, query_size
+from torchvision.transforms.v2 import functional as TF
+
+from hem.datamodules.images import NO_TARGET, FileImages, Images
+from hem.datamodules.masks import HELD_OUT, VOID, Files, MaskDataset
+
+
+class Stretch:
+    """Brings image and mask to one size by scaling each side: bilinear and antialiased; nearest for the mask.
+
+    Args:
+        size: Height and width in pixels.
+    """
+
+    before_augmentation = True  # all images have one size then
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """A PIL image as a tensor (C, H, W), uint8, in the one size."""
+        return self.image(TF.pil_to_tensor(image))
+
+    def image(self, image: Tensor) -> Tensor:
+        """The image (C, H, W) in the one size."""
+        return torch.as_tensor(TF.resize(image, list(self.size), antialias=True))
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """The mask (H, W) in the one size."""
+        return nearest(mask, self.size)
+
+    def back(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
+        """A mask of the one size in the size (height, width) of its file."""
+        return nearest(mask, size)
+
+
+class Pad:
+    """Brings image and mask to one size by void at the right and below; larger ones are scaled down to fit.
+
+    Args:
+        size: Height and width in pixels.
+    """
+
+    before_augmentation = False  # random crops had better not be cut from the margin
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size of the part that is not padded, for an image of a size.
+
+        Example:
+            >>> Pad((100, 100)).scaled((50, 80)), Pad((100, 100)).scaled((100, 400))
+            ((50, 80), (25, 100))
+        """
+        factor = min(1.0, self.size[0] / size[0], self.size[1] / size[1])
+        return max(1, round(factor * size[0])), max(1, round(factor * size[1]))
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """A PIL image as a tensor (C, H, W), uint8, in the one size."""
+        return self.image(TF.pil_to_tensor(image))
+
+    def image(self, image: Tensor) -> Tensor:
+        """The image (C, H, W) in the one size, black where it is padded."""
+        height, width = self.scaled((image.shape[-2], image.shape[-1]))
+        image = torch.as_tensor(TF.resize(image, [height, width], antialias=True))
+        return F.pad(image, (0, self.size[1] - width, 0, self.size[0] - height))
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """The mask (H, W) in the one size, void where it is padded."""
+        height, width = self.scaled((mask.shape[0], mask.shape[1]))
+        mask = nearest(mask, (height, width))
+        return F.pad(mask, (0, self.size[1] - width, 0, self.size[0] - height), value=VOID)
+
+    def back(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
+        """A mask of the one size in the size (height, width) of its file."""
+        height, width = self.scaled(size)
+        return nearest(mask[:height, :width], size)
+
+
+def nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """A mask (H, W) scaled to another size without mixing labels.
+
+    Example:
+        >>> nearest(torch.tensor([[1, 2]]), (2, 4))
+        tensor([[1, 1, 2, 2],
+                [1, 1, 2, 2]])
+    """
+    if tuple(mask.shape) == tuple(size):
+        return mask
+    return torch.as_tensor(TF.resize(mask[None], list(size), interpolation=InterpolationMode.NEAREST_EXACT)[0])
+
+
+def random_crop(
+    image: Tensor, mask: Tensor, size: tuple[int, int], max_share: float = 1.0, attempts: int = 10
+) -> tuple[Tensor, Tensor]:
+    """A random part of image and mask, by torch's CPU generator; padded at random sides where they are smaller.
+
+    Of up to ``attempts`` parts the first is taken that has a labelled pixel and in which no class covers more
+    than ``max_share`` of the labelled pixels; where none has, the last one.
+
+    Args:
+        image: (C, H, W) uint8.
+        mask: (H, W) uint8, void pixels with the label :data:`VOID`.
+        size: Height and width of the part.
+        max_share: In (0, 1]; 0.75 is usual for street scenes, 1 leaves out nothing but parts without a label.
+        attempts: How many parts are looked at.
+    """
+    height, width = size
+    if (more := max(0, height - mask.shape[0])) + (wider := max(0, width - mask.shape[1])):
+        top, left = int(torch.randint(more + 1, ())), int(torch.randint(wider + 1, ()))
+        margin = (left, wider - left, top, more - top)
+        image, mask = F.pad(image, margin), F.pad(mask, margin, value=VOID)
+    for _ in range(attempts):
+        top = int(torch.randint(mask.shape[0] - height + 1, ()))
+        left = int(torch.randint(mask.shape[1] - width + 1, ()))
+        part = mask[top : top + height, left : left + width]
+        found = torch.bincount(part.flatten(), minlength=256)[:HELD_OUT]
+        if 0 < int(found.max()) <= max_share * int(found.sum()):
+            break
+    return image[:, top : top + height, left : left + width], part
+
+
+class RandomScale(Transform):  # type: ignore[misc]  # torchvision has no types
+    """Scale image and mask by one factor, drawn evenly from a range.
+
+    Args:
+        scale: Smallest and largest factor of the sides, > 0.
+
+    Raises:
+        ValueError: If the range is not one of positive factors.
+
+    Example:
+        >>> image = tv_tensors.Image(torch.zeros(3, 10, 20, dtype=torch.uint8))
+        >>> [tuple(x.shape) for x in RandomScale((2.0, 2.0))(image, tv_tensors.Mask(image[0]))]
+        [(3, 20, 40), (20, 40)]
+    """
+
+    def __init__(self, scale: tuple[float, float]) -> None:
+        super().__init__()
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"scale is a range of factors above 0, but it is {list(scale)}.")
+        self.scale = scale
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the factor; torchvision calls this once for image and mask."""
+        factor = self.scale[0] + (self.scale[1] - self.scale[0]) * float(torch.rand(()))
+        return {"size": [max(1, round(factor * side)) for side in query_size(flat_inputs)]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Scale one of the two: bilinear and antialiased, nearest for a mask."""
+        return self._call_kernel(TF.resize, inpt, size=params["size"], antialias=True)
+
+
+class Pairs(Images):
+    """Images with masks in files; decoded one by one, or all of them kept in memory once they are read.
+
+    For training, image and mask go through the same changes at random, under a state of torch's CPU generator
+    that is a function of the sample's key alone, and then through :func:`random_crop`.
+
+    The changes are torchvision's (``torchvision.transforms.v2``), which know images from masks. What they bring
+    in from outside a mask gets the value 0; so that this means void, 1 is added to the labels before (255, void,
+    becomes 0) and taken off again behind them.
+
+    Args:
+        dataset: Reads the masks.
+        files: The pairs.
+        shape: How they get one size.
+        remap: (256,) uint8, from the data set's classes to those of the task.
+        augment: The changes, in this order.
+        crop_size: Height and width of training images.
+        max_share: See :func:`random_crop`.
+        in_memory: Whether to keep what is decoded.
+    """
+
+    def __init__(
+        self,
+        dataset: MaskDataset,
+        files: Files,
+        shape: Stretch | Pad,
+        remap: Tensor,
+        augment: Sequence[nn.Module],
+        crop_size: tuple[int, int],
+        max_share: float,
+        in_memory: bool,
+    ) -> None:
+        self.dataset = dataset
+        self.paths = [image for image, _ in files]
+        self.masks = [mask for _, mask in files]
+        # every image is of one kind: the split that cuts off a validation part looks at these
+        self.targets = torch.zeros(len(files), dtype=torch.int64)
+        self.images = FileImages(self.paths, self.targets + NO_TARGET, TF.pil_to_tensor)
+        self.shape = shape
+        self.remap = remap
+        self.augment = augment
+        self.crop_size = crop_size
+        self.max_share = max_share
+        self._kept: list[tuple[Tensor, Tensor]] | None = None
+        if in_memory:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                self._kept = list(pool.map(self._decode, range(len(files))))
+
+    def _decode(self, index: int) -> tuple[Tensor, Tensor]:
+        image, _ = self.images[index]
+        mask = self.dataset.read_mask(self.masks[index])
+        if image.shape[1:] != mask.shape:
+            height, width = image.shape[1:]
+            mend = "mend the pair or leave it out"
+            if (width, height) == mask.shape:
+                mend = "draw the mask on the upright image, as its EXIF orientation says, or leave the pair out"
+            raise ValueError(
+                f"An image and its mask have one size, but {self.name_of(index)} is {height} x {width} and "
+                f"{self.masks[index]} {mask.shape[0]} x {mask.shape[1]}: {mend}."
+            )
+        mask = self.remap[mask.int()]
+        return (self.shape.image(image), self.shape.mask(mask)) if self.shape.before_augmentation else (image, mask)
+
+    def _read(self, index: int) -> tuple[Tensor, Tensor]:
+        return self._decode(index) if self._kept is None else self._kept[index]
+
+    # a mask in place of a class
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        image, mask = self._read(index)
+        return self.shape.image(image), self.shape.mask(mask)
+
+    def augmented(self, index: int, key: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """The pair at a position, changed at random as a function of the key alone."""
+        image, mask = self._read(index)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(key)  # torch.manual_seed would reach the accelerators as well
+            image, mask = tv_tensors.Image(image), tv_tensors.Mask(mask + 1)
+            for change in self.augment:
+                image, mask = change(image, mask)
+            return random_crop(torch.as_tensor(image), torch.as_tensor(mask) - 1, self.crop_size, self.max_share)
+
+    def name_of(self, index: int) -> str:
+        """The path of the image."""
+        return self.images.name_of(index)
