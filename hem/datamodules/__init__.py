@@ -24,28 +24,11 @@ from hem.datamodules.pairs import RandomScale
 from hem.datamodules.segmentation import SegmentationDataModule
 from hem.datamodules.unknown import UNKNOWN, OpenSetDataModule
 
-DATA: dict[str, type[ImageDataModule]] = {
-    "digits": DigitsDataModule,
-    "mnist": MNISTDataModule,
-    "fashion_mnist": FashionMNISTDataModule,
-    "kmnist": KMNISTDataModule,
-    "cifar10": CIFAR10DataModule,
-    "cifar100": CIFAR100DataModule,
-    "svhn": SVHNDataModule,
-    "tiny_imagenet": TinyImageNetDataModule,
-    "imagenet": ImageNetDataModule,
-    "imagenet_lt": ImageNetLTDataModule,
-    "inaturalist": INaturalistDataModule,
-    "folder": FolderDataModule,
-    "open_set": OpenSetDataModule,
-}
-MASKS: dict[str, type[MaskDataset]] = {  # the data sets of SegmentationDataModule
-    "camvid": CamVid,
-    "camvid_original": CamVidOriginal,
-    "cityscapes": Cityscapes,
-    "voc": VOC,
-    "mask_folder": MaskFolder,
-}
+CLASSES = [each for each in vars().values() if isinstance(each, type) and "name" in vars(each)]
+#: the data sets by their names, as folders of runs have them
+DATA: dict[str, type[ImageDataModule]] = {str(each.name): each for each in CLASSES if issubclass(each, ImageDataModule)}
+DATA["open_set"] = OpenSetDataModule  # has the name of the whole set until it is built
+MASKS: dict[str, type[MaskDataset]] = {each.name: each for each in CLASSES if issubclass(each, MaskDataset)}
 
 __all__ = [
     "DATA",
