@@ -1,8 +1,7 @@
 """Networks that take `num_classes` and `in_channels`; further ones come by name from the libraries."""
 
-from hem.networks.base import CosineLinear, Network, linear_head
-from hem.networks.inspect import batch_dependent, random_layers
-from hem.networks.named import Named
+from hem.networks.base import CosineLinear, Network, batch_dependent, linear_head, random_layers
+from hem.networks.library import Named
 from hem.networks.normalize import Normalize
 from hem.networks.preact import PreActResNet18, WideResNet28_10, WideResNet40_2
 from hem.networks.resnet import ResNet8, ResNet18, ResNet20, ResNet32, ResNet34, ResNeXt29

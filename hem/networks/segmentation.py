@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from hem.names import check_name, near
-from hem.networks.published import published_weights
+from hem.networks.library import published_weights
 from hem.networks.weights import IMAGENET, Normalization, Start, for_channels, load_weights
 
 Logits = Tensor | tuple[Tensor, ...]

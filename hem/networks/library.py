@@ -1,9 +1,10 @@
-"""Any classification network of torchvision or timm, by its name."""
+"""Any classification network of torchvision or timm, by its name; published weights of any library."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import timm
@@ -15,7 +16,6 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from hem.names import check_name, near
 from hem.networks.base import Network
 from hem.networks.order import order_of
-from hem.networks.published import published_weights
 from hem.networks.weights import (
     IMAGENET,
     Convert,
@@ -282,3 +282,29 @@ def _replace_stem(body: nn.Module, in_channels: int) -> None:
     stem = next(module for module in body.modules() if isinstance(module, nn.Conv2d))
     weight = stem.weight.detach().sum(1, keepdim=True) / in_channels
     stem.in_channels, stem.weight = in_channels, nn.Parameter(weight.repeat(1, in_channels, 1, 1))
+
+
+@contextmanager
+def published_weights(name: str, otherwise: str) -> Iterator[None]:
+    """Build a network whose weights may have to be fetched; where they cannot be, say what mends it.
+
+    Args:
+        name: The network's.
+        otherwise: How to do without them, such as ``"set pretrained to false"``.
+
+    Raises:
+        OSError: If the weights cannot be fetched.
+
+    Example:
+        >>> with published_weights("resnet18", "set pretrained to false"):
+        ...     raise OSError("no route")
+        Traceback (most recent call last):
+        OSError: the published weights of 'resnet18' could not be fetched (no route): bring torch's or ...
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"the published weights of '{name}' could not be fetched ({error}): "
+            f"bring torch's or the hub's cache from a machine that has them, or {otherwise}"
+        ) from error
