@@ -46,7 +46,7 @@ struct problem {                    /* mirrored by Arguments in native.py */
 };
 
 enum {
-    TILE = 1024,                    /* most pixels in a tile */
+    TILE = 256,                     /* most pixels in a tile: all that is known of them, and a few classes, stay in the first cache */
     GRAIN = 32768,                  /* logits in a block of work, and too few to wake a second thread */
     NONE = -1,                      /* label of an ignored sample */
 };
@@ -175,14 +175,14 @@ static inline void NAME(settle)(const struct problem *p, int64_t s, int64_t y, R
     total[1] += !p->high ? 1 : loss == 0 ? 0 : w;
 }
 
-/* What every kept logit of sample s gets. */
+/* What every kept logit of sample s gets; nothing of a sample without error, whatever the upstream gradient is. */
 static inline REAL NAME(push)(const struct problem *p, int64_t s) {
-    REAL count = ((const REAL *)p->count)[s];
-    REAL mass = p->mean ? *(const REAL *)p->mass : 1;
-    if (count == 0 || mass == 0) return 0;  /* whatever the upstream gradient is */
+    REAL count = ((const REAL *)p->count)[s], mass = p->mean ? *(const REAL *)p->mass : 1;
+    int none = (count == 0) | (mass == 0);
     REAL g = ((const REAL *)p->upstream)[s * p->upstream_step] / mass;
-    if (p->weight) g *= ((const REAL *)p->weight)[p->target[s]];
-    return g / (p->high || count != count ? count : (REAL)p->classes);
+    if (p->weight) g *= ((const REAL *)p->weight)[none ? 0 : p->target[s]];
+    g /= p->high | (count != count) ? count : (REAL)p->classes;
+    return none ? 0 : g;
 }
 
 /* ---- (samples, C) ---- */
@@ -237,28 +237,44 @@ static void NAME(backward_rows)(const struct problem *p, int64_t first, int64_t 
 
 /* ---- (images, C, pixels) ---- */
 
+/* The logits and margins of a tile's targets; nothing is an error against the logit INFINITY, of ignored samples. */
+static void NAME(of_targets)(const struct problem *p, const SCALAR *z, const int32_t *y, int width, REAL *zy, REAL *m) {
+    const REAL *margins = p->margins;
+    for (int t = 0; t < width; t++) {
+        REAL of_target = LOAD(z[(y[t] == NONE ? 0 : y[t]) * p->pixels + t]);
+        zy[t] = y[t] == NONE ? INFINITY : of_target;
+    }
+    for (int t = 0; t < width; t++) m[t] = margins ? margins[y[t] == NONE ? 0 : y[t]] : (REAL)p->margin;
+}
+
 static void NAME(forward_tile)(const struct problem *p, int64_t image, int64_t start, int width,
                                double total[2], int64_t *bad) {
-    int64_t C = p->classes, P = p->pixels, s = image * P + start;
+    const int64_t C = p->classes, P = p->pixels, s = image * P + start, *target = p->target + s;
     const SCALAR *z = (const SCALAR *)p->input + image * C * P + start;
-    int32_t y[TILE], count[TILE];
-    REAL zy[TILE], m[TILE], threshold[TILE], loss[TILE];
-    double sum[TILE], all = 0;
+    const REAL *weight = p->weight;
+    REAL *threshold = (REAL *)p->threshold + s, *count = (REAL *)p->count + s;
+    int32_t y[TILE], k[TILE], wrong = 0;
+    REAL zy[TILE], m[TILE], w[TILE], l[TILE];
+    double sum[TILE], all = 0, sum_of_losses = 0, mass = 0;
     for (int t = 0; t < width; t++) {
-        y[t] = (int32_t)NAME(label)(p, s + t, bad);
-        zy[t] = y[t] == NONE ? INFINITY : LOAD(z[y[t] * P + t]);
-        m[t] = NAME(margin)(p, y[t]);
+        int ignored = target[t] == p->ignore_index, is_class = (target[t] >= 0) & (target[t] < C);
+        y[t] = is_class & !ignored ? (int32_t)target[t] : NONE;
+        wrong |= !is_class & !ignored;
         sum[t] = 0;
+        k[t] = 0;
     }
+    for (int t = 0; wrong && t < width; t++) NAME(label)(p, s + t, bad);
+    NAME(of_targets)(p, z, y, width, zy, m);
+    for (int t = 0; t < width; t++) w[t] = y[t] == NONE ? 0 : weight ? weight[y[t]] : 1;
     for (int32_t c = 0; c < C; c++) {
         #pragma omp simd
         for (int t = 0; t < width; t++) sum[t] += y[t] == c ? 0 : NAME(error)(z[c * P + t], zy[t], m[t]);
     }
+    #pragma omp simd reduction(+ : all)
     for (int t = 0; t < width; t++) {
         threshold[t] = NAME(threshold)(p, sum[t]);
         all += sum[t];
         sum[t] = 0;
-        count[t] = 0;
     }
     for (int32_t c = 0; all != 0 && c < C; c++) {
         #pragma omp simd
@@ -266,27 +282,33 @@ static void NAME(forward_tile)(const struct problem *p, int64_t image, int64_t s
             REAL e = NAME(error)(z[c * P + t], zy[t], m[t]);
             int keep = NAME(kept)(e, threshold[t]) & (y[t] != c);
             sum[t] += keep ? e : 0;
-            count[t] += keep;
+            k[t] += keep;
         }
     }
-    #pragma omp simd
-    for (int t = 0; t < width; t++) loss[t] = NAME(loss)(p, sum[t], count[t]);
-    for (int t = 0; t < width; t++) NAME(settle)(p, s + t, y[t], threshold[t], loss[t], count[t], total);
+    #pragma omp simd reduction(+ : sum_of_losses, mass)
+    for (int t = 0; t < width; t++) {
+        l[t] = y[t] == NONE ? 0 : NAME(loss)(p, sum[t], k[t]);
+        count[t] = y[t] == NONE ? 0 : l[t] != l[t] ? l[t] : (REAL)k[t];
+        sum_of_losses += w[t] * l[t];
+        mass += !p->high ? y[t] != NONE : l[t] == 0 ? 0 : w[t];
+    }
+    for (int t = 0; p->losses && t < width; t++) ((REAL *)p->losses)[s + t] = w[t] * l[t];
+    total[0] += sum_of_losses;
+    total[1] += mass;
 }
 
 static void NAME(backward_tile)(const struct problem *p, int64_t image, int64_t start, int width) {
-    int64_t C = p->classes, P = p->pixels, s = image * P + start;
+    const int64_t C = p->classes, P = p->pixels, s = image * P + start, *target = p->target + s;
     const SCALAR *z = (const SCALAR *)p->input + image * C * P + start;
     SCALAR *grad = (SCALAR *)p->grad + image * C * P + start;
     const REAL *threshold = (const REAL *)p->threshold + s, *count = (const REAL *)p->count + s;
     int32_t y[TILE];
     REAL zy[TILE], m[TILE];
     SCALAR up[TILE], down[TILE];
+    for (int t = 0; t < width; t++) y[t] = count[t] == 0 ? NONE : (int32_t)target[t];
+    NAME(of_targets)(p, z, y, width, zy, m);
     for (int t = 0; t < width; t++) {
         REAL a = NAME(push)(p, s + t);
-        y[t] = count[t] == 0 ? NONE : (int32_t)p->target[s + t];
-        zy[t] = y[t] == NONE ? INFINITY : LOAD(z[y[t] * P + t]);
-        m[t] = NAME(margin)(p, y[t]);
         up[t] = STORE(a);
         down[t] = STORE(-a * count[t]);
     }
