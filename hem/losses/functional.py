@@ -28,27 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hem.losses.margin import auto_margin, hem_loss, hem_plus_loss, multi_margin_loss
+from hem.losses.margin import auto_margin as auto_margin
+from hem.losses.margin import hem_loss as hem_loss
+from hem.losses.margin import hem_plus_loss as hem_plus_loss
+from hem.losses.margin import multi_margin_loss as multi_margin_loss
 from hem.losses.reduction import Reduction, all_sum
 from hem.losses.samples import Counts, Samples, as_tensor, check_arguments, check_counts, check_samples
-
-__all__ = [
-    "auto_margin",
-    "balanced_softmax_loss",
-    "ce_loss",
-    "class_balanced_loss",
-    "dice_loss",
-    "effective_number_weights",
-    "focal_loss",
-    "hem_loss",
-    "hem_plus_loss",
-    "ldam_loss",
-    "logit_adjusted_loss",
-    "logit_norm_loss",
-    "median_frequency_weights",
-    "multi_margin_loss",
-    "one_vs_rest_loss",
-]
 
 
 def _softmax_loss(samples: Samples, logits: Tensor, reduction: Reduction) -> Tensor:

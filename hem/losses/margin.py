@@ -25,8 +25,6 @@ from hem.losses.samples import (
     result_dtype,
 )
 
-__all__ = ["auto_margin", "hem_loss", "hem_plus_loss", "multi_margin_loss"]
-
 
 def auto_margin(class_counts: Counts | None, m: float = 2000.0) -> float:
     """Return HEM's one margin from the size of the training set, μ = √(m / Σ_i s_i).

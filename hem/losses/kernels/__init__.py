@@ -100,11 +100,10 @@ def margin_loss(
         margins, margin = margin.to(input.device, real(input)).contiguous(), 0.0
     if weight is not None:
         weight = weight.to(input.device, real(input)).contiguous()
-    if compiling():
-        from hem.losses.kernels import operator  # here, because it loads torch's compiler
+    given = (input, target, margins, weight, float(margin), ignore_index, high, reduction)
+    if not compiling():
+        return fused.margin_loss(*given)
+    from hem.losses.kernels import operator  # here, because it loads torch's compiler
 
-        value, mass, _ = operator.margin_loss(
-            input, target, margins, weight, float(margin), ignore_index, high, reduction
-        )
-        return value, mass
-    return fused.margin_loss(input, target, margins, weight, float(margin), ignore_index, high, reduction)
+    loss, mass, _ = operator.margin_loss(*given)
+    return loss, mass

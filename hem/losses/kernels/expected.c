@@ -364,8 +364,9 @@ int64_t NAME(expected)(const struct expected *p) {
     return failed ? -2 : -1;
 }
 
-/* What `expected` left as slope, times the upstream gradient of each sample; 0 stays 0 whatever is upstream. */
-void NAME(scaled)(const struct expected *p) {
+/* What `expected` left as slope, times the upstream gradient of each sample; 0 stays 0 whatever is upstream;
+ * returns -1. */
+int64_t NAME(scaled)(const struct expected *p) {
     const int rows = p->pixels == 1;
     const int64_t C = p->classes, span = rows ? p->images : p->pixels, images = rows ? 1 : p->images;
     const REAL *slope = p->input, *upstream = p->shares;
@@ -383,6 +384,7 @@ void NAME(scaled)(const struct expected *p) {
             for (int64_t i = 0; i < length; i++) grad[at + i] = slope[at + i] == 0 ? 0 : slope[at + i] * up[i];
         }
     }
+    return -1;
 }
 
 #undef FORMAT

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hem.losses.kernels import native
 from hem.losses.kernels.fused import attached, beyond_kernels
-from hem.losses.kernels.problem import Problem, layout
+from hem.losses.kernels.problem import Problem, laid, layout
 
 
 def expected_margin_loss(input: Tensor, shares: Tensor, *, margin: float | Tensor, high: bool = True) -> Tensor:
@@ -33,15 +33,13 @@ def expected_margin_loss(input: Tensor, shares: Tensor, *, margin: float | Tenso
     margins = None
     if isinstance(margin, Tensor) and margin.dim() == 1:
         margins, margin = margin.to(input).contiguous(), 0.0
-    loss: Tensor = _ExpectedMargin.apply(input, shares, high, float(margin), margins)
+    loss: Tensor = _ExpectedMargin.apply(laid(input), shares, high, float(margin), margins)
     return loss
 
 
 class _ExpectedMargin(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, shares: Tensor, high: bool, margin: float, margins: Tensor | None) -> Tensor:
-        if layout(input) is None:
-            input = input.contiguous()
         ctx.shape = shape = layout(input)
         assert shape is not None
         slope = torch.empty_like(input)

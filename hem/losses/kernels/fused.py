@@ -9,47 +9,14 @@ import torch
 from torch import Tensor
 
 from hem.losses.kernels.choice import implementation
-from hem.losses.kernels.problem import Problem, layout, real
-from hem.losses.reduction import Reduction
+from hem.losses.kernels.problem import NUMBERS, Problem, laid, pose, real
 from hem.losses.samples import label_error
 
-NUMBERS = 7  # fields of a Problem before its tensors
 
-
-def margin_loss(
-    input: Tensor,
-    target: Tensor,
-    margins: Tensor | None,
-    weight: Tensor | None,
-    margin: float,
-    ignore_index: int,
-    high: bool,
-    reduction: Reduction,
-) -> tuple[Tensor, Tensor]:
-    """Return losses, their sum or their mean; and mass."""
-    kernels = implementation(input)
-    if layout(input) is None:
-        input = input.contiguous()
-    loss: tuple[Tensor, Tensor] = _Margin.apply(
-        input, target, margins, weight, margin, ignore_index, high, reduction, kernels
-    )
+def margin_loss(input: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
+    """Return losses, their sum or their mean; and mass; of what :func:`pose` takes."""
+    loss: tuple[Tensor, Tensor] = _Margin.apply(implementation(input), laid(input), *given)
     return loss
-
-
-def posed(
-    input: Tensor,
-    target: Tensor,
-    margins: Tensor | None,
-    weight: Tensor | None,
-    margin: float,
-    ignore_index: int,
-    high: bool,
-    reduction: str,
-) -> Problem:
-    """Return the problem of logits that lie as a kernel wants them."""
-    shape = layout(input)
-    assert shape is not None
-    return Problem(*shape, ignore_index, high, reduction == "mean", margin, margins, weight, input, target.contiguous())
 
 
 def forward(kernels: ModuleType, problem: Problem, reduction: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,21 +63,19 @@ class _Margin(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *given, ctx.kernels = arguments
-        problem = posed(*given)
-        loss, mass, saved = forward(ctx.kernels, problem, given[-1])
+    def forward(ctx: Any, kernels: ModuleType, *given: Any) -> tuple[Tensor, Tensor]:
+        problem = pose(*given)
+        loss, mass, saved = forward(kernels, problem, given[-1])
         ctx.save_for_backward(*problem[NUMBERS:], saved, mass)
-        ctx.numbers = problem[:NUMBERS]
+        ctx.numbers, ctx.kernels = problem[:NUMBERS], kernels
         ctx.mark_non_differentiable(mass)
         ctx.set_materialize_grads(False)
         return loss, mass
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        rest = (None,) * 8
         if upstream is None:
-            return None, *rest
+            return (None,) * 9
         # once: activation checkpointing makes them anew when asked
         *tensors, saved, mass = ctx.saved_tensors
         problem = Problem(*ctx.numbers, *tensors)
@@ -123,4 +88,4 @@ class _Margin(torch.autograd.Function):
             gradient = torch.where(direction != 0, product, 0.0).to(input.dtype)
         else:
             gradient = backward(ctx.kernels, problem, saved, mass, upstream)
-        return attached(gradient, problem.input), *rest
+        return None, attached(gradient, problem.input), *(None,) * 7

@@ -346,8 +346,8 @@ int64_t NAME(forward)(const struct problem *p) {
     return bad == INT64_MAX ? -1 : bad;
 }
 
-/* Fills grad. */
-void NAME(backward)(const struct problem *p) {
+/* Fills grad; returns -1. */
+int64_t NAME(backward)(const struct problem *p) {
     int rows = p->pixels == 1;
     int64_t length = block_length(p), span = rows ? p->images : p->pixels;
     int64_t blocks = (span + length - 1) / length, all = rows ? blocks : blocks * p->images;
@@ -357,6 +357,7 @@ void NAME(backward)(const struct problem *p) {
         if (rows) NAME(backward_rows)(p, start, stop);
         else NAME(backward_tile)(p, b / blocks, start, (int)(stop - start));
     }
+    return -1;
 }
 
 #undef FORMAT

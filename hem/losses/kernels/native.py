@@ -16,13 +16,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hem.losses.kernels.problem import Problem
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SOURCES = [Path(__file__).with_name(name) for name in ("margin.c", "expected.c")]
 FLAGS = [
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
@@ -55,7 +55,7 @@ class Expected(ctypes.Structure):
 
 
 def processor() -> str:
-    """What ``-march=native`` depends on."""
+    """Return what ``-march=native`` depends on."""
     try:
         lines = set(Path("/proc/cpuinfo").read_text().splitlines())
     except OSError:
@@ -64,7 +64,7 @@ def processor() -> str:
 
 
 def compiled(folder: Path) -> Path:
-    """The library in ``folder``, compiled unless it is there; processes may race, each renames a file."""
+    """Return the library in ``folder``, compiled unless it is there; processes may race, each renames a file."""
     command = (*os.environ.get("CC", "cc").split(), *FLAGS)
     key = hashlib.sha256("\0".join((*map(Path.read_text, SOURCES), *command, processor())).encode()).hexdigest()
     path = folder / f"margin-{key[:16]}.so"
@@ -79,8 +79,8 @@ def compiled(folder: Path) -> Path:
 
 
 @functools.cache
-def functions() -> ctypes.CDLL | None:
-    """All that was compiled; None where that is not possible."""
+def library() -> ctypes.CDLL | None:
+    """Return what was compiled; None where that is not possible."""
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return ctypes.CDLL(str(compiled(cache / "hem")))
@@ -89,68 +89,51 @@ def functions() -> ctypes.CDLL | None:
 
 
 @functools.cache
-def library() -> dict[torch.dtype, tuple[Callable[[Arguments], int], Callable[[Arguments], None]]]:
-    """Forward and backward kernel for each dtype of logits; empty where there is no library."""
-    found = functions()
-    if found is None:
-        return {}
-    kernels: dict[torch.dtype, Any] = {}
-    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
-        name = str(dtype).removeprefix("torch.")
-        forward, backward = found[f"forward_{name}"], found[f"backward_{name}"]
-        forward.argtypes = backward.argtypes = (ctypes.POINTER(Arguments),)
-        forward.restype, backward.restype = ctypes.c_int64, None
-        kernels[dtype] = forward, backward
-    return kernels
-
-
-@functools.cache
-def expectation(dtype: torch.dtype) -> tuple[Callable[[Expected], int], Callable[[Expected], None]]:
-    """The kernels of class probabilities for float32 or float64: losses with slopes, and slopes times a gradient."""
-    found = functions()
+def function(name: str, dtype: torch.dtype, arguments: type[ctypes.Structure]) -> Callable[[ctypes.Structure], int]:
+    """Return the function of a library that there is, for logits of such a dtype."""
+    found = library()
     assert found is not None
-    name = str(dtype).removeprefix("torch.")
-    losses, scaled = found[f"expected_{name}"], found[f"scaled_{name}"]
-    losses.argtypes = scaled.argtypes = (ctypes.POINTER(Expected),)
-    losses.restype, scaled.restype = ctypes.c_int64, None
-    return losses, scaled
+    kernel = found[f"{name}_{str(dtype).removeprefix('torch.')}"]
+    kernel.argtypes, kernel.restype = (ctypes.POINTER(arguments),), ctypes.c_int64
+    return kernel
 
 
 def runs(device: str, dtype: torch.dtype) -> bool:
-    """Whether there is a kernel for such logits."""
-    return device == "cpu" and dtype in library()
+    """Return whether there is a kernel for such logits."""
+    return device == "cpu" and dtype in DTYPES and library() is not None
 
 
 def forward(problem: Problem, saved: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """Fill ``saved`` and ``losses``; give sum or mean, mass, and the first sample whose label is no class, or -1."""
+    """Fill ``saved`` and ``losses``; return sum or mean, mass, and the first sample whose label is no class, or -1."""
     loss, mass = saved.new_empty(()), saved.new_empty(())
     results = None if losses is None else losses.data_ptr(), loss.data_ptr(), mass.data_ptr(), None, None, 0
-    wrong = library()[problem.input.dtype][0](_arguments(problem, saved, *results))
+    wrong = function("forward", problem.input.dtype, Arguments)(_arguments(problem, saved, *results))
     if wrong < -1:
-        raise MemoryError("the margin loss could not get 16 bytes for each 32768 logits.")
+        raise MemoryError("The margin loss could not get 16 bytes for each 32768 logits.")
     return loss, mass, wrong
 
 
 def backward(problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor, grad: Tensor) -> None:
     """Fill ``grad``."""
     results = None, None, mass.data_ptr(), upstream.data_ptr(), grad.data_ptr(), upstream.dim() > 0
-    library()[problem.input.dtype][1](_arguments(problem, saved, *results))
+    function("backward", problem.input.dtype, Arguments)(_arguments(problem, saved, *results))
 
 
 def expected(problem: Problem, shares: Tensor, losses: Tensor, slope: Tensor) -> None:
     """Fill ``losses`` and ``slope``, their derivative by the logits; ``problem.target`` has no part in it."""
-    if expectation(problem.input.dtype)[0](_expected(problem, problem.input, shares, losses, slope)) < -1:
-        raise MemoryError("the margin loss could not get 50 bytes for each class.")
+    given = _expected(problem, problem.input, shares, losses, slope)
+    if function("expected", slope.dtype, Expected)(given) < -1:
+        raise MemoryError("The margin loss could not get 50 bytes for each class.")
 
 
 def scaled(problem: Problem, slope: Tensor, upstream: Tensor, grad: Tensor) -> None:
     """Fill ``grad`` with slopes times the upstream gradient of each sample; 0 stays 0."""
-    expectation(slope.dtype)[1](_expected(problem, slope, upstream, None, grad))
+    function("scaled", slope.dtype, Expected)(_expected(problem, slope, upstream, None, grad))
 
 
 def _expected(problem: Problem, *tensors: Tensor | None) -> Expected:
     images, classes, pixels, _, high, _, margin, margins, *_ = problem
-    places = (None if tensor is None else tensor.data_ptr() for tensor in (margins, *tensors))
+    places = [None if tensor is None else tensor.data_ptr() for tensor in (margins, *tensors)]
     return Expected(images, classes, pixels, high, margin, *places, torch.get_num_threads())
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hem.losses.kernels import choice, fused
-from hem.losses.kernels.problem import layout, real
+from hem.losses.kernels.problem import laid, pose, real
 
 # asked once while torch traces, for an answer that is a constant of the graph
 available: Callable[[str, torch.dtype], bool] = torch.compiler.assume_constant_result(  # type: ignore[no-untyped-call]
@@ -23,45 +23,26 @@ available: Callable[[str, torch.dtype], bool] = torch.compiler.assume_constant_r
 )
 
 
-@torch.library.custom_op("hem::margin_loss", mutates_args=())
-def margin_loss(
-    input: Tensor,
-    target: Tensor,
-    margins: Tensor | None,
-    weight: Tensor | None,
-    margin: float,
-    ignore_index: int,
-    high: bool,
-    reduction: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+GIVEN = (
+    "Tensor input, Tensor target, Tensor? margins, Tensor? weight, float margin, int ignore_index, bool high, "
+    "str reduction"
+)
+FORWARD = f"({GIVEN}) -> (Tensor loss, Tensor mass, Tensor saved)"
+BACKWARD = f"(Tensor upstream, Tensor mass, Tensor saved, {GIVEN}) -> Tensor"
+
+
+@torch.library.custom_op("hem::margin_loss", mutates_args=(), schema=FORWARD)
+def margin_loss(input: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return losses, their sum or their mean; mass; and what the backward needs."""
-    problem = fused.posed(laid(input), target, margins, weight, margin, ignore_index, high, reduction)
-    return fused.forward(choice.implementation(input), problem, reduction)
+    return fused.forward(choice.implementation(input), pose(laid(input), *given), given[-1])
 
 
-@torch.library.custom_op("hem::margin_loss_backward", mutates_args=())
-def margin_loss_backward(
-    upstream: Tensor,
-    mass: Tensor,
-    saved: Tensor,
-    input: Tensor,
-    target: Tensor,
-    margins: Tensor | None,
-    weight: Tensor | None,
-    margin: float,
-    ignore_index: int,
-    high: bool,
-    reduction: str,
-) -> Tensor:
+@torch.library.custom_op("hem::margin_loss_backward", mutates_args=(), schema=BACKWARD)
+def margin_loss_backward(upstream: Tensor, mass: Tensor, saved: Tensor, input: Tensor, *given: Any) -> Tensor:
     """Return the gradient of the logits."""
-    problem = fused.posed(laid(input), target, margins, weight, margin, ignore_index, high, reduction)
+    problem = pose(laid(input), *given)
     gradient = fused.backward(choice.implementation(input), problem, saved, mass, upstream)
     return gradient if problem.input is input else torch.empty_like(input).copy_(gradient)
-
-
-def laid(input: Tensor) -> Tensor:
-    """Return the logits as a kernel wants them."""
-    return input if layout(input) is not None else input.contiguous()
 
 
 @margin_loss.register_fake

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+NUMBERS = 7  # fields of a Problem before its tensors
+
 
 class Problem(NamedTuple):
-    """One evaluation of a margin loss; the first half of ``struct problem`` in ``margin.c``, in its order.
+    """An evaluation of a margin loss; the first half of ``struct problem`` in ``margin.c``, in its order.
 
     The logits lie in memory as ``(images, classes, pixels)``, or with one pixel as ``(samples, classes)``.
     """
@@ -29,7 +31,7 @@ class Problem(NamedTuple):
 
 
 def layout(input: Tensor) -> tuple[int, int, int] | None:
-    """Images, classes and pixels of logits ``(N, C, ...)`` as they lie in memory; None: neither way."""
+    """Return images, classes and pixels of logits ``(N, C, ...)`` as they lie in memory; None: neither way."""
     images, classes, *spatial = input.shape
     if input.is_contiguous():
         return images, classes, prod(spatial)
@@ -39,5 +41,26 @@ def layout(input: Tensor) -> tuple[int, int, int] | None:
 
 
 def real(input: Tensor) -> torch.dtype:
-    """The dtype to compute in."""
+    """Return the dtype to compute in."""
     return torch.float64 if input.dtype == torch.float64 else torch.float32
+
+
+def laid(input: Tensor) -> Tensor:
+    """Return the logits as a kernel wants them, a copy if they lie in neither way."""
+    return input if layout(input) is not None else input.contiguous()
+
+
+def pose(
+    input: Tensor,
+    target: Tensor,
+    margins: Tensor | None,
+    weight: Tensor | None,
+    margin: float,
+    ignore_index: int,
+    high: bool,
+    reduction: str,
+) -> Problem:
+    """Return the problem of logits that are :func:`laid`, and of what a loss is given beside them."""
+    shape = layout(input)
+    assert shape is not None
+    return Problem(*shape, ignore_index, high, reduction == "mean", margin, margins, weight, input, target.contiguous())
