@@ -41,6 +41,20 @@ lint: setup  ## ruff
 types: setup  ## mypy, strict
 	$(BIN)/mypy
 
+docs: setup  ## the site, strictly, into site/: dead links, undocumented names and code that fails break it
+	$(BIN)/python -m pytest -q tests/test_docs.py --deselect tests/test_docs.py::test_site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: setup  ## the site on localhost:8000
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr localhost:8000
+
+examples: setup  ## HEM in other people's frameworks, which are installed for it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[examples]'
+	$(BIN)/python -m pytest -q tests/test_examples.py
+
+build: setup  ## wheel and sdist, into dist/
+	$(BIN)/python -m build --no-isolation
+
 study: setup  ## a study and the page of it: STUDY=quick (no download) or another of configs/study
 	$(BIN)/python -m hem.study configs/study/$(STUDY).yaml; code=$$?; $(BIN)/python -m hem.report runs/$(STUDY) && exit $$code
 
@@ -61,6 +75,6 @@ cluster-check: setup  ## runs over network namespaces and a SLURM of this machin
 	bash tests/cluster/slurm.sh
 
 clean:  ## remove what the tools leave behind, the environment included; runs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .cache *.egg-info build dist site
 
-.PHONY: help setup train tensorboard test test-processors quick lint types study study-killed bench bench-train gpu cluster-check clean
+.PHONY: help setup train tensorboard test test-processors quick lint types docs docs-serve examples build study study-killed bench bench-train gpu cluster-check clean

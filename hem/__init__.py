@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hem.inference.predictor import Segmenter, Trained
 
 moved.install()
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "calibrate", "evaluate", "load"]
 
 

@@ -170,7 +170,7 @@ def _need_pytorch_ood(score: str) -> None:
         import pytorch_ood.detector  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"The score '{score}' is computed by pytorch-ood, which is not installed: pip install 'hem[ood]'."
+            f"The score '{score}' is computed by pytorch-ood, which is not installed: pip install 'hem-loss[ood]'."
         ) from error
 
 

@@ -509,7 +509,7 @@ def test_how_often_a_job_is_sent_again_is_for_slurm_to_know(folder, monkeypatch)
 def test_slurm_without_submitit(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert run(folder, written(folder), "--slurm") == 2
-    assert "pip install 'hem[cluster]'" in capsys.readouterr().err
+    assert "pip install 'hem-loss[cluster]'" in capsys.readouterr().err
 
 
 def test_a_gpu_for_each_run(folder, monkeypatch):

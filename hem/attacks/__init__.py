@@ -32,11 +32,11 @@ from hem.attacks.objectives import (
 from hem.attacks.pgd import FGSM, PGD, Schedule, pgd
 from hem.attacks.square import Square, square
 
-#: attacks by the words of former configs: class and arguments
 FORMER: dict[str, tuple[type[Attack], dict[str, str]]] = {
     **{f"pgd_{objective}": (PGD, {"objective": objective}) for objective in (*OBJECTIVES, "loss")},
     "autoattack": (AutoAttack, {}),
 }
+"""Attacks by the words of former configs: class and arguments."""
 
 __all__ = [
     "FGSM",

@@ -23,7 +23,7 @@ def library() -> Any:
     except ImportError as error:
         raise ImportError(
             "AutoAttack and Square come with the package pyautoattack, which is not installed: "
-            "pip install 'hem[attack]'."
+            "pip install 'hem-loss[attack]'."
         ) from error
     return pyautoattack
 

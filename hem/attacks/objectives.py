@@ -111,6 +111,7 @@ def mifpe(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 OBJECTIVES: dict[str, Objective] = {"ce": ce, "margin": margin, "dlr": dlr, "mifpe": mifpe}
+"""Objectives by name."""
 
 
 def loss_objective(criterion: nn.Module) -> Objective:

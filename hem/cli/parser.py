@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import reduce
+from inspect import Parameter
 from operator import or_
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -289,6 +290,8 @@ def settle_nulls(value: Any, key: str) -> None:
     for name, each in list((vars(given) if given else {}).items()):
         kind = taken[name].annotation if name in taken else ""
         kind = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+        if each is None and name in taken and taken[name].default is Parameter.empty:
+            continue  # it is still to come from the data
         if each is None and re.fullmatch(r"(int|float|str|bool)( \| (int|float|str|bool))*", kind):
             raise ValueError(
                 f"{key}.{name} expects {kind.replace(' |', ' or')}, got null: leave it out for its default."

@@ -76,9 +76,13 @@ GROUPS: dict[str, dict[str, Corruption]] = {
         "saturate": saturate,
     },
 }
+"""The corruptions by kind."""
 CORRUPTIONS: dict[str, Corruption] = {name: f for group in GROUPS.values() for name, f in group.items()}
+"""Every corruption by name."""
 EXTRA = tuple(GROUPS["extra"])
+"""The four that Hendrycks & Dietterich keep aside, for choosing hyper-parameters."""
 COMMON = tuple(name for name in CORRUPTIONS if name not in EXTRA)
+"""The fifteen whose mean the field reports."""
 
 
 def corrupt(

@@ -9,6 +9,7 @@ from torch import Tensor
 from hem.checks import check_pixels
 
 SEVERITIES = (1, 2, 3, 4, 5)
+"""From slight to strong."""
 
 # The constants of the five severities, by the side of the images they are meant for.
 CONSTANTS: dict[str, dict[int, tuple[Any, ...]]] = {
@@ -150,6 +151,7 @@ CONSTANTS: dict[str, dict[int, tuple[Any, ...]]] = {
         224: ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
     },
 }
+"""What a corruption does at each severity, by the size of the images."""
 
 
 def constants(name: str, images: Tensor, severity: int, key: Tensor) -> Any:

@@ -25,10 +25,11 @@ from hem.datamodules.segmentation import SegmentationDataModule
 from hem.datamodules.unknown import UNKNOWN, OpenSetDataModule
 
 CLASSES = [each for each in vars().values() if isinstance(each, type) and "name" in vars(each)]
-#: the data sets by their names, as folders of runs have them
 DATA: dict[str, type[ImageDataModule]] = {str(each.name): each for each in CLASSES if issubclass(each, ImageDataModule)}
+"""The data sets by their names, as folders of runs have them."""
 DATA["open_set"] = OpenSetDataModule  # has the name of the whole set until it is built
 MASKS: dict[str, type[MaskDataset]] = {each.name: each for each in CLASSES if issubclass(each, MaskDataset)}
+"""The data sets of SegmentationDataModule by their names."""
 
 __all__ = [
     "DATA",

@@ -24,6 +24,7 @@ from torch import Tensor
 from hem.datamodules.augment import Augmentation, Mixing
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.datasets.cifar import CIFAR10DataModule, CIFAR100DataModule
+from hem.datamodules.datasets.digits import DigitsDataModule
 from hem.datamodules.datasets.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
 from hem.datamodules.datasets.svhn import SVHNDataModule
 from hem.datamodules.datasets.tiny_imagenet import TinyImageNetDataModule
@@ -282,6 +283,7 @@ UNKNOWN: dict[str, Unknown] = {
     "phase": _unmade(phase_randomised, "phase"),
     "nonsense": _made(uniform_noise, "nonsense"),  # where the task's ascent begins
 }
+"""Sets of images that a classifier has not learnt, by name."""
 
 
 def check_unknown(name: str) -> None:
@@ -351,6 +353,7 @@ def unknown_images(
 WHOLE: dict[str, type[ImageDataModule]] = {
     module.name: module
     for module in (
+        DigitsDataModule,
         MNISTDataModule,
         FashionMNISTDataModule,
         KMNISTDataModule,

@@ -136,7 +136,7 @@ def export_onnx(
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise ImportError(f"ONNX export needs {' and '.join(missing)}: pip install 'hem[export]'")
+        raise ImportError(f"ONNX export needs {' and '.join(missing)}: pip install 'hem-loss[export]'")
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists and is not overwritten: remove it or name another file")

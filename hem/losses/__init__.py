@@ -49,6 +49,7 @@ LOSSES: dict[str, type[nn.Module]] = {
     "balanced_softmax": BalancedSoftmaxLoss,
     "one_vs_rest": OneVsRestLoss,
 }
+"""Each loss by its short name, which configs, studies and reports use."""
 
 __all__ = [
     "LOSSES",

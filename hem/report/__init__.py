@@ -25,5 +25,5 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f"hem.report.{PLACES[name]}"), name)
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"Expected the packages that make a report, but there is no {error.name}: pip install 'hem[report]'."
+            f"Expected the packages that make a report, but there is no {error.name}: pip install 'hem-loss[report]'."
         ) from error

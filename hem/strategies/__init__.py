@@ -22,6 +22,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "si": SI,
     "lwf": LwF,
 }
+"""Each strategy by its short name."""
 
 __all__ = [
     "EWC",

@@ -69,7 +69,7 @@ def executor_for(folder: Path, parameters: Mapping[str, Any], trial: bool = Fals
     try:
         import submitit
     except ImportError as error:
-        raise ImportError("--slurm needs submitit: pip install 'hem[cluster]'") from error
+        raise ImportError("--slurm needs submitit: pip install 'hem-loss[cluster]'") from error
     given = dict(parameters)
     try:
         cluster = given.pop("cluster", "slurm")

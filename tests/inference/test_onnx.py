@@ -81,7 +81,7 @@ def without(monkeypatch, *names):
 
 def test_a_missing_extra_is_a_sentence(monkeypatch, tmp_path):
     without(monkeypatch, "onnx", "onnxscript")
-    with pytest.raises(ImportError, match=re.escape("needs onnx and onnxscript: pip install 'hem[export]'")):
+    with pytest.raises(ImportError, match=re.escape("needs onnx and onnxscript: pip install 'hem-loss[export]'")):
         export_onnx(tiny(), tmp_path / "net.onnx", (8, 8), 1)
 
 
