@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from torch import Tensor
 
 from hem.runs.checkpoints import LAST, last_checkpoint
@@ -43,6 +44,14 @@ def _moved(value: Any, there: str, here: str) -> Any:
     if isinstance(value, dict):
         return {_moved(path, there, here): score for path, score in value.items()}
     return here + value.removeprefix(there) if isinstance(value, str) and value.startswith(there) else value
+
+
+def _stopped(callback: Callback) -> bool:
+    """Whether a callback may have stopped a training, and would do so again with the patience that it has now."""
+    if not isinstance(callback, EarlyStopping):
+        return False
+    patience = callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED
+    return not patience or callback.wait_count >= callback.patience
 
 
 def stop(trainer: Trainer, reason: str) -> NoReturn:
@@ -108,7 +117,7 @@ class Watch(Checkpoint):
         trainer.callback_metrics.update({name: value.to(pl_module.device) for name, value in metrics.items()})
         if trainer.fit_loop.resumed_on_epoch_end:  # saved by `on_train_epoch_end`, which is not called again
             self._step_plateau(trainer, pl_module, trainer.current_epoch)
-            stops = any(isinstance(callback, EarlyStopping) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+            stops = any(map(_stopped, trainer.callbacks))  # type: ignore[attr-defined]
             trainer.should_stop = stops and self.resumed.get("stop", False)
         if trainer.ckpt_path is not None and trainer.global_step >= trainer.estimated_stepping_batches:
             self._refuse_finished(trainer)
@@ -129,8 +138,8 @@ class Watch(Checkpoint):
         between = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
         if self.task_at_hand == GO_ON or between or trainer.is_last_batch:
             return
-        if self.task_at_hand == STOP:  # Lightning writes the row of this step behind this hook, which does not return
-            trainer._logger_connector.update_train_step_metrics()
+        # Lightning writes the row of this step behind this hook: too late where the process ends in between
+        trainer._logger_connector.update_train_step_metrics()
         if getattr(pl_module, "resumes_within_epochs", True):
             self._save(trainer)
         if self.task_at_hand == STOP:
@@ -215,6 +224,10 @@ class Watch(Checkpoint):
         score as well, and the next epoch would become the best.
         """
         self.resumed = {**checkpoint.get(STATE, {}), "step": checkpoint["global_step"]}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint.get("callbacks", {}).get(callback.state_key)
+            if isinstance(callback, EarlyStopping) and state is not None:
+                state["patience"] = callback.patience  # that of the command, where Lightning takes the former one
         here = self._folder(trainer)
         if trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent == here:
             for state in checkpoint.get("callbacks", {}).values():

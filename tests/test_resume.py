@@ -19,6 +19,7 @@ import hem
 from hem.cli import main
 from hem.runs import RunFolder
 from hem.runs.lock import HELD, handed_on, lock
+from hem.watch import Watch
 from tests.test_survival import Dead, happening
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,6 +81,36 @@ def test_killed_between_two_epochs(reader, hem_command, tmp_path):
         assert before == 3 * STEPS, "stopped early, so that there is something to be told"
     # what has ended, early or not, has nothing left to do
     assert hem_command(*options, "--run_dir", tmp_path / "whole", "--ckpt_path", "auto").code == 0
+    same(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_more_patience_is_a_length(hem_command, tmp_path):
+    """Early stopping ends a training, and leaves what it does as it is: another patience goes on with the run."""
+    options = (*COMMON, *STOPPING, "val/max_logit", "--run_dir", tmp_path)
+    assert hem_command(*options).code == 0
+    assert state(tmp_path)["global_step"] == 3 * STEPS
+    outcome = hem_command(*options, "--trainer.callbacks.patience", 5, "--ckpt_path", "last")
+    assert outcome.code == 0, outcome.err
+    assert state(tmp_path)["global_step"] == 4 * STEPS
+
+
+def test_a_process_that_ends_behind_a_checkpoint_leaves_the_row_of_its_step(hem_command, tmp_path):
+    """Lightning writes it behind the hook in which the checkpoint is written: the run would go on without the row."""
+    options = (*COMMON, "--trainer.max_epochs", 1, "--watch.save_steps", 2)
+    assert hem_command(*options, "--run_dir", tmp_path / "whole").code == 0
+    save = Watch._save
+
+    def save_and_die(self, trainer):
+        save(self, trainer)
+        raise Dead
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "_save", save_and_die)
+        with pytest.raises(Dead):
+            hem_command(*options, "--run_dir", tmp_path / "parts")
+    assert hem_command(*options, "--run_dir", tmp_path / "parts", "--ckpt_path", "last").code == 0
+    steps = [row["step"] for row in rows(tmp_path / "parts") if row["train/loss"]]
+    assert steps == [str(step) for step in range(STEPS)]
     same(tmp_path / "parts", tmp_path / "whole")
 
 

@@ -37,6 +37,11 @@ MONITOR = re.compile(
 )
 
 
+# how Lightning says that a share of the batches is less than one
+SHARE = re.compile(
+    r"You requested to check (?P<share>\S+) of the `(?P<part>\w+)_dataloader` but .* \* (?P<count>\d+) < 1"
+)
+
 # what a user may mean by an option of one word, where the parser knows it by another
 MEANT = {
     "epochs": "trainer.max_epochs",
@@ -244,6 +249,11 @@ def sentence(error: BaseException) -> str:
             "Expected two samples or more in each batch of a device, which BatchNorm needs for its averages, got one: "
             "raise --data.batch_size (it counts the samples of all devices), or take a network with another "
             "normalisation or none (of ours some have --model.net.norm group, others --model.net.batch_norm false)."
+        )
+    if found := SHARE.search(str(error)):
+        return (
+            f"Expected one batch at least by trainer.limit_{found['part']}_batches, got {found['share']} of "
+            f"{found['count']}: give a larger share, or a number of batches such as 1."
         )
     if found := MONITOR.search(str(error)):
         who, monitor, listed = (

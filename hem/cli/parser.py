@@ -213,8 +213,9 @@ class HemCLI(LightningCLI):
         self._make_room(self.folder.results, "limit_test_batches")
 
     def before_predict(self) -> None:
-        """Refuse a last layer that nobody trained."""
+        """Refuse a last layer that nobody trained; set the predictions of other weights aside."""
         self._refuse_new_layers()
+        self._make_room(self.folder.predicted, "limit_predict_batches")
 
     def _refuse_new_layers(self) -> None:
         start = getattr(self.model.net.backbone, "start", None)
@@ -239,6 +240,8 @@ class HemCLI(LightningCLI):
         partial = share is not None and (isinstance(share, int) or share < 1)  # 1 is one batch, 1.0 all of them
         if kept := self.folder.make_room(results, self.results.weights, partial):
             print(f"The results that were here are of other weights or of more images: they are kept in {kept}.")
+        if results == self.folder.predicted:
+            self.folder.write_predicted(self.results.weights, config.ckpt_path, partial)
 
     def _train_into(self, run: RunFolder, config: Any) -> None:
         """Hold the folder of a training, find what it goes on from, and refuse what would make it another run."""

@@ -56,8 +56,11 @@ MACHINE = (
 # the last word of an option, wherever it stands
 ANYWHERE = ("download", "eval_batch_size", "foreach", "fused", "in_memory", "num_workers", "on_device",
             "predict_folder", "root")  # fmt: skip
-#: callbacks that leave the training as it is; one's own says so by an attribute ``observes = True``
-OBSERVERS = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar, ThroughputMonitor, Timer)
+#: callbacks that leave the training as it is, or end it; one's own says so by an attribute ``observes = True``
+OBSERVERS = (
+    *(Checkpoint, DeviceStatsMonitor, EarlyStopping, LearningRateMonitor, ModelSummary, ProgressBar),
+    *(ThroughputMonitor, Timer),
+)
 
 
 def first_process() -> bool:
@@ -104,15 +107,11 @@ def differences(record: Any, config: Any, option: str = "") -> dict[str, tuple[A
     return found
 
 
-def _trained_with(callbacks: Any, others: Any) -> list[dict[str, Any]]:
-    """Return the callbacks that take part in a training; early stopping, a length, where others have it as well."""
-    kept = []
-    for each in callbacks or []:
-        found = class_of(each["class_path"])
-        alone = issubclass(found, EarlyStopping) and all(class_of(c["class_path"]) is not found for c in others or [])
-        if not (issubclass(found, OBSERVERS) or getattr(found, "observes", False) or alone):
-            kept.append(each)
-    return kept
+def _trained_with(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with the callbacks alone that take part in a training."""
+    callbacks = [(each, class_of(each["class_path"])) for each in config["trainer"]["callbacks"] or []]
+    kept = [each for each, kind in callbacks if not (issubclass(kind, OBSERVERS) or getattr(kind, "observes", False))]
+    return {**config, "trainer": {**config["trainer"], "callbacks": kept}}
 
 
 #: what changes with the place of a run, and is no news in its record
@@ -121,10 +120,7 @@ PLACE = ("checkpoint.dirpath", "ckpt_path", "run_dir", "trainer.default_root_dir
 
 def compare(record: dict[str, Any], config: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the differences of two merged configs, callbacks that only observe left out."""
-    first, second = record["trainer"]["callbacks"], config["trainer"]["callbacks"]
-    record = {**record, "trainer": {**record["trainer"], "callbacks": _trained_with(first, second)}}
-    config = {**config, "trainer": {**config["trainer"], "callbacks": _trained_with(second, first)}}
-    found = differences(record, config)
+    found = differences(_trained_with(record), _trained_with(config))
     return {option: pair for option, pair in found.items() if option not in PLACE and not option.endswith("save_dir")}
 
 

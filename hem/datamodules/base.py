@@ -64,6 +64,7 @@ class ImageDataModule(LightningDataModule, ABC):
     train_counts: Sequence[int]  #: images of each class in the official training part
     in_channels: int
     image_size: tuple[int, int]  #: height and width in pixels
+    own: bool = False  #: whether it is one's own folder, whose files come and go, rather than a published list
     mean: tuple[float, ...]  #: of the official training part per channel, pixels in [0, 1]
     std: tuple[float, ...]
 
@@ -153,8 +154,6 @@ class ImageDataModule(LightningDataModule, ABC):
     def split_by_name(self) -> bool:
         """Whether a part is cut off by the names of files: of one's own folders, which change."""
         return False
-
-    # What is known before the data is read.
 
     @property
     def num_classes(self) -> int:

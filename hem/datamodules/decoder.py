@@ -109,7 +109,7 @@ def size_of(path: str | Path) -> tuple[int, int]:
 
 
 def header_fault(path: str, *, mask: bool = False) -> str | None:
-    """Why a file cannot be used, as far as its header says, in a few words; None: it can.
+    """Why a file cannot be used, as far as its header and its end say, in a few words; None: it can.
 
     Args:
         path: The file.
@@ -119,9 +119,19 @@ def header_fault(path: str, *, mask: bool = False) -> str | None:
         with Image.open(path) as image:
             if not mask:
                 _refuse_depth(image)
+            if not _ends(path, image.format):
+                image.load()  # cut off, or with something behind its end
     except _DAMAGE as error:
         return _reason(error, path)
     return None
+
+
+def _ends(path: str, kind: str | None) -> bool:
+    """Whether a file ends as its kind does; True for kinds that have no mark there."""
+    mark = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}.get(kind or "", b"")
+    with open(path, "rb") as file:
+        file.seek(-len(mark), os.SEEK_END)
+        return file.read() == mark
 
 
 def refuse_faults(

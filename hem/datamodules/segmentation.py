@@ -100,7 +100,7 @@ class SegmentationDataModule(ImageDataModule):
             raise ValueError(f"A network needs two known classes or more, but unknown_classes leaves {len(known)}.")
         if not 0 < max_share <= 1:
             raise ValueError(f"max_share is a share of a crop's labelled pixels in (0, 1], but it is {max_share}.")
-        self.dataset = dataset
+        self.dataset, self.own = dataset, dataset.own
         self.known = known
         self.name, self.title, self.source = dataset.name, dataset.title, dataset.source
         self.class_names = tuple(dataset.class_names[c] for c in known)

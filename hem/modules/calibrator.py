@@ -111,7 +111,8 @@ class RunCalibration(NamedTuple):
         Raises:
             ValueError: ``calibration.json`` is damaged.
         """
-        path = folder.calibration
+        weights = fingerprint(net)
+        path = folder.of_weights(folder.calibration, weights)
         if not path.is_file():
             return None
         record = read_json(path)
@@ -127,7 +128,7 @@ class RunCalibration(NamedTuple):
                 f"Expected the calibration of a run in {path}, got something else ({error!r}): delete it, or make it "
                 "anew with `python cli.py test`."
             ) from error
-        return found if found.weights == fingerprint(net) else None
+        return found if found.weights == weights else None
 
 
 def validation_logits(task: Task) -> tuple[Tensor, Tensor]:

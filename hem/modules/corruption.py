@@ -20,6 +20,7 @@ from hem.modules.base import Task
 from hem.modules.examination import data_of, write_figure, write_table
 from hem.modules.rejector import limited
 from hem.plots.corruption import image_sheet, severity_curves
+from hem.runs import RunFolder
 
 Accuracies = dict[tuple[str, int], float]  # by corruption and severity; ("clean", 0) is among them
 PREFIX = "test/corruption/"  # of the keys in results.json
@@ -40,7 +41,7 @@ def read_accuracies(path: str | Path) -> Accuracies:
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        path = path / "corruption.csv"
+        path = RunFolder(path).corruption
     if not path.is_file():
         raise FileNotFoundError(
             f"The baseline's figures are expected in {path}, but there is no such file: test the baseline with the "

@@ -58,7 +58,8 @@ class Rejector(NamedTuple):
         Raises:
             ValueError: ``rejector.json`` is damaged.
         """
-        path = RunFolder(folder).rejector
+        run, weights = RunFolder(folder), fingerprint(net)
+        path = run.of_weights(run.rejector, weights)
         if not path.is_file():
             return None
         try:
@@ -68,7 +69,7 @@ class Rejector(NamedTuple):
             raise ValueError(
                 f"{path} is no rejector ({error}): delete it, or make it anew with `python cli.py test`."
             ) from error
-        return found if found.weights == fingerprint(net) else None
+        return found if found.weights == weights else None
 
 
 def run_folder(trainer: Trainer) -> Path | None:

@@ -24,6 +24,7 @@ from hem.modules.rejector import calibration_loader, gathered, passed, run_folde
 from hem.plots.masks import Example, indexed_png, overlays
 from hem.plots.matrices import confusion
 from hem.rng import integers, key
+from hem.runs import RunFolder
 from hem.views import scaled, sliding_window
 
 PIXELS = 9  # the first word of the keys that choose pixels
@@ -285,11 +286,11 @@ class SegmentationTask(Task):
         input, _, index = batch
         prediction = self._logits(input, every_view=True).argmax(1).to(torch.uint8).cpu()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        folder = folder_of(self) / "masks"
+        folder = RunFolder(folder_of(self)).masks
         columns: dict[str, Any] = {"index": index, "mask": []}
         for at, mask in zip(index.tolist(), prediction, strict=True):
             path = folder / f"{self.stems[at]}.png"
-            write(self, f"masks/{path.name}", indexed_png(data.file_mask(at, mask), self.palette))
+            write(self, f"{folder.name}/{path.name}", indexed_png(data.file_mask(at, mask), self.palette))
             columns["mask"].append(str(path))
         return columns
 

@@ -102,20 +102,21 @@ class SaveResults(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``results.json``."""
-        self._write(trainer, RunFolder(trainer.default_root_dir).results)
+        self._write(trainer, pl_module, RunFolder(trainer.default_root_dir).results)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``results_validate.json`` where validation is all that was asked for."""
         if trainer.state.fn == "validate":
-            self._write(trainer, RunFolder(trainer.default_root_dir).results_validate)
+            self._write(trainer, pl_module, RunFolder(trainer.default_root_dir).results_validate)
 
-    def _write(self, trainer: Trainer, path: Path) -> None:
+    def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         part = partial(trainer)
         results = {
             **self.facts,
             **({"partial": part} if part else {}),
+            "loss_as_built": str(getattr(pl_module, "loss", None)),
             "metrics": {key: float(value) for key, value in sorted(trainer.callback_metrics.items())},
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "weights": self.weights,

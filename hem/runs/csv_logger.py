@@ -24,6 +24,8 @@ class CSVLogger(lightning.pytorch.loggers.CSVLogger):
     row is kept where its step is below the first step that is logged now.
     """
 
+    _row: tuple[int | None, dict[str, Any]] | None = None
+
     @property
     def experiment(self) -> Any:
         """Return the writer, which goes on with the ``metrics.csv`` that is there."""
@@ -59,4 +61,6 @@ class CSVLogger(lightning.pytorch.loggers.CSVLogger):
             table.writerows(kept)
             write_atomically(path, text.getvalue())
             self._resumed = False
-        super().log_metrics(metrics, step)
+        if (row := (step, metrics)) != self._row:  # the row behind a checkpoint was written before it
+            super().log_metrics(metrics, step)
+        self._row = row

@@ -26,6 +26,7 @@ class Data(Protocol):
 
     title: str
     root: Path
+    own: bool
 
     @property
     def split_by_name(self) -> bool:
@@ -42,9 +43,10 @@ class Data(Protocol):
 
 
 def files_of(data: Data, parts: Sequence[str] = PARTS) -> dict[str, dict[str, Any]]:
-    """What the parts are made of, as far as they are files: the number and the SHA-256 of their names, by part.
+    """What the parts are made of, as far as they are files: their number and the SHA-256 of their names, by part.
 
-    The names are paths below the root, sorted. A part that is not there is left out.
+    The names are paths below the root, sorted. Of one's own folders the bytes of all files are counted as well; what
+    is in the files is not looked at. A part that is not there is left out.
     """
     found: dict[str, dict[str, Any]] = {}
     for part in parts:
@@ -56,6 +58,8 @@ def files_of(data: Data, parts: Sequence[str] = PARTS) -> dict[str, dict[str, An
             return {}
         text = "\n".join(sorted(names)).encode(errors="surrogateescape")
         found[part] = {"count": len(names), "sha256": hashlib.sha256(text).hexdigest()}
+        if data.own:
+            found[part]["bytes"] = sum((data.root / name).stat().st_size for name in names)
     return found
 
 
@@ -72,11 +76,16 @@ def changed_files(data: Data, kept: Mapping[str, Any] | None, parts: Sequence[st
     changed = []
     for part, now in files_of(data, parts).items() if kept else ():
         before = kept.get(part, {"count": 0})
-        if now != before:
-            same = " of the same number" if now["count"] == before["count"] else ""
+        if any(before.get(name, value) != value for name, value in now.items()):  # runs of old counted no bytes
+            others = "others" if now["count"] != before["count"] else "others of the same number"
+            others = (
+                f"of the same names, but other sizes: {before['bytes']} bytes in all, now {now['bytes']}"
+                if (now["sha256"] == before.get("sha256"))
+                else others
+            )
             changed.append(
                 f"The {part} part of {data.title} in {data.root} has {now['count']} files, but the run was trained "
-                f"with {before['count']}, others{same}."
+                f"with {before['count']}, {others}."
             )
     return changed
 

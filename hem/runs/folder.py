@@ -2,7 +2,7 @@
 
 ``runs/<task>_<dataset>/<loss>/seed<k>/`` holds ``config.yaml`` (the record of the run), ``data.json`` (what its outputs
 mean: classes, channels, size), ``events.*`` and ``metrics.csv`` (curves), ``checkpoints/best.ckpt`` and ``last.ckpt``,
-``results.json`` (every test metric), ``rejector.json``, ``calibration.json``, ``predictions.csv``, and, in
+``results.json`` (every test metric), ``rejector.json``, ``calibration.json``, ``predictions.csv``, ``masks/``, and, in
 ``evaluate/<name>/``, the results of each examination. Results belong to the weights of one checkpoint: those of others
 are set aside with what their test left beside them, never overwritten. Where training went on, ``resumes.json`` says
 when.
@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ class RunFolder:
         "accuracy_matrix.*", "rejection.*", "rejection_*.png", "corruption.*", "corruption_images.png", "robustness.*",
         "masking.json",
     )  # fmt: skip
+    OF_PREDICT = ("predictions.csv", "masks")
 
     @classmethod
     def of_checkpoint(cls, checkpoint: str | Path) -> RunFolder | None:
@@ -80,6 +83,21 @@ class RunFolder:
     def predictions(self) -> Path:
         """``predictions.csv``: a row for each image."""
         return self.path / "predictions.csv"
+
+    @property
+    def predicted(self) -> Path:
+        """``predictions.json``: whose predictions lie here."""
+        return self.path / "predictions.json"
+
+    @property
+    def masks(self) -> Path:
+        """``masks/``: the predicted mask of each image."""
+        return self.path / "masks"
+
+    @property
+    def corruption(self) -> Path:
+        """``corruption.csv``: the accuracy under each corruption and severity."""
+        return self.path / "corruption.csv"
 
     @property
     def rejector(self) -> Path:
@@ -193,6 +211,19 @@ class RunFolder:
             )
         return RunFolder(self.path / self.EVALUATIONS / name)
 
+    def of_weights(self, path: Path, weights: str) -> Path:
+        """Return where a file of a test lies that belongs to some weights: set aside, if it was, else in its place.
+
+        Args:
+            path: :attr:`rejector` or :attr:`calibration`.
+            weights: As :func:`hem.runs.checkpoints.identity` has them.
+        """
+        aside = path.with_stem(f"{path.stem}{self.ASIDE}{weights[:8]}")
+        with suppress(FileNotFoundError, ValueError):
+            if read_json(path).get("weights") == weights:
+                return path
+        return aside if aside.is_file() else path
+
     def make_room(self, results: Path, weights: str | None, partial: bool = False) -> Path | None:
         """Set results aside that are not to be overwritten: of other weights, or whole ones where a part is tested.
 
@@ -202,7 +233,7 @@ class RunFolder:
         beside as ``<file>@<weights>``, and the results of a part as ``results@<weights>-partial.json``.
 
         Args:
-            results: :attr:`results` or :attr:`results_validate` of this folder.
+            results: :attr:`results`, :attr:`results_validate` or :attr:`predicted` of this folder.
             weights: What is tested now, as :func:`hem.runs.checkpoints.identity` has it.
             partial: Whether a part of the images is tested.
 
@@ -212,27 +243,40 @@ class RunFolder:
         try:
             there = read_json(results)
         except (FileNotFoundError, ValueError):  # none, or a damaged file
-            return None
+            if results != self.predicted or not self.predictions.is_file():
+                return None
+            there = {}  # predictions of old
         former = there.get("weights")
         if former == weights and ("partial" in there or not partial):
             return None
         mark = f"{self.ASIDE}{former[:8] if former else 'earlier'}"
         part = self.PART if "partial" in there else ""  # which takes the place of no whole one
-        if self.examines:
+        predicted = results == self.predicted
+        if self.examines and not predicted:
             kept = self.path.with_name(self.path.name + mark + part)
             kept.mkdir(exist_ok=True)
             for path in self.path.iterdir():
                 if path not in (self.lock, self.study) and path.suffix != ".log":  # of a study that is at work here
                     os.replace(path, kept / path.name)
             return kept
-        if former != weights and results == self.results:
-            beside = {path for pattern in self.OF_TEST for path in self.path.glob(pattern)}
-            whose = mark if self.kept_whole else mark + part
+        if predicted or (former != weights and results == self.results):
+            patterns = self.OF_PREDICT if predicted else self.OF_TEST
+            beside = {path for pattern in patterns for path in self.path.glob(pattern)}
+            whose = mark if self.kept_whole and not predicted else mark + part
             for path in (path for path in beside if self.ASIDE not in path.name):
-                os.replace(path, path.with_stem(path.stem + whose))
+                aside = path.with_stem(path.stem + whose)
+                if aside.is_dir():  # an earlier one of the same weights
+                    shutil.rmtree(aside)
+                os.replace(path, aside)
         kept = results.with_stem(results.stem + mark + part)
-        os.replace(results, kept)
-        return kept
+        with suppress(FileNotFoundError):
+            os.replace(results, kept)
+        return kept.with_suffix(".csv") if predicted else kept
+
+    def write_predicted(self, weights: str | None, checkpoint: str | None, partial: bool) -> None:
+        """Write ``predictions.json``, before the predictions themselves."""
+        record = {"weights": weights, "checkpoint": checkpoint, **({"partial": True} if partial else {})}
+        write_atomically(self.predicted, json.dumps(record, indent=2) + "\n")
 
     def read_study(self) -> dict[str, dict[str, Any]]:
         """What ``study.json`` holds: ``arguments`` and, once it is done, ``seconds`` of each step; empty: no file.

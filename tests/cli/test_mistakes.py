@@ -145,6 +145,10 @@ TRAINER = {
     "never validated": ("check_val_every_n_epoch 0", ["trainer.check_val_every_n_epoch expects more than 0"]),
     "no checkpoints": ("enable_checkpointing false", ["trainer.enable_checkpointing expects true", "fast_dev_run"]),
     "nothing but steps": ("barebones true", ["trainer.barebones expects false", "fast_dev_run"]),
+    "less than a batch": (
+        "limit_val_batches 0.001",
+        ["Expected one batch at least by trainer.limit_val_batches, got 0.001 of 3", "a number of batches"],
+    ),
     "accelerator that there is not": ("accelerator tpuu", ["accelerator='tpuu'"]),
 }
 

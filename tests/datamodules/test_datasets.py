@@ -411,6 +411,12 @@ def test_the_lists_of_files_are_known_again(tmp_path):
     }
     assert files_of(module("b")) == kept
     assert changed_files(module("b"), kept) == []
+    with open(tmp_path / "b" / "cat" / "1.png", "ab") as file:
+        file.write(bytes(1))
+    (changed,) = changed_files(module("b"), kept)
+    assert "of the same names, but other sizes" in changed
+    old = {part: {key: value for key, value in facts.items() if key != "bytes"} for part, facts in kept.items()}
+    assert changed_files(module("b"), old) == []  # of a run that kept the names alone
     (tmp_path / "b" / "cat" / "0.png").rename(tmp_path / "b" / "cat" / "new.png")
     changed = changed_files(module("b"), kept)
     assert changed
@@ -473,6 +479,10 @@ def test_folder_sentences(tmp_path):
         hd.FolderDataModule(str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="holds 0 class folders, but a classifier needs two or more"):
         hd.FolderDataModule(str(tmp_path))
+    folder_tree(tmp_path / "whole" / "images", ("",))
+    with pytest.raises(ValueError, match=r"one level below, in images \(cat, dog\): give .*images as --data.root"):
+        hd.FolderDataModule(str(tmp_path / "whole"))
+    shutil.rmtree(tmp_path / "whole")
     folder_tree(tmp_path, ("train", "test"))
     (tmp_path / "train" / "eel").mkdir()
     with pytest.raises(ValueError, match=r"The class folder .*train/eel holds no image"):

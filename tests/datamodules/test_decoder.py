@@ -229,6 +229,19 @@ def test_files_that_cannot_be_read(tmp_path):
         assert decode_image(tmp_path / "exif.jpg").size == (4, 4)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_files_that_were_cut_behind_their_header_are_known_from_their_end(tmp_path, suffix):
+    """Before training, that is; whatever some cameras write behind the end is no fault."""
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(noise(64, 64, 3)).save(path)
+    whole = path.read_bytes()
+    assert header_fault(str(path)) is None
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "truncated" in header_fault(str(path))
+    path.write_bytes(whole + bytes(100))
+    assert header_fault(str(path)) is None
+
+
 def test_predict_refuses_pixels_outside_0_and_1():
     """Bytes as floating-point numbers and normalised images; bytes themselves are fine."""
     model = Trained(torch.nn.Conv2d(3, 2, 6), ["a", "b"], 3, (6, 6))

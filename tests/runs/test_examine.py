@@ -9,7 +9,9 @@ import pytest
 import torch
 import yaml
 
+import hem
 from hem.cli import main
+from hem.losses import HEMLoss
 from hem.runs import RunFolder
 from hem.runs.checkpoints import identity_of
 from hem.runs.files import write_atomically
@@ -214,3 +216,44 @@ def test_a_trial_of_training_leaves_no_run(hem_command, tmp_path):
         outcome = hem_command("fit", *DIGITS, *QUICK, "--trainer.fast_dev_run", "true", "--run_dir", tmp_path / "run")
         assert outcome.code == 0, outcome.err
     assert not (tmp_path / "run").exists()
+
+
+def test_predictions_of_other_weights_are_kept(hem_command, run):
+    """Of the best and the last checkpoint, of all images and of a part; a table of old, whose weights nobody knows."""
+    changed_weights(run)
+    best = identity_of(run.checkpoints / "best.ckpt")
+    run.predictions.write_text("of old")
+    for options in ((), ("--ckpt_path", "last"), ("--ckpt_path", "last", "--trainer.limit_predict_batches", 1)):
+        outcome = hem_command("predict", "--run", run.path, *options, *QUICK)
+        assert outcome.code == 0, outcome.err
+        assert "are kept in" in outcome.out
+    count = {path.name: len(path.read_text().splitlines()) for path in run.path.glob("predictions*.csv")}
+    last = identity_of(run.last)
+    whole = 1 + 359
+    assert count == {
+        "predictions.csv": 1 + 60,
+        "predictions@earlier.csv": 1,
+        f"predictions@{best[:8]}.csv": whole,
+        f"predictions@{last[:8]}.csv": whole,
+    }
+    assert json.loads(run.predicted.read_text())["weights"] == last
+
+
+def test_each_checkpoint_has_its_own_threshold_and_temperature(hem_command, run):
+    """Whatever was tested since, in part or as a whole: ``hem.load`` finds those that were set aside."""
+    changed_weights(run)
+    assert hem_command("test", "--run", run.path, *QUICK).code == 0
+    best = hem.load(run.path)
+    for options in (("--trainer.limit_test_batches", 1), ()):
+        outcome = hem_command("test", "--run", run.path, "--ckpt_path", "last", *options, *QUICK)
+        assert outcome.code == 0, outcome.err
+        again, last = hem.load(run.path), hem.load(run.path, "last")
+        assert again.rejector == best.rejector is not None
+        assert again.calibration.weights == best.calibration.weights
+        assert (last.rejector is None) == bool(options)
+
+
+def test_results_say_what_margin_auto_became(hem_command, run):
+    assert hem_command("test", "--run", run.path, *QUICK).code == 0
+    assert "margin=0.2" in results(run)["loss_as_built"]
+    assert re.search(r"margin=\d\.\d+", str(HEMLoss(margin="auto", class_counts=[100] * 10)))

@@ -162,6 +162,7 @@ class FolderDataModule(ImageDataModule):
     name = "folder"
     title = "the folder"
     source = "where you keep them"
+    own = True
 
     def __init__(
         self,
@@ -202,6 +203,13 @@ class FolderDataModule(ImageDataModule):
         self._train = folders.setdefault("train", self.root)
         self.class_names = subfolders(self._train)
         if len(self.class_names) < 2:
+            inner = [self._train / name for name in self.class_names if len(subfolders(self._train / name)) > 1]
+            if inner and not own_images(inner[0]):
+                mend = f"give {inner[0]} as --data.root" if self._train == self.root else f"move them to {self._train}"
+                raise ValueError(
+                    f"Expected {self._train}/<class>/<image>, got the folders one level below, in {inner[0].name} "
+                    f"({', '.join(subfolders(inner[0])[:9])}): {mend}."
+                )
             raise ValueError(
                 f"{self._train} holds {len(self.class_names)} class folders, but a classifier needs two or more: "
                 f"expected {self._train}/<class>/<image>, got {', '.join(self.class_names) or 'none'}."
