@@ -37,6 +37,8 @@ MOVED: dict[str, tuple[str, ...]] = {
     "hem.networks.inspect": ("hem.networks.base",),
     "hem.datamodules.counter": ("hem.rng",),
     **{f"hem.datamodules.{name}": (f"hem.datamodules.datasets.{name}",) for name in DATA_SETS},
+    "hem.schedules": ("hem.schedulers",),
+    "hem.histogram": ("hem.metrics.histogram",),
     "hem.strategies.memory": ("hem.strategies.buffer",),
 }
 

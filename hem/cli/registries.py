@@ -30,7 +30,7 @@ import hem.losses
 import hem.modules
 import hem.networks
 import hem.runs
-import hem.schedules
+import hem.schedulers
 import hem.strategies
 from hem.attacks import Attack
 from hem.cli.own import check_class
@@ -85,7 +85,7 @@ def offered(base: type, *rooms: ModuleType) -> dict[str, str]:
 
 
 # Lightning's ReduceLROnPlateau in place of torch's: it knows its monitor
-SCHEDULES = (torch.optim.lr_scheduler, lightning.pytorch.cli, hem.schedules, hem.modules)
+SCHEDULES = (torch.optim.lr_scheduler, lightning.pytorch.cli, hem.schedulers, hem.modules)
 #: by the last word of an option or a key: ``--model.loss HEMLoss``, ``loss: {class_path: HEMLoss}``
 REGISTRIES = {
     key: Registry(what, base, offered(base, *rooms))

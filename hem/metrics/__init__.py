@@ -1,6 +1,8 @@
 """The metrics that torchmetrics lacks, as functions and as Metric classes: probabilities, selective prediction."""
 
-from hem.metrics.accuracy import ClassAccuracy
+from hem.metrics.accuracy import Accuracy, ClassAccuracy, accuracies, collection
+from hem.metrics.histogram import ScoreHistogram
+from hem.metrics.loss import MeanLoss, MeanOf, sample_losses
 from hem.metrics.probability import (
     BrierScore,
     CalibrationError,
@@ -14,17 +16,24 @@ from hem.metrics.probability import (
 from hem.metrics.selective import Selective, aurc, error_auroc, risk_coverage
 
 __all__ = [
+    "Accuracy",
     "BrierScore",
     "CalibrationError",
     "ClassAccuracy",
+    "MeanLoss",
+    "MeanOf",
     "NegativeLogLikelihood",
     "Reliability",
+    "ScoreHistogram",
     "Selective",
+    "accuracies",
     "aurc",
     "brier_score",
     "calibration_error",
+    "collection",
     "error_auroc",
     "negative_log_likelihood",
     "reliability",
     "risk_coverage",
+    "sample_losses",
 ]

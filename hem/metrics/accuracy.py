@@ -1,11 +1,60 @@
-"""The accuracy of each class, which is no number for a class without a sample."""
+"""Accuracy of all samples, and of each class; no number where there is no sample."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torchmetrics import ClasswiseWrapper, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
+
+from hem.metrics.catalog import ACCURACY, ACCURACY_TOP5, CLASS_ACCURACY
+from hem.metrics.samples import wide
+
+
+def collection(metrics: Mapping[str, Metric], variant: str = "") -> MetricCollection:
+    """Return metrics that are updated together, by their paths in the catalogue; a variant stands before them.
+
+    Not in groups that share their state: torchmetrics merges metrics whose first batches agree, such as top-5 accuracy
+    and that of a perfect class.
+    """
+    return MetricCollection(dict(metrics), prefix=f"{variant}/" if variant else None, compute_groups=False)
+
+
+class Accuracy(Metric):
+    """The share of the labelled samples that are classified rightly; NaN where there is none, for which torch has 0.
+
+    Args:
+        ignore_index: The label of what has none.
+
+    Example:
+        >>> accuracy = Accuracy()
+        >>> accuracy.update(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 0]))
+        >>> accuracy.compute()
+        tensor(0.5000, dtype=torch.float64)
+    """
+
+    right: Tensor
+    samples: Tensor
+
+    def __init__(self, ignore_index: int = -100) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        for name in ("right", "samples"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Take a batch: logits (N, C, ...), class indices (N, ...) or class probabilities (N, C, ...)."""
+        label = target.argmax(1) if target.is_floating_point() else target
+        labelled = label != self.ignore_index
+        self.right = self.right + ((logits.argmax(1) == label) & labelled).sum()
+        self.samples = self.samples + labelled.sum()
+
+    def compute(self) -> Tensor:
+        """The accuracy, a scalar."""
+        return wide(self.right) / wide(self.samples)
 
 
 class ClassAccuracy(MulticlassAccuracy):
@@ -17,7 +66,6 @@ class ClassAccuracy(MulticlassAccuracy):
         num_classes: C.
 
     Example:
-        >>> import torch
         >>> accuracy = ClassAccuracy(3)
         >>> accuracy.update(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
         >>> accuracy.compute()
@@ -33,3 +81,17 @@ class ClassAccuracy(MulticlassAccuracy):
         missed: Any = self.fn
         accuracy: Tensor = right / (right + missed)
         return accuracy
+
+
+def accuracies(num_classes: int, class_names: Sequence[str]) -> dict[str, Metric]:
+    """Return ``accuracy``, ``accuracy_top5`` and ``class_accuracy/<name>``, NaN for classes without a sample.
+
+    Args:
+        num_classes: Number of classes; with five or fewer there is no top-5.
+        class_names: Name of each class.
+    """
+    of_class = ClasswiseWrapper(ClassAccuracy(num_classes), list(class_names), CLASS_ACCURACY.path.format(name=""))
+    metrics: dict[str, Metric] = {ACCURACY.path: Accuracy(), "class_accuracy": of_class}
+    if num_classes > 5:
+        metrics[ACCURACY_TOP5.path] = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
+    return metrics

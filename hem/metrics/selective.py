@@ -96,6 +96,7 @@ class Selective(Metric):
     Args:
         score: Logits (N, C) to unknownness (N,), such as those of :data:`hem.scores.LOGIT_SCORES`.
         ignore_index: The label of what has none.
+        name: Stands behind both names, with a slash.
         **kwargs: See :class:`torchmetrics.Metric`.
 
     Example:
@@ -109,9 +110,12 @@ class Selective(Metric):
     unknownness: list[Tensor]
     correct: list[Tensor]
 
-    def __init__(self, score: Callable[[Tensor], Tensor], ignore_index: int = -100, **kwargs: Any) -> None:
+    def __init__(
+        self, score: Callable[[Tensor], Tensor], ignore_index: int = -100, name: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.score = score
+        self.names = [f"{each}/{name}".rstrip("/") for each in ("aurc", "error_auroc")]
         self.ignore_index = ignore_index
         for name in ("unknownness", "correct"):
             self.add_state(name, [], dist_reduce_fx="cat")
@@ -126,6 +130,6 @@ class Selective(Metric):
         """``aurc`` and ``error_auroc``, scalars; NaN where nothing had a label."""
         parts = joined(self.unknownness), joined(self.correct)
         if not len(parts[0]):
-            return dict.fromkeys(("aurc", "error_auroc"), torch.tensor(torch.nan, device=self.device))
-        found = {"aurc": aurc(*parts), "error_auroc": error_auroc(*parts)}
-        return {name: torch.tensor(value, device=self.device) for name, value in found.items()}
+            return dict.fromkeys(self.names, torch.tensor(torch.nan, device=self.device))
+        found = aurc(*parts), error_auroc(*parts)
+        return {name: torch.tensor(value, device=self.device) for name, value in zip(self.names, found, strict=True)}

@@ -133,8 +133,8 @@ class Template:
     unit: Unit = ""
     comparable: bool = True
 
-    def key(self, stage: str, variant: str = "", **parts: object) -> str:
-        """Return the key of a stage, of a variant and for the parts of the path; numbers as short as they can be.
+    def key(self, stage: str = "", variant: str = "", **parts: object) -> str:
+        """Return the key of a stage and variant, for the parts of the path; numbers as short as they can be.
 
         Raises:
             ValueError: The parts are others than those of the path.

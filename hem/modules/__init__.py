@@ -9,7 +9,8 @@ from hem.modules.continual import ContinualTask
 from hem.modules.corruption import CorruptionTask
 from hem.modules.longtail import LongTailTask
 from hem.modules.rejection import RejectionTask
-from hem.modules.segmentation import PolyLR, SegmentationTask
+from hem.modules.segmentation import SegmentationTask
+from hem.schedulers import PolyLR
 
 __all__ = [
     "TRADES",

@@ -12,16 +12,15 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MetricCollection
 
 from hem.attacks import FORMER, OBJECTIVES, PGD, Attack, Budget, Norm, check_eps, pgd
 from hem.attacks.evaluation import Evaluation, Row, Settings
 from hem.attacks.masking import Masking, check_masking
 from hem.losses import reduction
-from hem.metrics import catalog
+from hem.metrics import Accuracy, MeanLoss, accuracies, catalog, collection
 from hem.modules.adversarial_training import TRADES, AdversarialTraining, divergence
 from hem.modules.base import Task, check_state
-from hem.modules.classification import accuracies
 from hem.modules.examination import refuse_masks, write_figure, write_record, write_table
 from hem.names import check_name
 from hem.plots.robustness import robustness_curves
@@ -111,6 +110,8 @@ class AdversarialTask(Task):
         ValueError: For an unknown attack, two of one name, an eps out of its range, or a count below 1.
     """
 
+    shown = Task.shown | {catalog.TRAINING_ROBUST_ACCURACY.key("val")}
+
     def __init__(
         self,
         *args: Any,
@@ -171,17 +172,11 @@ class AdversarialTask(Task):
         self.tolerance = tolerance
         self.twin_ckpt_path = twin_ckpt_path
         self.adversary = training  # `self.training` is the module's mode
-        self.figures = nn.ModuleDict(
-            {
-                stage: accuracies(self.num_classes, self.class_names).clone(prefix=f"{stage}/")
-                for stage in ("val", "test")
-            }
-        )
-        self.robust = MeanMetric()
         self._chosen: list[tuple[Tensor, Tensor, Tensor]] = []  # (place in the draw, input, target), on the CPU
 
     def setup(self, stage: str) -> None:
         """Find out before anything is computed whether all that is needed is there."""
+        super().setup(stage)
         if stage == "test":
             refuse_masks(self, getattr(self.trainer, "datamodule", None))
         if stage == "test":
@@ -214,32 +209,26 @@ class AdversarialTask(Task):
             distance = reduction.ratio(distances.sum(), distances.new_tensor(len(distances)))
         loss = self.training_loss(logits, target) + self.adversary.beta * distance
         if self.logs_this_step:
-            self.log(catalog.LOSS.key("train"), loss.detach(), prog_bar=True)
             self.log(catalog.DIVERGENCE.key("train"), distance.detach())
-            self.log_training(logits.detach(), target)
+        self.log_training(logits, target)
         return loss
 
-    def log_training(self, logits: Tensor, target: Tensor) -> None:
-        """Log accuracy on the batch as it is trained on: attacked (PGD) or clean (TRADES)."""
-        label = target.argmax(1) if target.is_floating_point() else target
-        self.log(catalog.ACCURACY.key("train"), (logits.argmax(1) == label).float().mean(), prog_bar=True)
+    def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
+        """Return loss and accuracies; in validation of adversarial training the accuracy of attacked images too."""
+        if stage == "train":
+            return super().configure_metrics(stage)
+        metrics = {"losses": MeanLoss(self.loss), **accuracies(self.num_classes, self.class_names)}
+        attacked = {catalog.TRAINING_ROBUST_ACCURACY.path: Accuracy()}
+        return {"plain": collection(metrics), "attacked": collection(attacked)}
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the validation figures."""
-        input, target, *_ = batch
-        self._accuracies("val").update(self(input).float(), target)
+        """Take one batch into the metrics of validation, as it is and attacked."""
+        super().validation_step(batch, batch_idx)
         if self.adversary is not None:
+            input, target, *_ = batch
             eps, norm, keys = self.adversary.eps, self.adversary.norm, self._keys(batch, batch_idx)
             attacked = pgd(self.net, input, target, eps, norm=norm, steps=VALIDATION_STEPS, seed=keys)
-            self.robust.update((self(attacked).argmax(1) == target).float())
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation figures."""
-        self._log_accuracies("val")
-        if self.adversary is not None:
-            name = catalog.TRAINING_ROBUST_ACCURACY.key("val")
-            self.log(name, self.robust.compute(), prog_bar=True, sync_dist=True)
-            self.robust.reset()
+            self.measure("val", self(attacked), target, "attacked")
 
     def _keys(self, batch: Any, batch_idx: int, *words: int) -> Tensor:
         """Return a number for each image of a batch: of its index, or of its place where data has no indices."""
@@ -256,9 +245,9 @@ class AdversarialTask(Task):
         self._seen = 0
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the clean figures, and keep its images that are to be attacked."""
+        """Take one batch into the metrics, and keep its images that are to be attacked."""
         input, target, *rest = batch
-        self._accuracies("test").update(self(input).float(), target)
+        self.evaluate(batch, "test")
         index = rest[0] if rest else torch.arange(self._seen, self._seen + len(target), device=target.device)
         self._seen += len(target)
         place = key(self.attack_seed, index)
@@ -272,7 +261,7 @@ class AdversarialTask(Task):
     @torch.no_grad()
     def on_test_epoch_end(self) -> None:
         """Attack, draw the curves, check them, and write it all down."""
-        self._log_accuracies("test")
+        super().on_test_epoch_end()
         if not self._chosen or not any(radii for _, radii in self.curves):
             return
         places, inputs, targets = (torch.cat(each) for each in zip(*self._chosen, strict=True))
@@ -350,11 +339,3 @@ class AdversarialTask(Task):
         total: Any = self.trainer.strategy.reduce(pair, reduce_op="sum")
         count, images = total.tolist()
         return count / images if images else math.nan, int(images)
-
-    def _accuracies(self, stage: str) -> Any:
-        return self.figures[stage]
-
-    def _log_accuracies(self, stage: str) -> None:
-        figures = self._accuracies(stage)
-        self.log_found(figures.compute(), (catalog.ACCURACY.key(stage),))
-        figures.reset()

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR, ReduceLROnPlateau
+from torchmetrics import MetricCollection
 
 from hem.losses import evaluate, reduction
-from hem.metrics import catalog
-from hem.modules.finetuning import encoder_of, groups
-from hem.networks import Normalize, Start, batch_dependent, random_layers
-from hem.networks.weights import renew
+from hem.metrics import Accuracy, MeanLoss, catalog, collection, sample_losses
+from hem.modules.finetuning import begin, encoder_of, hold, normalization
+from hem.modules.optimization import (
+    LRSchedulerCallable,
+    OptimizerCallable,
+    make_optimizer,
+    make_scheduler,
+    scheduler_config,
+    sgd,
+)
+from hem.networks import Normalize, batch_dependent, random_layers
 
-OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
-LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 
-
-def sgd(params: Iterable[Any]) -> Optimizer:
-    """Return the optimiser of a task that names none: SGD, learning rate 0.05, momentum 0.9."""
-    return torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
+def datamodule(trainer: Trainer) -> Any:
+    """Return the data module of a trainer; None where it was given loaders alone."""
+    return getattr(trainer, "datamodule", None)
 
 
 def check_state(task: nn.Module, state: dict[str, Tensor]) -> None:
@@ -61,51 +61,6 @@ def check_state(task: nn.Module, state: dict[str, Tensor]) -> None:
         f"({', '.join(missing[:2]) or 'none'}) and brings {len(extra)} others ({', '.join(extra[:2]) or 'none'}): "
         "use the network it was trained with."
     )
-
-
-def sample_losses(criterion: nn.Module, logits: Tensor, target: Tensor) -> Tensor | None:
-    """Return the loss of each sample, without gradient; None for a loss that is no mean over samples (Dice).
-
-    Args:
-        criterion: Any loss with torch's ``reduction``.
-        logits: Shape (N, C, ...).
-        target: Class indices (N, ...) or class probabilities (N, C, ...).
-
-    Example:
-        >>> sample_losses(nn.CrossEntropyLoss(), torch.zeros(2, 4), torch.tensor([0, 3]))
-        tensor([1.3863, 1.3863])
-    """
-    if not hasattr(criterion, "reduction"):
-        return None
-    alike = copy.copy(criterion)
-    alike.reduction = "none"  # type: ignore[assignment]
-    with torch.no_grad():
-        losses: Tensor = alike(logits, target)
-    return losses if losses.shape == logits.select(1, 0).shape else None
-
-
-def _normalization(net: nn.Module, given: tuple[Sequence[float], Sequence[float]] | None) -> Normalize | None:
-    """The normalisation that a network's weights expect of the pixels, else the data's, else none."""
-    start: Start | None = getattr(net, "start", None)
-    found = start.normalization if start is not None and start.normalization is not None else given
-    return None if found is None else Normalize(*found)
-
-
-def _report(net: nn.Module, start: Start, normalize: Normalize | None, class_names: Sequence[str] | None) -> None:
-    """Say what a network began with; a last layer that came with the names of other classes begins anew."""
-    sentences = [str(start)]
-    fresh = start.fresh
-    if start.class_names is not None and class_names is not None and start.class_names != tuple(class_names):
-        fresh += renew(net)
-        sentences.append("Its last layer is begun anew, for its classes were others.")
-    # once: what another task is given has learnt since
-    net.start = start._replace(class_names=None, fresh=fresh)  # type: ignore[assignment]
-    if normalize is not None:
-        expected = start.normalization and Normalize(*start.normalization).extra_repr() == normalize.extra_repr()
-        whose = "these weights expect it" if expected else "the data or the config has it"
-        sentences.append(f"Pixels are normalised as {whose}: {normalize.extra_repr()}.")
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        print(*sentences, sep="\n")
 
 
 class Task(LightningModule):
@@ -154,6 +109,8 @@ class Task(LightningModule):
             encoder, or a schedule overrides the learning rates of the layers.
     """
 
+    #: the keys of metrics that the progress bar shows
+    shown: ClassVar[frozenset[str]] = frozenset({"train/loss", "train/accuracy", "val/accuracy", "test/accuracy"})
     resumes_within_epochs = True  # whether a checkpoint between two steps holds all that the next one needs
 
     def __init__(
@@ -193,10 +150,8 @@ class Task(LightningModule):
                 "use the statistics of the batch or draw at random: take a network with group or layer "
                 "normalisation and no dropout (for ours: --model.net.norm group), or leave skip_separated off."
             )
-        given = (mean, std) if mean is not None and std is not None else None
-        normalize = normalize or _normalization(net, given)
-        if (start := getattr(net, "start", None)) is not None:
-            _report(net, start, normalize, class_names)
+        normalize = normalize or normalization(net, (mean, std) if mean is not None and std is not None else None)
+        begin(net, normalize, class_names)
         self.net = nn.Sequential(OrderedDict(normalize=normalize or nn.Identity(), backbone=net))
         if encoder_lr <= 0:
             raise ValueError(f"encoder_lr is a factor of the learning rate, above 0, but it is {encoder_lr}.")
@@ -216,6 +171,7 @@ class Task(LightningModule):
         self.lr_interval = lr_interval
         self.skip_separated = skip_separated
         self.accumulation = reduction.Accumulation()
+        self.metrics = nn.ModuleDict()  # collections by stage and name, "val/plain"
         if channels_last:
             self.net.to(memory_format=torch.channels_last)
         if compile:
@@ -244,9 +200,7 @@ class Task(LightningModule):
         input, target, *_ = batch
         logits = self._logits_of_active(input, target) if self.skip_separated else self(input)
         loss = self.training_loss(logits, target)
-        if self.logs_this_step:
-            self.log("train/loss", loss.detach(), prog_bar=True)
-            self.log_training(logits.detach(), target)
+        self.log_training(logits, target)
         return loss
 
     @property
@@ -305,41 +259,92 @@ class Task(LightningModule):
         index = active.nonzero().squeeze(1)
         return logits.index_copy(0, index, self(input[index]))
 
+    # -- metrics -------------------------------------------------------------------------------------------
+
+    def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
+        """Return what is measured in a stage, by names of one's own; a key is ``<stage>/<path>`` of the catalogue.
+
+        Every batch of the stage is taken into the metrics of ``"plain"``; a task updates the others. They count every
+        sample once, on however many devices.
+
+        Args:
+            stage: ``"train"``, ``"val"`` or ``"test"``.
+        """
+        return {"plain": collection({"losses": MeanLoss(self.loss), catalog.ACCURACY.path: Accuracy()})}
+
+    def setup(self, stage: str) -> None:
+        """Make the metrics of what is to come."""
+        stages = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
+        self.metrics = nn.ModuleDict(
+            {f"{each}/{name}": group for each in stages for name, group in self.configure_metrics(each).items()}
+        )
+
+    def measure(self, stage: str, logits: Tensor, target: Tensor, name: str = "plain") -> None:
+        """Take a batch into the metrics of a stage: logits (N, C, ...) and what the metrics take as its target."""
+        metrics: Any = self.metrics[f"{stage}/{name}"]
+        metrics.update(logits, target)
+
+    def log_metrics(self, stage: str) -> None:
+        """Log what the metrics of a stage have found, over all devices, and begin them anew."""
+        found: dict[str, Tensor] = {}
+        for name, metrics in self.metrics.items():
+            if name.startswith(f"{stage}/") and any(metric.update_called for metric in metrics.values()):  # type: ignore[operator]
+                found |= {f"{stage}/{path}": value for path, value in metrics.compute().items()}  # type: ignore[operator]
+                metrics.reset()  # type: ignore[operator]
+        self.log_found(found)
+
+    def log_found(self, values: Mapping[str, Tensor]) -> None:
+        """Log metrics, the same numbers on all processes; NaN is a metric of nothing, and left out.
+
+        A class without a sample has no accuracy: its key is not there, where 0 would say that all was wrong. A loss
+        that is no number is told.
+        """
+        if not values:
+            return
+        absent = torch.stack([value.isnan() for value in values.values()]).tolist()
+        for (key, value), nothing in zip(values.items(), absent, strict=True):
+            stage, _, path = key.partition("/")
+            if not nothing or path == catalog.LOSS.path:
+                # sync_dist takes the mean of equal numbers, and Lightning asks for it behind an epoch
+                self.log(key, value.float(), prog_bar=key in self.shown, sync_dist=stage != "train")
+
     def log_training(self, logits: Tensor, target: Tensor) -> None:
-        """Log what a task wants to see of a training batch; called once every ``log_every_n_steps``."""
+        """Log the metrics of a training batch, as it is trained on, over all devices."""
+        if self.logs_this_step:
+            self.measure("train", logits.detach().float(), target)
+            self.log_metrics("train")
+
+    def evaluate(self, batch: Any, stage: str) -> Tensor:
+        """Take a batch into the metrics of a stage; return its logits."""
+        input, target, *_ = batch
+        logits: Tensor = self(input).float()
+        self.measure(stage, logits, target)
+        return logits
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Log ``val/accuracy``, which chooses the best checkpoint; a task with figures of its own overrides this."""
-        self.log_accuracy(batch, "val")
+        """Take one batch into the metrics of validation."""
+        self.evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of validation."""
+        self.log_metrics("val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Take one batch into the metrics of the test."""
+        self.evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test."""
+        self.log_metrics("test")
 
     def log_accuracy(self, batch: Any, stage: str) -> None:
         """Log ``<stage>/accuracy``: the share of all samples, on all devices, that is classified rightly."""
         input, target, *_ = batch
         right = (self(input).argmax(1) == target).float().mean()
-        self.log(
-            f"{stage}/accuracy",
-            right,
-            prog_bar=True,
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(target),
-            sync_dist=True,
-        )
+        key = catalog.ACCURACY.key(stage)
+        self.log(key, right, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
 
-    def log_found(self, values: Mapping[str, Tensor], shown: Collection[str] = ()) -> None:
-        """Log figures of a whole part, the same numbers on all processes; NaN is a figure of nothing, and left out.
-
-        A class without a sample has no accuracy: its key is not there, where 0 would say that all was wrong.
-
-        Args:
-            values: Numbers by key.
-            shown: The keys that the progress bar shows.
-        """
-        absent = torch.stack([value.isnan() for value in values.values()]).tolist()
-        for (key, value), nothing in zip(values.items(), absent, strict=True):
-            if not nothing:
-                # sync_dist takes the mean of equal numbers, and Lightning asks for it
-                self.log(key, value.float(), prog_bar=key in shown, sync_dist=True)
+    # -- hooks around a step -------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what the network itself draws (dropout): by epoch, batch and rank, so that a resumed run repeats it."""
@@ -395,23 +400,11 @@ class Task(LightningModule):
         self._hold_encoder()
 
     def _hold_encoder(self) -> None:
-        if not self.frozen_epochs:
-            return
-        frozen, encoder = self.encoder_frozen, encoder_of(self.net.backbone)  # type: ignore[arg-type]
-        encoder.train(not frozen)
-        if self.frozen_epochs == "all" or frozen == bool(self._paused):
-            return
-        if frozen and not getattr(self.trainer.strategy.model, "find_unused_parameters", True):
-            raise ValueError(
-                f"An encoder that stands still for {self.frozen_epochs} epochs has no gradients that devices could "
-                "share, and DDP waits for them: set trainer.strategy to ddp_find_unused_parameters_true, or "
-                "frozen_epochs to 0 or all."
+        if self.frozen_epochs:
+            waits = self.frozen_epochs != "all" and not getattr(
+                self.trainer.strategy.model, "find_unused_parameters", True
             )
-        parameters = dict(encoder.named_parameters())
-        learning = [name for name, p in parameters.items() if p.requires_grad] if frozen else self._paused
-        for name in learning:
-            parameters[name].requires_grad_(not frozen)
-        self._paused = learning if frozen else []
+            self._paused = hold(encoder_of(self.net.backbone), self.encoder_frozen, self._paused, waits)  # type: ignore[arg-type]
 
     # -- optimisation --------------------------------------------------------------------------------------
 
@@ -429,73 +422,12 @@ class Task(LightningModule):
             )
         return int(steps)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimiser over the network's parameters, and the schedule over the optimiser."""
-        optimizer, scales = self._optimizer()
+    def configure_optimizers(self) -> Any:
+        """Build the optimiser over the network's parameters, and the scheduler over the optimiser."""
+        net: Any = self.net.backbone
+        optimizer, scales = make_optimizer(self.optimizer, net, self.encoder_lr, self.layer_decay)
         if self.lr_scheduler is None:
             return optimizer
-        make = self.lr_scheduler
-        if isinstance(make, partial):
-            if make.keywords.get("total_steps", 0) is None and not make.keywords.get("epochs"):
-                make = partial(make, total_steps=self.total_steps())
-            if isinstance(highest := make.keywords.get("max_lr"), (int, float)) and len(scales) > 1:
-                make = partial(make, max_lr=[highest * scale for scale in scales])
-        schedule = make(optimizer)
-        self._check_span(schedule)
-        rates = [group["lr"] for group in optimizer.param_groups]
-        for rate, scale in zip(rates, scales, strict=True):
-            if abs(rate * scales[-1] - scale * rates[-1]) > 1e-9:
-                raise ValueError(
-                    f"Expected learning rates in the proportion {_numbers(scales)}, got {_numbers(rates)} from the "
-                    "schedule: take one that multiplies the optimiser's rates, or OneCycleLR with one number as max_lr."
-                )
-        if not isinstance(schedule, ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.lr_interval}}
-        monitor = getattr(schedule, "monitor", "val/loss")  # is known at the end of an epoch that is validated
-        catalog.check_mode(type(schedule).__name__, monitor, schedule.mode)
-        trainer: Any = self.trainer
-        frequency = trainer.check_val_every_n_epoch or 1 if monitor.startswith("val/") else 1
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "monitor": monitor, "interval": "epoch", "frequency": frequency},
-        }
-
-    def _check_span(self, schedule: LRScheduler) -> None:
-        """Refuse a schedule that ends, at no rate or with an error, before the training does.
-
-        Raises:
-            ValueError: If it does.
-        """
-        spans = {OneCycleLR: "total_steps", PolynomialLR: "total_iters"}
-        span = next((getattr(schedule, each) for kind, each in spans.items() if isinstance(schedule, kind)), None)
-        if span is None:
-            return
-        trainer: Any = self.trainer
-        length, unit = self.total_steps(), "steps"
-        if self.lr_interval == "epoch":
-            length, unit = round(length * (trainer.max_epochs or 0) / trainer.estimated_stepping_batches), "epochs"
-        if length > span:
-            raise ValueError(
-                f"Expected a schedule as long as the training, {length} {unit}, got {type(schedule).__name__} of "
-                f"{span}, behind which nothing is learnt: set its length; OneCycleLR and PolyLR have the training's "
-                "where total_steps is null and lr_interval is step."
-            )
-
-    def _optimizer(self) -> tuple[Optimizer, list[float]]:
-        """The optimiser over what learns, and the factor of the learning rate of each of its groups."""
-        if (self.encoder_lr, self.layer_decay) == (1, 1):
-            return self.optimizer(p for p in self.net.parameters() if p.requires_grad), [1.0]
-        net: Any = self.net.backbone
-        found = [
-            (learning, scale)
-            for params, scale in groups(net, self.encoder_lr, self.layer_decay)
-            if (learning := [p for p in params if p.requires_grad])
-        ]
-        optimizer = self.optimizer([{"params": params} for params, _ in found])
-        for group, (_, scale) in zip(optimizer.param_groups, found, strict=True):
-            group["lr"] *= scale
-        return optimizer, [scale for _, scale in found]
-
-
-def _numbers(values: Iterable[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
+        scheduler = make_scheduler(self.lr_scheduler, optimizer, scales, self.total_steps)
+        config = scheduler_config(scheduler, self.lr_interval, self.trainer, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": config}

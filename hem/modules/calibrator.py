@@ -9,12 +9,21 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from hem.calibration import MarginScaling, PredictionSets, Temperature, VectorScaling, calibrate, conformal
 from hem.calibration.conformal import Score
 from hem.calibration.scaling import Method, Scaling
-from hem.metrics import BrierScore, CalibrationError, NegativeLogLikelihood, Selective
+from hem.metrics import (
+    Accuracy,
+    BrierScore,
+    CalibrationError,
+    NegativeLogLikelihood,
+    Reliability,
+    Selective,
+    catalog,
+    collection,
+)
 from hem.modules.base import Task
 from hem.modules.examination import write_figure
 from hem.modules.rejector import calibration_loader, fingerprint, gathered, keeping_folder, passed, run_folder, say
@@ -32,50 +41,28 @@ SCALINGS: dict[str, type[Scaling]] = {"temperature": Temperature, "margin": Marg
 CHANGED = ("msp", "energy", "entropy")
 
 
-class Probabilities(nn.Module):
-    """What is asked of probabilities and of the scores of their logits, over a set.
+def probability_metrics(scores: Sequence[str] = (), weight: Tensor | None = None) -> dict[str, Metric]:
+    """Return what is asked of probabilities and of the scores of their logits, over a set.
 
     Args:
-        scores: Names of :data:`hem.scores.LOGIT_SCORES`, of which ``aurc`` and ``error_auroc`` are wanted.
+        scores: Names of :data:`LOGIT_SCORES`, of which ``aurc`` and ``error_auroc`` are wanted.
         weight: What a sample of each class counts in the metrics of probabilities, (C); None: 1.
     """
+    return {
+        catalog.NLL.path: NegativeLogLikelihood(weight=weight),
+        catalog.BRIER.path: BrierScore(weight=weight),
+        catalog.CALIBRATION_ERROR.path: CalibrationError(weight=weight),
+        catalog.CALIBRATION_ERROR_MASS.path: CalibrationError(binning="mass", weight=weight),
+        **{name: Selective(LOGIT_SCORES[name], name=name) for name in scores},
+    }
 
-    def __init__(self, scores: Sequence[str] = (), weight: Tensor | None = None) -> None:
-        super().__init__()
-        self.metrics = nn.ModuleDict(
-            {
-                "nll": NegativeLogLikelihood(weight=weight),
-                "brier": BrierScore(weight=weight),
-                "calibration_error": CalibrationError(weight=weight),
-                "calibration_error_mass": CalibrationError(binning="mass", weight=weight),
-                **{f"/{name}": Selective(LOGIT_SCORES[name]) for name in scores},
-            }
-        )
 
-    def update(self, logits: Tensor, target: Tensor) -> None:
-        """Take a batch: logits (N, C) and class indices (N,)."""
-        for metric in self.metrics.values():
-            metric.update(logits, target)  # type: ignore[operator]
-
-    def compute(self) -> dict[str, Tensor]:
-        """The figures over all processes; NaN is a figure of nothing."""
-        found: dict[str, Tensor] = {}
-        for name, metric in self.metrics.items():
-            assert isinstance(metric, Metric)
-            value = metric.compute()
-            found |= {f"{key}{name}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-        return found
-
-    def diagram(self) -> Any:
-        """The reliability diagram of all processes."""
-        metric: Any = self.metrics["calibration_error"]
-        with metric.sync_context(should_sync=torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return metric.diagram()
-
-    def reset(self) -> None:
-        """Forget the set."""
-        for metric in self.metrics.values():
-            metric.reset()  # type: ignore[operator]
+def diagram(metrics: MetricCollection) -> Reliability:
+    """Return the reliability diagram of all processes."""
+    metric: Any = metrics[catalog.CALIBRATION_ERROR.path]
+    with metric.sync_context(should_sync=torch.distributed.is_available() and torch.distributed.is_initialized()):
+        found: Reliability = metric.diagram()
+    return found
 
 
 def _options(sets: PredictionSets) -> dict[str, Any]:
@@ -186,15 +173,15 @@ class Calibrator(nn.Module):
         self.penalty = penalty
         self.free = free
         self.count()
-        self.right, self.covered, self.size = MeanMetric(), MeanMetric(), MeanMetric()
+        self.right, self.covered, self.size = Accuracy(), MeanMetric(), MeanMetric()
         self.probabilities: list[Scaling] = []  # in a list, for checkpoints hold the network alone
         self.sets: list[PredictionSets] = []
         self.samples = 0
 
     def count(self, weight: Tensor | None = None) -> None:
         """Have a test sample of each class count so much in the metrics of probabilities, (C); None: 1."""
-        self.before = Probabilities(list(LOGIT_SCORES), weight)
-        self.after = Probabilities(CHANGED, weight)
+        self.before = collection(probability_metrics(list(LOGIT_SCORES), weight))
+        self.after = collection(probability_metrics(CHANGED, weight), "calibrated")
 
     def begin(
         self,
@@ -252,31 +239,31 @@ class Calibrator(nn.Module):
         for each in self.probabilities:
             scaled = each.to(logits.device).scaled(logits)
             self.after.update(scaled, target)
-            self.right.update((scaled.argmax(1) == target).float())
+            self.right.update(scaled, target)
         for sets in self.sets:
             inside = sets.to(logits.device)(logits)
             self.covered.update(inside.gather(1, target[:, None]).float())
             self.size.update(inside.sum(1).float())
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures over all processes, by their names below ``test/``."""
-        found = self.before.compute()
+        """Return the metrics over all processes, by their names below ``test/``."""
+        found: dict[str, Tensor] = self.before.compute()
         for each in self.probabilities:
-            found |= {f"calibrated/{name}": value for name, value in self.after.compute().items()}
+            found |= self.after.compute()
             if isinstance(each, VectorScaling):
-                found["calibrated/accuracy"] = self.right.compute()
+                found[catalog.ACCURACY.key("", "calibrated")] = self.right.compute()
             else:
-                found |= {name: value.to(found["nll"].device) for name, value in each.named_buffers()}
+                found |= {name: value.to(found[catalog.NLL.path].device) for name, value in each.named_buffers()}
         if self.sets:
-            found |= {"conformal/coverage": self.covered.compute(), "conformal/size": self.size.compute()}
+            found |= {catalog.COVERAGE.path: self.covered.compute(), catalog.SET_SIZE.path: self.size.compute()}
         return found
 
     def finish(self, task: Task) -> None:
-        """Log the figures of a test; draw the reliability diagram and keep the calibration in the run's folder."""
+        """Log the metrics of a test; draw the reliability diagram and keep the calibration in the run's folder."""
         task.log_found({f"test/{name}": value for name, value in self.compute().items()})
-        diagrams = {"softmax of the logits": self.before.diagram()}
+        diagrams = {"softmax of the logits": diagram(self.before)}
         if self.probabilities:
-            diagrams["calibrated"] = self.after.diagram()
+            diagrams["calibrated"] = diagram(self.after)
         folder = keeping_folder(task.trainer)
         if folder is not None and task.trainer.is_global_zero:
             write_figure(task, "reliability", reliability_diagram(diagrams))

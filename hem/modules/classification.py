@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import ClasswiseWrapper, MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
 
-from hem.metrics import ClassAccuracy
-from hem.modules.base import Task, sample_losses
+from hem.metrics import MeanLoss, MeanOf, accuracies, catalog, collection
+from hem.modules.base import Task
 from hem.modules.calibrator import (
     Calibrator,
-    Probabilities,
     RunCalibration,
     Scores,
     predicted,
+    probability_metrics,
     run_calibration,
 )
 from hem.modules.probe import use_features
 from hem.modules.rejector import Rejector, run_rejector, save_rejector
 from hem.names import check_name
 from hem.scores import LOGIT_SCORES, check_score
-
-
-def accuracies(num_classes: int, class_names: Sequence[str]) -> MetricCollection:
-    """Return the figures that read logits: ``accuracy``, ``accuracy_top5`` and ``class_accuracy/<name>``.
-
-    The last ones are NaN for classes without a sample: see :meth:`~hem.modules.base.Task.log_found`.
-
-    Args:
-        num_classes: Number of classes; with five or fewer there is no top-5.
-        class_names: Name of each class.
-    """
-    metrics: dict[str, Metric | MetricCollection] = {
-        "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-        "class": ClasswiseWrapper(
-            ClassAccuracy(num_classes),
-            labels=list(class_names),
-            prefix="class_accuracy/",
-        ),
-    }
-    if num_classes > 5:
-        metrics["accuracy_top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
-    # not in groups: torchmetrics merges metrics whose first batches agree, such as top-5 and a perfect class
-    return MetricCollection(metrics, compute_groups=False)
 
 
 def logit_margin(logits: Tensor, target: Tensor) -> Tensor:
@@ -65,13 +40,9 @@ def logit_margin(logits: Tensor, target: Tensor) -> Tensor:
     return (own - rival).squeeze(1)
 
 
-def log_batch(task: Task, logits: Tensor, target: Tensor) -> None:
-    """Log accuracy on a batch as it is trained on, and the share of its samples that still carry error."""
-    label = target.argmax(1) if target.is_floating_point() else target
-    task.log("train/accuracy", (logits.argmax(1) == label).float().mean(), prog_bar=True)
-    losses = sample_losses(task.loss, logits, target)
-    if losses is not None:
-        task.log("train/active", (losses > 0).float().mean())
+def largest(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the largest logit of each sample."""
+    return logits.amax(1)
 
 
 class ClassificationTask(Task):
@@ -124,35 +95,29 @@ class ClassificationTask(Task):
         self.scores = scores
         self.calibration: RunCalibration | None = None
         self.held_out: tuple[Tensor, Tensor] | None = None  # logits and labels of the validation samples
-        self.figures = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict(
-                    {
-                        "accuracies": accuracies(self.num_classes, self.class_names).clone(prefix=f"{stage}/"),
-                        **({"probabilities": Probabilities()} if stage == "val" else {}),
-                        **{name: MeanMetric() for name in ("loss", "active", "max_logit", "logit_margin")},
-                    }
-                )
-                for stage in ("val", "test")
-            }
-        )
+
+    def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
+        """Return loss and accuracies, what logits are like, and of validation what probabilities are worth."""
+        if stage == "train":
+            return super().configure_metrics(stage)
+        metrics: dict[str, Metric] = {
+            "losses": MeanLoss(self.loss),
+            **accuracies(self.num_classes, self.class_names),
+            catalog.MAX_LOGIT.path: MeanOf(largest),
+            catalog.LOGIT_MARGIN.path: MeanOf(logit_margin),
+            **(probability_metrics() if stage == "val" else {}),
+        }
+        return {"plain": collection(metrics)}
 
     def setup(self, stage: str) -> None:
         """Take features in place of images, where they are to be kept."""
+        super().setup(stage)
         if self.features is not None:
             use_features(self, self.features, stage)
 
-    def log_training(self, logits: Tensor, target: Tensor) -> None:
-        """Log accuracy on the batch as it is trained on, and the share of samples that still carry error."""
-        log_batch(self, logits, target)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the validation figures."""
-        self._evaluate(batch, "val")
-
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the test figures."""
-        self._evaluate(batch, "test")
+        """Take one batch into the metrics of the test and of its probabilities."""
+        self.calibrator.update(self.evaluate(batch, "test"), batch[1])
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Return the columns of ``predictions.csv``: index, the most probable classes with their scores, rejection."""
@@ -164,32 +129,13 @@ class ClassificationTask(Task):
             columns |= {"rejection_score": unknownness, "accepted": self.rejector.accepts(unknownness)}
         return columns
 
-    def _evaluate(self, batch: Any, stage: str) -> None:
-        input, target, *_ = batch
-        logits = self(input).float()
-        figures: Any = self.figures[stage]
-        figures["accuracies"].update(logits, target)
-        (figures["probabilities"] if stage == "val" else self.calibrator).update(logits, target)
-        losses = sample_losses(self.loss, logits, target)
-        if losses is not None:
-            figures["loss"].update(losses)
-            figures["active"].update((losses > 0).float())
-        else:
-            figures["loss"].update(self.loss(logits, target), weight=len(target))
-        figures["max_logit"].update(logits.amax(1))
-        figures["logit_margin"].update(logit_margin(logits, target))
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation figures."""
-        self._log_figures("val")
-
     def on_test_start(self) -> None:
         """Fit the probabilities on the validation samples."""
         self.held_out = self.calibrator.begin(self, ("rejector", "calibration"))
 
     def on_test_epoch_end(self) -> None:
-        """Log the test figures; keep the run's rejector and its calibration."""
-        self._log_figures("test")
+        """Log the metrics of the test; keep the run's rejector and its calibration."""
+        super().on_test_epoch_end()
         self.calibrator.finish(self)
         if self.held_out is not None:
             save_rejector(self, self.rejection_score, self.keep, *self.held_out)
@@ -199,13 +145,3 @@ class ClassificationTask(Task):
         """Take the run's rejector and its calibration, if there are such for these weights."""
         self.rejector = run_rejector(self)
         self.calibration = run_calibration(self) if self.scores == "calibrated" else None
-
-    def _log_figures(self, stage: str) -> None:
-        figures: Any = self.figures[stage]
-        self.log_found(figures["accuracies"].compute(), (f"{stage}/accuracy",))
-        if stage == "val":
-            self.log_found({f"val/{name}": value for name, value in figures["probabilities"].compute().items()})
-        for name, metric in figures.items():
-            if name not in ("accuracies", "probabilities") and metric.update_called:
-                self.log(f"{stage}/{name}", metric.compute(), sync_dist=True)
-            metric.reset()

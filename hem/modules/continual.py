@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
+from torchmetrics import MetricCollection
 
 from hem.datamodules.continual import ContinualDataModule
 from hem.losses import evaluate, reduction
-from hem.modules.base import Task
+from hem.metrics import Accuracy, catalog, collection
+from hem.metrics.transfer import Row, TaskAccuracy, transfer
+from hem.modules.base import Task, datamodule
 from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
 from hem.modules.examination import write_figure, write_table
 from hem.modules.rejector import calibration_loader, gathered, passed
@@ -24,116 +25,12 @@ from hem.names import check_name
 from hem.plots.matrices import accuracy_matrix
 from hem.rng import permutation
 from hem.strategies import Naive, Samples, Strategy
+from hem.strategies.classes import among, among_targets
 
 Mask = Literal["none", "unseen", "other_tasks"]
 Counts = Literal["stream", "presented"]
-Row = list[float]  # accuracy on each of the T tasks, in [0, 1]
 STATE = "continual"  # the checkpoint's key
 REPLAY = 0x7265706C6179  # what the augmentation of replayed samples is drawn with
-
-
-# -- figures -----------------------------------------------------------------------------------------------
-
-
-def transfer_figures(matrix: list[Row], baseline: Row | None = None) -> dict[str, float]:
-    """What an accuracy matrix says about a learner. R_{k,i} is the accuracy on task i behind task k.
-
-    Behind task k (tasks counted from 1):
-
-    * ``average_accuracy``  A_k = 1 / k sum_{i <= k} R_{k,i} (ACC)
-    * ``average_incremental_accuracy``  1 / k sum_{l <= k} A_l
-    * ``forgetting``  1 / (k-1) sum_{i < k} (max_{l < k} R_{l,i} - R_{k,i})
-    * ``backward_transfer``  1 / (k-1) sum_{i < k} (R_{k,i} - R_{i,i}) (BWT)
-    * ``forward_transfer``  1 / (k-1) sum_{1 < i <= k} (R_{i-1,i} - b_i) (FWT), b the untrained network's accuracy
-
-    Args:
-        matrix: k rows, one behind each task so far; each with the accuracy on all T >= k tasks.
-        baseline: b, of the network before any training; None: no ``forward_transfer``.
-
-    Returns:
-        The figures by name; those over earlier tasks from the second task on.
-
-    Raises:
-        ValueError: No row, more rows than tasks, or rows of different lengths.
-
-    Source:
-        ACC, BWT, FWT: Lopez-Paz & Ranzato, "Gradient episodic memory for continual learning", NeurIPS 2017,
-        section 2. Forgetting: Chaudhry et al., "Riemannian walk for incremental learning", ECCV 2018,
-        section 2.2. Average incremental accuracy: Rebuffi et al., "iCaRL", CVPR 2017, section 4.1.
-
-    Example:
-        >>> transfer_figures([[0.9, 0.2], [0.5, 0.8]], baseline=[0.1, 0.1])
-        {'average_accuracy': 0.65, 'average_incremental_accuracy': 0.775, 'forgetting': 0.4,
-         'backward_transfer': -0.4, 'forward_transfer': 0.1}
-    """
-    rows = torch.tensor(matrix, dtype=torch.float64)
-    if rows.ndim != 2 or not 1 <= rows.shape[0] <= rows.shape[1] or (baseline and len(baseline) != rows.shape[1]):
-        raise ValueError(
-            f"Expected rows of T accuracies, one row behind each of at most T tasks, got {len(matrix)} rows of "
-            f"{sorted({len(row) for row in [*matrix, *([baseline] if baseline else [])]})} entries."
-        )
-    last = len(rows) - 1
-    averages = torch.stack([rows[k, : k + 1].mean() for k in range(last + 1)])
-    figures = {"average_accuracy": averages[-1], "average_incremental_accuracy": averages.mean()}
-    if last:
-        before = rows[:last, :last]
-        figures["forgetting"] = (before.amax(0) - rows[last, :last]).mean()
-        figures["backward_transfer"] = (rows[last, :last] - before.diagonal()).mean()
-        if baseline:
-            ahead = rows.diagonal(1)[:last]
-            figures["forward_transfer"] = (ahead - torch.tensor(baseline, dtype=torch.float64)[1 : last + 1]).mean()
-    return {name: round(float(value), 12) for name, value in figures.items()}
-
-
-# -- losses among some of the classes ----------------------------------------------------------------------
-
-
-def among(criterion: nn.Module, classes: Tensor, num_classes: int, class_counts: Tensor | None = None) -> nn.Module:
-    """The loss of the problem that has some of the classes alone: what takes ``logits[:, classes]``.
-
-    The other logits are left out, not put to -inf: no error, no mean over classes, no norm and no softmax
-    sees them, and their gradient is exactly 0. Buffers with an entry per class (``weight``,
-    ``class_counts``) lose the others' entries. HEM's mean error is then over the remaining classes, and the n
-    of HEM+'s margins sqrt(m / (n s_i)) is their number.
-
-    Args:
-        criterion: Any loss; it is not changed.
-        classes: (K,) int64.
-        num_classes: C.
-        class_counts: (C,), in place of the loss's own where it has such a buffer.
-
-    Example:
-        >>> loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
-        >>> among(loss, torch.tensor([0, 2]), 3).weight
-        tensor([1., 3.])
-    """
-    alike = copy.copy(criterion)
-    buffers = dict(criterion._buffers)
-    if class_counts is not None and (own := buffers.get("class_counts")) is not None:
-        buffers["class_counts"] = class_counts.to(own)
-    alike._buffers = {
-        name: value[classes.to(value.device)] if value is not None and value.shape[:1] == (num_classes,) else value
-        for name, value in buffers.items()
-    }
-    return alike
-
-
-def among_targets(target: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """Targets as positions within some of the classes.
-
-    Args:
-        target: Class indices (N,), those below 0 stay; or probabilities (N, C).
-        classes: (K,) int64, with every class of ``target`` among them.
-        num_classes: C.
-
-    Returns:
-        Indices (N,) in 0..K-1, or probabilities (N, K).
-    """
-    if target.ndim > 1:
-        return target[:, classes]
-    position = torch.zeros(num_classes, dtype=torch.int64, device=target.device)
-    position[classes] = torch.arange(len(classes), device=target.device)
-    return torch.where(target >= 0, position[target.clamp(min=0)], target)
 
 
 @contextmanager
@@ -156,13 +53,13 @@ class ContinualTask(Task):
 
     At the beginning of each task the optimiser and its schedule begin anew (``total_steps`` are those of the
     task). Behind each task the test parts of *all* tasks give a row of the accuracy matrix: it is in
-    ``accuracy_matrix.csv`` (row 0: the untrained network) and ``accuracy_matrix.png``, its figures
-    (:func:`transfer_figures`) in the curves as ``stream/<figure>``, and the accuracies as
+    ``accuracy_matrix.csv`` (row 0: the untrained network) and ``accuracy_matrix.png``, what it says
+    (:func:`~hem.metrics.transfer.transfer`) in the curves as ``stream/<metric>``, and the accuracies as
     ``stream/accuracy/<task>``. The validation part (``val/accuracy``, of the tasks so far) is another matter.
 
     ``test`` with a checkpoint of the stream takes the matrix from it, tests once more for its last row, and
-    gives ``test/<figure>``, ``test/accuracy_after/<k>/<i>``, ``test/accuracy`` (of all test images) and
-    ``test/tasks_learnt``: where training was stopped before the last task, the figures are of those alone.
+    gives ``test/<metric>``, ``test/accuracy_after/<k>/<i>``, ``test/accuracy`` (of all test images) and
+    ``test/tasks_learnt``: where training was stopped before the last task, the metrics are of those alone.
 
     Which classes a decision is among: under the scenario ``task`` those of the image's task, else with
     ``mask="none"`` all of them, with any other mask those of the tasks so far and of the tasks up to the
@@ -225,8 +122,10 @@ class ContinualTask(Task):
         self.baseline: Row = []
         self.matrix: list[Row] = []
         self.presented: Tensor | None = None  # (C,)
-        self.accuracy = MeanMetric()
-        self._hits: list[Tensor] = []
+
+    def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
+        """Return the accuracy of decisions in validation; the loss is the strategy's, the test is of each task."""
+        return {"plain": collection({catalog.ACCURACY.path: Accuracy()})} if stage == "val" else {}
 
     # -- what the strategies use ---------------------------------------------------------------------------
 
@@ -237,7 +136,7 @@ class ContinualTask(Task):
         Raises:
             TypeError: The data is none.
         """
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule(self.trainer)
         if not isinstance(data, ContinualDataModule):
             raise TypeError(
                 f"ContinualTask learns a stream, but the data is {type(data).__name__}: put it into one, "
@@ -347,7 +246,9 @@ class ContinualTask(Task):
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot be trained, before the work begins."""
+        super().setup(stage)
         stream = self.stream
+        self.accuracies = TaskAccuracy(stream.tasks)
         if stage != "fit":
             return
         stream.cumulative = self.strategy.cumulative
@@ -392,7 +293,7 @@ class ContinualTask(Task):
         self.step = batch_idx
         loss = self.strategy.loss(self, batch)
         if self.logs_this_step:
-            self.log("train/loss", loss.detach(), prog_bar=True)
+            self.log(catalog.LOSS.key("train"), loss.detach(), prog_bar=True)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -408,14 +309,12 @@ class ContinualTask(Task):
         """End a task, where the epoch is its last one: remember, test, write."""
         if (self.current_epoch + 1) % self.stream.epochs_per_task:
             return
-        self.log("stream/task", float(self.current + 1))
+        self.log(catalog.TASK.key("stream"), float(self.current + 1))
         for name, value in self.strategy.end_task(self).items():
             self.log(f"stream/{name}", value, sync_dist=True)
         self.matrix.append(self.tested(self.current))
-        for task, accuracy in enumerate(self.matrix[-1], 1):
-            if not math.isnan(accuracy):
-                self.log(f"stream/accuracy/{task}", accuracy, sync_dist=True)
-        self._log_figures("stream")
+        self._log_row("stream", self.matrix[-1])
+        self._log_transfer("stream")
         self._record()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -458,16 +357,6 @@ class ContinualTask(Task):
 
     # -- testing -------------------------------------------------------------------------------------------
 
-    def decided(self, input: Tensor, tasks: Tensor, after: int) -> Tensor:
-        """Return the class of each image, (N,), among those that the scenario and mask leave.
-
-        Args:
-            input: (N, C, H, W).
-            tasks: (N,), the task of each image.
-            after: The task that was learnt last, from 0; -1: none.
-        """
-        return self._among(self(input), tasks, after).argmax(1)
-
     def _among(self, logits: Tensor, tasks: Tensor, after: int) -> Tensor:
         """The logits (N, C) with -inf for the classes that a decision is not among."""
         stream = self.stream
@@ -487,41 +376,32 @@ class ContinualTask(Task):
         Args:
             after: The task that was learnt last, from 0; -1: none.
         """
-        counts = torch.zeros(2, self.stream.tasks, dtype=torch.float64, device="cpu")
+        self.accuracies.reset()
         with evaluation(self.net), torch.no_grad():
             for input, target, index in passed(self, self.stream.test_dataloader()):
-                counts += self._counted(self(input), target, index, after)
-        return self._shares(counts)
-
-    def _counted(self, logits: Tensor, target: Tensor, index: Tensor, after: int) -> Tensor:
-        """Right decisions and samples of each task, (2, T), on the CPU."""
-        tasks = self.stream.task_of(index, "test")
-        right = self._among(logits, tasks, after).argmax(1) == target
-        kinds = [torch.bincount(each, minlength=self.stream.tasks) for each in (tasks[right], tasks)]
-        return torch.stack(kinds).cpu().double()
-
-    def _shares(self, counts: Tensor) -> Row:
-        counts = self.trainer.strategy.reduce(counts.float().to(self.device), reduce_op="sum").double().cpu()
-        row: Row = (counts[0] / counts[1]).tolist()
+                self._count(self(input), target, index, after)
+        row: Row = self.accuracies.compute().tolist()
         return row
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Count what is classified rightly."""
-        input, target, index = batch
-        after = self.current if self.trainer.state.fn == "fit" else self.stream.tasks - 1
-        label = self.decided(input, self.stream.task_of(index, "val"), after)
-        self.accuracy.update((label == target).float())
+    def _count(self, logits: Tensor, target: Tensor, index: Tensor, after: int) -> None:
+        tasks = self.stream.task_of(index, "test")
+        self.accuracies.update(self._among(logits, tasks, after).argmax(1) == target, tasks.to(target.device))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log ``val/accuracy``."""
-        self.log("val/accuracy", self.accuracy.compute(), prog_bar=True, sync_dist=True)
-        self.accuracy.reset()
+    def evaluate(self, batch: Any, stage: str) -> Tensor:
+        """Take a batch into the metrics of a stage, by decisions among the classes that are left; return its logits."""
+        input, target, index = batch
+        logits: Tensor = self(input).float()
+        if stage == "test":
+            self._count(logits, target, index, self._learnt - 1)
+        else:
+            after = self.current if self.trainer.state.fn == "fit" else self.stream.tasks - 1
+            self.measure(stage, self._among(logits, self.stream.task_of(index, "val"), after), target)
+        return logits
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Take one batch into the last row of the matrix, and the samples of tasks so far into the calibration."""
-        input, target, index = batch
-        logits = self(input).float()
-        self._hits.append(self._counted(logits, target, index, self._learnt - 1))
+        _, target, index = batch
+        logits = self.evaluate(batch, "test")
         self.calibrator.update(*self._known(logits, target, self.stream.task_of(index, "test")))
 
     def _known(self, logits: Tensor, target: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
@@ -549,26 +429,21 @@ class ContinualTask(Task):
         return len(self.matrix) or self.stream.tasks
 
     def on_test_epoch_end(self) -> None:
-        """Log the matrix and its figures; write them."""
-        counts, self._hits = torch.stack(self._hits).sum(0), []
+        """Log the matrix and what it says; write it."""
+        row: Row = self.accuracies.compute().tolist()
+        self.log(catalog.ACCURACY.key("test"), self.accuracies.whole(), prog_bar=True, sync_dist=True)
+        self.accuracies.reset()
         self.calibrator.finish(self)
-        row = self._shares(counts)
-        whole = self._shares(counts.sum(1, keepdim=True))[0]
-        self.log("test/accuracy", whole, prog_bar=True, sync_dist=True)
         if not self.matrix:
-            for task, accuracy in enumerate(row, 1):
-                if not math.isnan(accuracy):
-                    self.log(f"test/accuracy/{task}", accuracy, logger=False, sync_dist=True)
+            self._log_row("test", row)
             return
         if len(self.matrix) < self.stream.tasks and self.trainer.is_global_zero:
-            print(f"only {len(self.matrix)} of the {self.stream.tasks} tasks are learnt: the figures are of those")
-        self.log("test/tasks_learnt", float(len(self.matrix)), sync_dist=True)
+            print(f"only {len(self.matrix)} of the {self.stream.tasks} tasks are learnt: the metrics are of those")
+        self.log(catalog.TASKS_LEARNT.key("test"), float(len(self.matrix)), sync_dist=True)
         self.matrix[-1] = row
         for after, accuracies in enumerate([self.baseline, *self.matrix]):
-            for task, accuracy in enumerate(accuracies, 1):
-                if not math.isnan(accuracy):
-                    self.log(f"test/accuracy_after/{after}/{task}", accuracy, logger=False, sync_dist=True)
-        self._log_figures("test")
+            self._log_row("test", accuracies, after)
+        self._log_transfer("test")
         self._record()
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -582,10 +457,21 @@ class ContinualTask(Task):
 
     # -- what is written -----------------------------------------------------------------------------------
 
-    def _log_figures(self, stage: str) -> None:
-        for name, value in transfer_figures(self.matrix, self.baseline).items():
+    def _log_row(self, stage: str, row: Row, after: int | None = None) -> None:
+        """Log the accuracy on each task that has samples."""
+        for task, accuracy in enumerate(row, 1):
+            if not math.isnan(accuracy):
+                if after is None:
+                    key = catalog.TASK_ACCURACY.key(stage, task=task)
+                else:
+                    key = catalog.MATRIX.key(stage, after=after, task=task)
+                # those of a test into results.json alone
+                self.log(key, accuracy, logger=None if stage == "stream" else False, sync_dist=True)
+
+    def _log_transfer(self, stage: str) -> None:
+        for path, value in transfer(self.matrix, self.baseline).items():
             if not math.isnan(value):
-                self.log(f"{stage}/{name}", value, prog_bar=name == "average_accuracy", sync_dist=True)
+                self.log(f"{stage}/{path}", value, prog_bar=path == catalog.AVERAGE_ACCURACY.path, sync_dist=True)
 
     def _record(self) -> None:
         """Write the matrix as a table and as a picture."""

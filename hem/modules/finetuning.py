@@ -1,12 +1,17 @@
-"""Learning rates by depth: the parameters of a network in groups, for training that starts from weights."""
+"""Training that starts from weights: normalisation, the last layer, learning rates by depth, an encoder held."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from lightning.pytorch.utilities import rank_zero_only
 from timm.models import group_parameters
 from torch import nn
+
+from hem.networks import Normalize, Start
+from hem.networks.weights import renew
 
 
 class Group(NamedTuple):
@@ -17,7 +22,7 @@ class Group(NamedTuple):
 
 
 def encoder_of(net: nn.Module) -> nn.Module:
-    """The part of a network that features come from: its attribute ``encoder``.
+    """Return the part of a network that features come from: its attribute ``encoder``.
 
     Raises:
         ValueError: It has none.
@@ -32,7 +37,7 @@ def encoder_of(net: nn.Module) -> nn.Module:
 
 
 def depths(encoder: nn.Module) -> dict[str, int]:
-    """The layer of each parameter, counted from the input: timm's own grouping where the encoder has one.
+    """Return the layer of each parameter, counted from the input: timm's own grouping where the encoder has one.
 
     Otherwise a layer is what shares the name up to its first numbered part: ``encoder.layers.encoder_layer_3``,
     ``layer2``, ``features.5``; layers follow each other as they were registered.
@@ -55,7 +60,7 @@ def depths(encoder: nn.Module) -> dict[str, int]:
 
 
 def groups(net: nn.Module, encoder_lr: float, layer_decay: float) -> list[Group]:
-    """The parameters of a network by learning rate, the slowest first.
+    """Return the parameters of a network by learning rate, the slowest first.
 
     The encoder's layer l of L (from 0, the nearest to the input) is trained at
 
@@ -81,3 +86,60 @@ def groups(net: nn.Module, encoder_lr: float, layer_decay: float) -> list[Group]
     for parameter in net.parameters():
         found.setdefault(scale.get(id(parameter), 1.0), []).append(parameter)
     return [Group(found[each], each) for each in sorted(found)]
+
+
+def normalization(net: nn.Module, of_data: tuple[Sequence[float], Sequence[float]] | None) -> Normalize | None:
+    """Return the normalisation that a network's weights expect of the pixels, else the data's, else none."""
+    start: Start | None = getattr(net, "start", None)
+    found = start.normalization if start is not None and start.normalization is not None else of_data
+    return None if found is None else Normalize(*found)
+
+
+def begin(net: nn.Module, normalize: Normalize | None, class_names: Sequence[str] | None) -> None:
+    """Say what a network began with; a last layer that came with the names of other classes begins anew."""
+    start: Start | None = getattr(net, "start", None)
+    if start is None:
+        return
+    sentences, fresh = [str(start)], start.fresh
+    if start.class_names is not None and class_names is not None and start.class_names != tuple(class_names):
+        fresh += renew(net)
+        sentences.append("Its last layer is begun anew, for its classes were others.")
+    # once: what another task is given has learnt since
+    net.start = start._replace(class_names=None, fresh=fresh)  # type: ignore[assignment]
+    if normalize is not None:
+        expected = start.normalization and Normalize(*start.normalization).extra_repr() == normalize.extra_repr()
+        whose = "these weights expect it" if expected else "the data or the config has it"
+        sentences.append(f"Pixels are normalised as {whose}: {normalize.extra_repr()}.")
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        print(*sentences, sep="\n")
+
+
+def hold(encoder: nn.Module, frozen: bool, paused: list[str], waits_for_gradients: bool) -> list[str]:
+    """Hold an encoder for an epoch, its BatchNorm statistics and dropout too, or let it go.
+
+    Args:
+        encoder: The encoder.
+        frozen: Whether it stands still.
+        paused: The parameters that stand still for now, as the call before gave them.
+        waits_for_gradients: Whether the processes of the training wait for the gradients of all parameters.
+
+    Returns:
+        The parameters that stand still and will learn.
+
+    Raises:
+        ValueError: If processes would wait for gradients that do not come.
+    """
+    encoder.train(not frozen)
+    if frozen == bool(paused):
+        return paused
+    if frozen and waits_for_gradients:
+        raise ValueError(
+            "Expected processes that do not wait for the gradients of an encoder that stands still for some epochs, "
+            "got DDP, which does: set trainer.strategy to ddp_find_unused_parameters_true, or frozen_epochs to 0 or "
+            "all."
+        )
+    parameters = dict(encoder.named_parameters())
+    learning = [name for name, p in parameters.items() if p.requires_grad] if frozen else paused
+    for name in learning:
+        parameters[name].requires_grad_(not frozen)
+    return learning if frozen else []

@@ -1,4 +1,4 @@
-"""Learning from imbalanced data: figures by the frequency of the classes, and the usual remedies."""
+"""Learning from imbalanced data: accuracy by the frequency of the classes, and the usual remedies."""
 
 from __future__ import annotations
 
@@ -6,114 +6,23 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassStatScores
+from torchmetrics import MetricCollection
 
 from hem.datamodules.base import ImageDataModule
 from hem.losses.functional import effective_number_weights
-from hem.modules.base import Task
+from hem.metrics import MeanLoss, accuracies, catalog, collection
+from hem.metrics.longtail import ShotAccuracy, shots
+from hem.modules.base import Task, datamodule
 from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
-from hem.modules.classification import accuracies, log_batch
 from hem.modules.examination import write_figure, write_table
+from hem.modules.posthoc import adjusted, tau_normalized
 from hem.modules.probe import use_features
 from hem.modules.rejector import run_folder
 from hem.names import check_name
 from hem.networks import CosineLinear
 from hem.plots.longtail import frequency_curves
-
-SHOTS = ("many", "medium", "few")
-
-
-def shots(class_counts: Sequence[int], many: int = 100, few: int = 20) -> list[str]:
-    """Return the group of each class by its training samples: ``many`` above, ``few`` below, else ``medium``.
-
-    Example:
-        >>> shots([101, 100, 20, 19])
-        ['many', 'medium', 'medium', 'few']
-    """
-    return ["many" if n > many else "few" if n < few else "medium" for n in class_counts]
-
-
-def shot_accuracies(right: Tensor, seen: Tensor, groups: Sequence[str]) -> dict[str, Tensor]:
-    """Return the figures of a long tail from counts per class.
-
-    With a_j = right_j / seen_j: ``accuracy`` = sum_j right_j / sum_j seen_j; ``balanced_accuracy``, the mean of a_j
-    over the classes; ``many_shot_accuracy``, ``medium_shot_accuracy`` and ``few_shot_accuracy``, the mean over the
-    classes of a group, where it has any; ``worst_class_accuracy``, the least a_j. Classes without a test sample are
-    left out of the means.
-
-    Args:
-        right: Rightly classified test samples of each class, (C).
-        seen: Test samples of each class, (C).
-        groups: ``many``, ``medium`` or ``few`` for each class, as :func:`shots` gives them.
-
-    Source: Liu et al., "Large-scale long-tailed recognition in an open world", CVPR 2019, section 4 (groups).
-
-    Example:
-        >>> found = shot_accuracies(torch.tensor([9, 3]), torch.tensor([9, 6]), ["many", "few"])
-        >>> {name: round(value.item(), 2) for name, value in found.items()}
-        {'accuracy': 0.8, 'balanced_accuracy': 0.75, 'worst_class_accuracy': 0.5, 'many_shot_accuracy': 1.0,
-         'few_shot_accuracy': 0.5}
-    """
-    there = seen > 0
-    each = right.double() / seen
-    figures = {
-        "accuracy": right.sum().double() / seen.sum(),
-        "balanced_accuracy": each[there].mean(),
-        "worst_class_accuracy": each[there].min(),
-    }
-    for shot in SHOTS:
-        group = there & torch.tensor([own == shot for own in groups], device=seen.device)
-        if group.any():
-            figures[f"{shot}_shot_accuracy"] = each[group].mean()
-    return figures
-
-
-def adjusted(logits: Tensor, class_counts: Sequence[int], tau: float = 1.0) -> Tensor:
-    """Return z_j - tau log p_j, where p_j is the share of class j in the training samples.
-
-    Args:
-        logits: z, shape (N, C).
-        class_counts: Training samples of each class, (C).
-        tau: Strength; 1 is right for logits that estimate log-probabilities, as cross-entropy's do. Logits of a
-            margin loss are shorter, about as long as its margin: 0.2 suits HEM's margin of 0.5.
-
-    Source: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 9.
-
-    Example:
-        >>> adjusted(torch.zeros(1, 2), [3, 1])
-        tensor([[0.2877, 1.3863]])
-    """
-    counts = torch.tensor(class_counts, dtype=torch.float64)
-    return logits - tau * (counts / counts.sum()).log().to(logits)
-
-
-def tau_normalized(features: Tensor, head: nn.Linear | CosineLinear, tau: float = 1.0) -> Tensor:
-    """Return the logits under weights scaled to w_j / ||w_j||^tau, without biases.
-
-    A :class:`~hem.networks.CosineLinear` has weights of length 1 already, so that its logits stay as they are.
-
-    Args:
-        features: What the last layer sees, (N, D).
-        head: The last layer, from D features to C logits.
-        tau: 0 changes nothing but the biases, 1 makes all weights equally long.
-
-    Source: Kang et al., "Decoupling representation and classifier for long-tailed recognition", ICLR 2020,
-    section 4.1, tau-normalised classifier.
-
-    Example:
-        >>> head = nn.Linear(2, 2)
-        >>> _ = head.weight.data.copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
-        >>> tau_normalized(torch.tensor([[1.0, 1.0]]), head)
-        tensor([[1., 1.]], grad_fn=<MmBackward0>)
-    """
-    if isinstance(head, CosineLinear):
-        logits: Tensor = head(features)
-        return logits
-    length = head.weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(head.weight.dtype).tiny)
-    return F.linear(features, head.weight / length**tau)
 
 
 class LongTailTask(Task):
@@ -230,28 +139,23 @@ class LongTailTask(Task):
         self.train_prior = nn.ModuleDict()
         own = getattr(self.loss, "weight", None)
         self.own_weight = None if own is None else own.clone()
-        self.variants = [
-            name
-            for name, tau in (("plain", 0.0), ("adjusted", adjust_tau), ("tau_normalized", normalize_tau))
-            if tau is not None
-        ]
-        self.figures = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict(
-                    {
-                        "accuracies": accuracies(self.num_classes, self.class_names).clone(prefix=f"{stage}/"),
-                        **{
-                            name: MulticlassStatScores(self.num_classes, average="none", validate_args=False)
-                            for name in self.variants
-                        },
-                    }
-                )
-                for stage in ("val", "test")
-            }
-        )
+
+    def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
+        """Return loss and accuracies by frequency, and these of each remedy."""
+        if stage == "train":
+            return super().configure_metrics(stage)
+        own = {"losses": MeanLoss(self.loss), **accuracies(self.num_classes, self.class_names)}
+        del own[catalog.ACCURACY.path]  # the shots' have it
+        found = {"plain": collection({**own, "shots": ShotAccuracy(self.groups)})}
+        remedies = {"adjusted": self.adjust_tau, "tau_normalized": self.normalize_tau}
+        for name, tau in remedies.items():
+            if tau is not None:
+                found[name] = collection({"shots": ShotAccuracy(self.groups)}, name)
+        return found
 
     def setup(self, stage: str) -> None:
         """Take features in place of images, where they are to be kept."""
+        super().setup(stage)
         if self.features is not None:
             use_features(self, self.features, stage)
 
@@ -284,10 +188,6 @@ class LongTailTask(Task):
             # not saved: a checkpoint holds the network alone (torch's own losses would save it)
             self.loss.register_buffer("weight", weight, persistent=False)
 
-    def log_training(self, logits: Tensor, target: Tensor) -> None:
-        """Log accuracy on the batch as it is trained on, and the share of samples that still carry error."""
-        log_batch(self, logits, target)
-
     # -- evaluation ----------------------------------------------------------------------------------------
 
     def variant_logits(self, input: Tensor) -> dict[str, Tensor]:
@@ -304,13 +204,19 @@ class LongTailTask(Task):
             found["adjusted"] = adjusted(found["plain"], self.class_counts, self.adjust_tau)
         return {name: logits.float() for name, logits in found.items()}
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the validation figures."""
-        self._evaluate(batch, "val")
+    def evaluate(self, batch: Any, stage: str) -> Tensor:
+        """Take a batch into the metrics of a stage, under each remedy; return its logits as they are."""
+        input, target, *_ = batch
+        found = self.variant_logits(input)
+        for name, logits in found.items():
+            self.measure(stage, logits, target, name)
+        return found["plain"]
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the test figures."""
-        self._evaluate(batch, "test")
+        """Take one batch into the metrics of the test and of its probabilities."""
+        logits = self.evaluate(batch, "test")
+        for calibrator in (self.calibrator, *self.train_prior.values()):
+            calibrator.update(logits, batch[1])  # type: ignore[operator]
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Return the columns of ``predictions.csv``: index, the most probable classes with their scores."""
@@ -321,22 +227,11 @@ class LongTailTask(Task):
         """Take the run's calibration, if there is one for these weights."""
         self.calibration = run_calibration(self) if self.scores == "calibrated" else None
 
-    def _evaluate(self, batch: Any, stage: str) -> None:
-        input, target, *_ = batch
-        figures: Any = self.figures[stage]
-        for name, logits in self.variant_logits(input).items():
-            figures[name].update(logits, target)
-            if name == "plain":
-                figures["accuracies"].update(logits, target)
-                if stage == "test":
-                    for calibrator in (self.calibrator, *self.train_prior.values()):
-                        calibrator.update(logits, target)  # type: ignore[operator]
-
     def on_test_start(self) -> None:
         """Fit the probabilities on the validation samples, for their own prior and for that of the training samples."""
         self.train_prior = nn.ModuleDict()
         held_out = self.calibrator.begin(self)
-        data: Any = getattr(self.trainer, "datamodule", None)
+        data = datamodule(self.trainer)
         if held_out is None or not isinstance(data, ImageDataModule):
             return
         logits, target = held_out
@@ -352,13 +247,9 @@ class LongTailTask(Task):
         there = torch.bincount(target.cpu(), minlength=self.num_classes).double()
         return torch.where(there > 0, counts / there, 0.0) * len(target) / counts.sum()
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation figures."""
-        self._log_figures("val")
-
     def on_test_epoch_end(self) -> None:
-        """Log the test figures; write the accuracy of each class."""
-        classes = self._log_figures("test")
+        """Log the metrics of the test; write the accuracy of each class."""
+        super().on_test_epoch_end()
         self.calibrator.finish(self)
         for shifted in self.train_prior.values():
             assert isinstance(shifted, Calibrator)
@@ -367,31 +258,18 @@ class LongTailTask(Task):
             self.log_found({name: value for name, value in found.items() if "auroc" not in name and "aurc" not in name})
         self.train_prior = nn.ModuleDict()
         if self.trainer.is_global_zero:
-            self._write(classes)
-
-    def _log_figures(self, stage: str) -> dict[str, tuple[Tensor, Tensor]]:
-        """Log the figures; return what is right and what was seen of each class, (C) each, by variant."""
-        figures: Any = self.figures[stage]
-        found = dict(figures["accuracies"].compute())
-        classes: dict[str, tuple[Tensor, Tensor]] = {}
-        for name in self.variants:
-            right, *_, seen = figures[name].compute().unbind(1)
-            classes[name] = right, seen
-            where = stage if name == "plain" else f"{stage}/{name}"
-            found |= {f"{where}/{key}": value for key, value in shot_accuracies(right, seen, self.groups).items()}
-        self.log_found(found, (f"{stage}/accuracy",))
-        for metric in figures.values():
-            metric.reset()
-        return classes
+            self._write()
 
     # -- what is written -----------------------------------------------------------------------------------
 
-    def _write(self, classes: dict[str, tuple[Tensor, Tensor]]) -> None:
+    def _write(self) -> None:
         if run_folder(self.trainer) is None:
             return
-        accuracy = {name: (right / seen).tolist() for name, (right, seen) in classes.items()}
-        columns = {name: "accuracy" if name == "plain" else f"{name}_accuracy" for name in self.variants}
-        seen = classes["plain"][1].tolist()
+        metrics: Any = self.metrics
+        counts = {name.partition("/")[2]: group["shots"].counts for name, group in metrics.items()}
+        accuracy = {name: (right / seen).tolist() for name, (right, seen) in counts.items()}
+        columns = {name: "accuracy" if name == "plain" else f"{name}_accuracy" for name in counts}
+        seen = counts["plain"][1].tolist()
         rows = [
             {
                 "class": name,

@@ -12,7 +12,7 @@ from torch import Tensor
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.features import FeatureImages
 from hem.datamodules.splits import Split
-from hem.modules.base import Task
+from hem.modules.base import Task, datamodule
 
 
 def use_features(task: Task, folder: str | Path, stage: str) -> None:
@@ -40,7 +40,7 @@ def use_features(task: Task, folder: str | Path, stage: str) -> None:
             f"Expected a network with `forward_features` and `head`, got {type(net).__name__}: take one of "
             "hem.networks, or leave features at null."
         )
-    data: Any = task.trainer.datamodule  # type: ignore[attr-defined]
+    data = datamodule(task.trainer)
     if not isinstance(data, ImageDataModule) or not isinstance(getattr(data, "augment", None), list):
         raise TypeError(
             f"Expected a data module of labelled images, got {type(data).__name__}: leave features at null."

@@ -9,15 +9,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import PolynomialLR
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torch import Tensor
+from torchmetrics import MetricCollection
 
 from hem import scores
-from hem.histogram import ScoreHistogram
-from hem.modules.base import Task, sample_losses
+from hem.metrics import Accuracy, MeanLoss, ScoreHistogram, catalog, collection
+from hem.metrics.masks import Overlap
+from hem.modules.base import Task, datamodule
 from hem.modules.calibrator import Calibrator
 from hem.modules.examination import folder_of, write, write_figure
 from hem.modules.rejector import calibration_loader, gathered, passed, run_folder
@@ -29,58 +27,6 @@ from hem.views import scaled, sliding_window
 
 PIXELS = 9  # the first word of the keys that choose pixels
 UNKNOWNNESS = {"max_logit": scores.max_logit, "msp": scores.msp}
-
-
-def iou(matrix: Tensor) -> Tensor:
-    """Intersection over union of each class, of the pixels of a whole data set.
-
-    With M_ab pixels of class a that are predicted as b, IoU_c = M_cc / (Σ_b M_cb + Σ_a M_ac - M_cc).
-
-    Args:
-        matrix: Confusion matrix (C, C), rows the truth; pixels without a label are not in it.
-
-    Returns:
-        (C,) float64; NaN for a class that is neither there nor predicted.
-
-    Example:
-        >>> iou(torch.tensor([[6, 2, 0], [0, 2, 0], [0, 0, 0]]))
-        tensor([0.7500, 0.5000,    nan], dtype=torch.float64)
-    """
-    matrix = matrix.double()
-    right = matrix.diagonal()
-    return right / (matrix.sum(0) + matrix.sum(1) - right)
-
-
-def class_accuracy(matrix: Tensor) -> Tensor:
-    """The share of each class's pixels that are predicted as it: (C,) float64; NaN for a class that is not there.
-
-    Example:
-        >>> class_accuracy(torch.tensor([[6, 2], [0, 0]]))
-        tensor([0.7500,    nan], dtype=torch.float64)
-    """
-    matrix = matrix.double()
-    return matrix.diagonal() / matrix.sum(1)
-
-
-class PolyLR(PolynomialLR):
-    """The poly schedule, lr (1 - step / total_steps)^power: torch's, told how long the training is.
-
-    Args:
-        optimizer: The optimiser.
-        total_steps: Steps until the rate is 0; a task puts in those of the whole training where it is null (with
-            ``lr_interval: step``).
-        power: 0.9 is usual.
-
-    Raises:
-        ValueError: If the number of steps is not known.
-
-    Source: Chen et al., "DeepLab", TPAMI 2018, section 4.1.
-    """
-
-    def __init__(self, optimizer: Optimizer, total_steps: int | None = None, power: float = 0.9) -> None:
-        if total_steps is None:
-            raise ValueError("PolyLR needs total_steps, the number of steps until the learning rate is 0.")
-        super().__init__(optimizer, total_iters=total_steps, power=power)
 
 
 class SegmentationTask(Task):
@@ -116,6 +62,8 @@ class SegmentationTask(Task):
         **kwargs: See :class:`~hem.modules.base.Task`.
     """
 
+    shown = Task.shown | {catalog.MIOU.key("val"), catalog.MIOU.key("test")}
+
     def __init__(
         self,
         *args: Any,
@@ -147,24 +95,24 @@ class SegmentationTask(Task):
         self.examples = examples
         self.calibrator = Calibrator() if calibrator is None else calibrator
         self.pixels = pixels
-        self.shown: dict[int, Example] = {}
+        self.images: dict[int, Example] = {}  # of the overlays, by number
         for criterion in self.loss.modules():  # the data alone decides what has no label
             if hasattr(criterion, "ignore_index"):
                 criterion.ignore_index = ignore_index  # type: ignore[assignment]
-        self.figures = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict(
-                    {
-                        "confusion": MulticlassConfusionMatrix(
-                            self.num_classes, ignore_index=ignore_index, validate_args=False
-                        ),
-                        **{name: MeanMetric() for name in ("loss", "active")},
-                    }
-                )
-                for stage in ("val", "test")
+
+    def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
+        """Return the loss and the overlap of masks; of the test also how well unknown pixels are told from others."""
+        if stage == "train":
+            accuracy = Accuracy(self.ignore_index)
+            return {
+                "plain": collection({"losses": MeanLoss(self.loss, self.ignore_index), catalog.ACCURACY.path: accuracy})
             }
-        )
-        self.unknown = nn.ModuleDict({name: ScoreHistogram() for name in UNKNOWNNESS})
+        overlap = Overlap(self.class_names, self.ignore_index)
+        found = {"plain": collection({"losses": MeanLoss(self.loss, self.ignore_index), "overlap": overlap})}
+        if stage == "test":
+            scores = {catalog.UNKNOWN_AUROC.key(score=name): score for name, score in UNKNOWNNESS.items()}
+            found["unknown"] = collection({name: ScoreHistogram(score) for name, score in scores.items()})
+        return found
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the logits (N, num_classes, H, W) of a batch of images in [0, 1]."""
@@ -186,9 +134,7 @@ class SegmentationTask(Task):
         loss = self.training_loss(heads[0], target)
         for factor, logits in zip(self.auxiliary, heads[1:], strict=False):
             loss = loss + factor * self.training_loss(logits, target)
-        if self.logs_this_step:
-            self.log("train/loss", loss.detach(), prog_bar=True)
-            self.log_training(heads[0].detach(), target)
+        self.log_training(heads[0], target)
         return loss
 
     def _check_heads(self, count: int) -> None:
@@ -207,37 +153,26 @@ class SegmentationTask(Task):
         """The target with the pixels of unknown classes among those without a label."""
         return torch.where(target == self.unknown_index, self.ignore_index, target)
 
-    def log_training(self, logits: Tensor, target: Tensor) -> None:
-        """Log pixel accuracy on the batch as it is trained on, and the share of pixels that still carry error."""
-        labelled = target != self.ignore_index
-        if not bool(labelled.any()):  # a figure of nothing
-            return
-        count = labelled.sum()
-        self.log("train/accuracy", ((logits.argmax(1) == target) & labelled).sum() / count, prog_bar=True)
-        losses = sample_losses(self.loss, logits, target)
-        if losses is not None:
-            self.log("train/active", (losses > 0).sum() / count)
-
     # -- evaluation ----------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the validation figures."""
-        self._evaluate(batch, "val")
+    def evaluate(self, batch: Any, stage: str) -> Tensor:
+        """Take a batch into the metrics of a stage; return its logits."""
+        input, target, *_ = batch
+        logits = self._logits(input, every_view=stage == "test")
+        self.measure(stage, logits, self._labels(target))
+        return logits
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the test figures; keep some images to be shown."""
-        logits = self._evaluate(batch, "test")
+        """Take one batch into the metrics of the test; keep some images to be shown."""
+        logits = self.evaluate(batch, "test")
         input, target, *rest = batch
         unknown, labels = target == self.unknown_index, self._labels(target)
-        maps = {name: score(logits.movedim(1, -1)) for name, score in UNKNOWNNESS.items()}
         judged = unknown | (labels != self.ignore_index)
-        for name, values in maps.items():
-            histogram: Any = self.unknown[name]
-            histogram.update(values[judged], unknown[judged])
+        self.measure("test", logits.movedim(1, -1)[judged], unknown[judged], "unknown")
         index = rest[0] if rest else torch.arange(len(target))
         self.calibrator.update(*self._sampled(logits, labels, index))
         if rest:
-            self._keep(index, input, labels, logits.argmax(1), maps)
+            self._keep(index, input, labels, logits)
 
     def on_test_start(self) -> None:
         """Fit the probabilities on a sample of the validation pixels."""
@@ -267,25 +202,24 @@ class SegmentationTask(Task):
         labels = labels.gather(1, place)
         return chosen[labels != self.ignore_index], labels[labels != self.ignore_index]
 
-    def _keep(self, index: Tensor, input: Tensor, labels: Tensor, prediction: Tensor, maps: dict[str, Tensor]) -> None:
+    def _keep(self, index: Tensor, input: Tensor, labels: Tensor, logits: Tensor) -> None:
         """Keep those images of a batch that ``overlays.png`` is to show: evenly spread over the set."""
         data: Any = self.trainer.test_dataloaders
         count = len(data.images) if hasattr(data, "images") else self.examples
         wanted = {(2 * k + 1) * count // (2 * self.examples) for k in range(self.examples)}
         for place, at in enumerate(index.tolist()):
             if at in wanted:
-                self.shown[at] = Example(
-                    input[place].float().cpu(),
-                    labels[place].cpu(),
-                    prediction[place].cpu(),
-                    {name: values[place].float().cpu() for name, values in maps.items()},
+                pixels = logits[place].movedim(0, -1)
+                maps = {name: score(pixels).float().cpu() for name, score in UNKNOWNNESS.items()}
+                self.images[at] = Example(
+                    input[place].float().cpu(), labels[place].cpu(), logits[place].argmax(0).cpu(), maps
                 )
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Write an indexed mask for each image; return the columns of ``predictions.csv``: index and mask."""
         input, _, index = batch
         prediction = self._logits(input, every_view=True).argmax(1).to(torch.uint8).cpu()
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule(self.trainer)
         folder = RunFolder(folder_of(self)).masks
         columns: dict[str, Any] = {"index": index, "mask": []}
         for at, mask in zip(index.tolist(), prediction, strict=True):
@@ -296,7 +230,7 @@ class SegmentationTask(Task):
 
     def on_predict_start(self) -> None:
         """Name the masks as their images; where images of several folders have one name, by their place as well."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule(self.trainer)
         stems = [Path(data.name_of(at)).stem for at in range(len(data.predict_images()))]
         times = Counter(stems)
         self.stems = [stem if times[stem] == 1 else f"{at:05d}_{stem}" for at, stem in enumerate(stems)]
@@ -314,52 +248,14 @@ class SegmentationTask(Task):
             return scaled(net, input, self.scales, self.flip)
         return net(input)
 
-    def _evaluate(self, batch: Any, stage: str) -> Tensor:
-        input, target, *_ = batch
-        target = self._labels(target)
-        logits = self._logits(input, every_view=stage == "test")
-        figures: Any = self.figures[stage]
-        figures["confusion"].update(logits.argmax(1), target)
-        count = int((target != self.ignore_index).sum())
-        losses = sample_losses(self.loss, logits, target)
-        if losses is not None:
-            figures["loss"].update(losses.sum() / max(count, 1), weight=count)
-            figures["active"].update((losses > 0).sum() / max(count, 1), weight=count)
-        else:
-            figures["loss"].update(self.loss(logits, target), weight=count)
-        return logits
+    def log_metrics(self, stage: str) -> None:
+        """Log the metrics of a stage; refuse to measure masks without a label.
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation figures."""
-        self._log_figures("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test figures and draw the pictures."""
-        matrix = self._log_figures("test")
-        self.calibrator.finish(self)
-        for name in UNKNOWNNESS:
-            histogram: Any = self.unknown[name]
-            area = histogram.compute()
-            if not area.isnan():
-                self.log(f"test/unknown/auroc_{name}", area.float(), sync_dist=True)
-            histogram.reset()
-        shown = self.shown
-        if self.trainer.world_size > 1:
-            gathered: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, shown)
-            shown = {at: example for part in gathered for at, example in part.items()}
-        self.shown = {}
-        if self.trainer.is_global_zero and run_folder(self.trainer) is not None:
-            write_figure(self, "confusion", confusion(matrix, self.class_names))
-            if shown:
-                examples = [shown[at] for at in sorted(shown)]
-                write_figure(self, "overlays", overlays(examples, self.palette, self.class_names))
-
-    def _log_figures(self, stage: str) -> Tensor:
-        """Log what the confusion matrix of all processes says, and return it."""
-        figures: Any = self.figures[stage]
-        matrix: Tensor = figures["confusion"].compute()
-        if int(matrix.sum()) == 0:
+        Raises:
+            ValueError: No pixel of the test has one.
+        """
+        super().log_metrics(stage)
+        if stage != "train" and int(self._overlap(stage).matrix.sum()) == 0:
             nothing = (
                 f"Expected pixels with a label in the {stage} images, got masks that are void (ignore_index "
                 f"{self.ignore_index}) as a whole: there is nothing to measure; look at the masks' values."
@@ -367,19 +263,24 @@ class SegmentationTask(Task):
             if self.trainer.state.fn != "fit":
                 raise ValueError(nothing)
             rank_zero_warn(nothing)
-        each, recall = iou(matrix), class_accuracy(matrix)
-        found = {
-            "miou": each.nanmean(),
-            "mean_accuracy": recall.nanmean(),
-            "accuracy": matrix.diagonal().sum() / matrix.sum(),
-            **{f"iou/{name}": value for name, value in zip(self.class_names, each, strict=True)},
-        }
-        self.log_found(
-            {f"{stage}/{name}": value for name, value in found.items()}, (f"{stage}/miou", f"{stage}/accuracy")
-        )
-        for name in ("loss", "active"):
-            if figures[name].update_called and int(matrix.sum()):
-                self.log(f"{stage}/{name}", figures[name].compute().float(), sync_dist=True)
-        for metric in figures.values():
-            metric.reset()
-        return matrix.cpu()
+
+    def _overlap(self, stage: str) -> Overlap:
+        metrics: Any = self.metrics[f"{stage}/plain"]
+        found: Overlap = metrics["overlap"]
+        return found
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test and draw the pictures."""
+        super().on_test_epoch_end()
+        self.calibrator.finish(self)
+        shown = self.images
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, shown)
+            shown = {at: example for part in gathered for at, example in part.items()}
+        self.images = {}
+        if self.trainer.is_global_zero and run_folder(self.trainer) is not None:
+            write_figure(self, "confusion", confusion(self._overlap("test").matrix.cpu(), self.class_names))
+            if shown:
+                examples = [shown[at] for at in sorted(shown)]
+                write_figure(self, "overlays", overlays(examples, self.palette, self.class_names))

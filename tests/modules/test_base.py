@@ -10,8 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hem.losses import LOSSES, DiceLoss, FocalLoss, HEMLoss, HEMPlusLoss, MultiMarginLoss
+from hem.metrics import sample_losses
 from hem.modules import ClassificationTask
-from hem.modules.base import check_state, sample_losses
+from hem.modules.base import check_state
 from hem.networks import ResNet8
 
 QUIET = {
@@ -118,19 +119,23 @@ def test_two_classes_of_one_name_are_refused():
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_row_holds_the_figures_of_its_own_step(accumulate):
-    """Every third step has a row; loss and accuracy in it are those of that step's last micro-batch."""
+def test_a_row_holds_the_metrics_of_its_own_step(accumulate):
+    """Every third step has a row; loss and accuracy in it are those of that step's last micro-batch.
+
+    The loss is the mean over all of its samples, and the one that is trained, over those with error, stands beside it.
+    """
     seen, logged = [], []
 
     class Watched(ClassificationTask):
         def training_loss(self, logits, target):
             loss = super().training_loss(logits, target)
-            seen.append((loss.item(), (logits.argmax(1) == target).float().mean().item()))
+            mean = sample_losses(self.loss, logits, target).mean().item()
+            seen.append((loss.item(), mean, (logits.argmax(1) == target).float().mean().item()))
             return loss
 
-        def log_training(self, logits, target):
+        def measure(self, stage, logits, target, name="plain"):
             logged.append(len(seen))
-            super().log_training(logits, target)
+            super().measure(stage, logits, target, name)
 
     logger = Rows()
     trainer = Trainer(
@@ -142,13 +147,41 @@ def test_a_row_holds_the_figures_of_its_own_step(accumulate):
     rows = {step: row for step, row in logger.rows.items() if "train/loss" in row}
     assert sorted(rows) == [2, 5, 8, 11]
     for step, row in rows.items():
-        loss, accuracy = seen[(step + 1) * accumulate - 1]
-        assert row["train/loss"] == pytest.approx(loss, rel=1e-6)
+        loss, mean, accuracy = seen[(step + 1) * accumulate - 1]
+        assert row["train/loss"] == pytest.approx(mean, rel=1e-6)
+        assert row["train/active_loss"] == pytest.approx(loss, rel=1e-6)
+        assert loss >= mean - 1e-6
         assert row["train/accuracy"] == pytest.approx(accuracy)
         assert "train/active" in row
     assert len({row["train/loss"] for row in rows.values()}) == 4
     assert len(logged) == 4 * accumulate  # nothing is handed over in between
-    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(seen[-1][0], rel=1e-6)
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(seen[-1][1], rel=1e-6)
+
+
+def test_the_loss_falls_while_its_mean_over_samples_with_error_rises():
+    """What HEM divides by gets fewer, the hard samples: its own value rises while the network learns.
+
+    ``val/loss``, over all samples, falls, so that the best epoch by loss is not the first.
+    """
+    generator = torch.Generator().manual_seed(1)
+    target = torch.arange(128) % CLASSES
+    input = 0.3 * torch.rand(128, 9, generator=generator)
+    input[torch.arange(128), target] += 0.7
+    wrong = torch.arange(128) % 11 == 0  # labels that a small network does not learn
+    data = TensorDataset(input.view(-1, 1, 3, 3), torch.where(wrong, (target + 1) % CLASSES, target))
+    logger = Rows()
+    trainer = Trainer(max_epochs=28, log_every_n_steps=1, **QUIET | {"logger": logger})
+    task = ClassificationTask(net(), HEMLoss(), optimizer=lambda p: torch.optim.SGD(p, lr=0.2), num_classes=CLASSES)
+    trainer.fit(task, DataLoader(data, batch_size=64), DataLoader(data, batch_size=32))
+    rows = [row for row in logger.rows.values() if "val/loss" in row]
+    losses, means, active, accuracies = (
+        [row[f"val/{name}"] for row in rows] for name in ("loss", "active_loss", "active", "accuracy")
+    )
+    assert accuracies[-1] > accuracies[14] > accuracies[0]
+    assert means[-1] > 1.5 * means[14], "HEM's own value says the opposite"
+    assert losses[-1] < 0.7 * losses[14] < 0.7 * losses[0]
+    for loss, mean, share in zip(losses, means, active, strict=True):
+        assert loss == pytest.approx(share * mean, rel=1e-5)
 
 
 def test_the_last_step_of_an_epoch_is_there_for_callbacks():

@@ -123,4 +123,4 @@ def test_logit_margin_of_ties():
 
 def test_few_classes_have_no_top5():
     task = ClassificationTask(nn.Flatten(), HEMLoss(), num_classes=5)
-    assert not [key for key in task.figures["test"]["accuracies"] if "top5" in key]
+    assert not [key for key in task.configure_metrics("test")["plain"] if "top5" in key]

@@ -1,4 +1,4 @@
-"""The task over a stream: its figures, its masks, and that a run goes on as if nothing had happened."""
+"""The task over a stream: its metrics, its masks, and that a run goes on as if nothing had happened."""
 
 import csv
 import functools
@@ -16,11 +16,12 @@ from torch import nn
 
 from hem.datamodules import ContinualDataModule, DigitsDataModule
 from hem.losses import LOSSES, HEMLoss, LogitAdjustedLoss
+from hem.metrics.transfer import transfer
 from hem.modules import ContinualTask
-from hem.modules.continual import among, among_targets, transfer_figures
 from hem.networks import MLP
 from hem.runs import AtomicCheckpointIO
 from hem.strategies import EWC, SI, STRATEGIES, DERPlusPlus, Joint, LwF, Naive, Replay
+from hem.strategies.classes import among, among_targets
 from tests import processes
 
 # Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
@@ -34,14 +35,14 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/continual/digits.yaml"
 DEBUG = ("--config", "configs/trainer/debug.yaml", "--trainer.enable_progress_bar", "false")
 
-# -- figures -------------------------------------------------------------------------------------------------
+# -- metrics -------------------------------------------------------------------------------------------------
 
 MATRIX = [[0.9, 0.3, 0.1, 0.2], [0.95, 0.8, 0.4, 0.1], [0.6, 0.9, 0.7, 0.35], [0.5, 0.4, 0.75, 0.85]]
 BASELINE = [0.15, 0.1, 0.05, 0.2]
 
 
-def test_figures_by_hand():
-    figures = transfer_figures(MATRIX, BASELINE)
+def test_transfer_by_hand():
+    figures = transfer(MATRIX, BASELINE)
     assert figures["average_accuracy"] == pytest.approx((0.5 + 0.4 + 0.75 + 0.85) / 4)
     assert figures["average_incremental_accuracy"] == pytest.approx(
         (0.9 + (0.95 + 0.8) / 2 + (0.6 + 0.9 + 0.7) / 3 + 0.625) / 4
@@ -51,14 +52,14 @@ def test_figures_by_hand():
     assert figures["forward_transfer"] == pytest.approx(((0.3 - 0.1) + (0.4 - 0.05) + (0.35 - 0.2)) / 3)
 
 
-def test_figures_by_loops():
+def test_transfer_by_loops():
     """Random matrices of one to six tasks, also behind fewer tasks than there are."""
     random = torch.Generator().manual_seed(0)
     for tasks in range(1, 7):
         for k in range(1, tasks + 1):
             r = torch.rand(k, tasks, generator=random, dtype=torch.float64).tolist()
             b = torch.rand(tasks, generator=random, dtype=torch.float64).tolist()
-            got = transfer_figures(r, b)
+            got = transfer(r, b)
             averages = [sum(r[m][: m + 1]) / (m + 1) for m in range(k)]
             expected = {"average_accuracy": averages[-1], "average_incremental_accuracy": sum(averages) / k}
             if k > 1:
@@ -68,13 +69,13 @@ def test_figures_by_loops():
                 expected["backward_transfer"] = sum(r[k - 1][i] - r[i][i] for i in range(k - 1)) / (k - 1)
                 expected["forward_transfer"] = sum(r[i - 1][i] - b[i] for i in range(1, k)) / (k - 1)
             assert got == pytest.approx(expected, abs=1e-9)
-            assert "forward_transfer" not in transfer_figures(r)
+            assert "forward_transfer" not in transfer(r)
 
 
 @pytest.mark.parametrize("matrix", [[], [[0.5], [0.5]], [[0.5, 0.5]]])
 def test_no_matrix(matrix):
     with pytest.raises(ValueError, match=r"Expected rows of T accuracies"):
-        transfer_figures(matrix, [0.1] if matrix and len(matrix[0]) == 2 else None)
+        transfer(matrix, [0.1] if matrix and len(matrix[0]) == 2 else None)
 
 
 # -- losses among some of the classes ------------------------------------------------------------------------
@@ -326,13 +327,13 @@ def test_decisions_are_among_the_classes_of_the_scenario(tmp_path):
     images, index = stream.part("test")
     input, tasks = images.images[index].float() / 255, stream.task_of(index, "test")
     module.eval()
-    early = module.decided(input, tasks, 1)
+    early = module._among(module(input), tasks, 1).argmax(1)
     for t in range(5):
         assert early[tasks == t].max() < 2 * (max(t, 1) + 1)
     module.mask = "none"
-    assert torch.equal(module.decided(input, tasks, 1), module(input).argmax(1))
+    assert torch.equal(module._among(module(input), tasks, 1).argmax(1), module(input).argmax(1))
     stream.scenario = "task"
-    assert torch.equal(module.decided(input, tasks, -1) // 2, tasks)
+    assert torch.equal(module._among(module(input), tasks, -1).argmax(1) // 2, tasks)
 
 
 def test_a_schedule_begins_anew_with_each_task(tmp_path):
@@ -403,7 +404,7 @@ def test_run_folder(hem_command, tmp_path):
     for got, row in zip(matrix, rows[1:], strict=True):  # Lightning logs in float32, the file has six digits
         assert got == pytest.approx([float(value) for value in row[1:]], abs=1e-6)
     assert metrics["test/tasks_learnt"] == 5
-    for name, value in transfer_figures(matrix[1:], matrix[0]).items():
+    for name, value in transfer(matrix[1:], matrix[0]).items():
         assert metrics[f"test/{name}"] == pytest.approx(value, abs=1e-6)
     assert float(curves[-1]["stream/forgetting"]) == pytest.approx(metrics["test/forgetting"], abs=1e-6)
     images = len(DigitsDataModule().load("test"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hem.schedules import WarmUpMultiStepLR
+from hem.schedulers import WarmUpMultiStepLR
 
 
 def rates(epochs: int, *args, **kwargs) -> list[float]:

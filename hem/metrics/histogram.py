@@ -1,6 +1,8 @@
-"""AUROC of more scores than memory holds: pixels, by a histogram whose bins are those of shortened floats."""
+"""AUROC from a fixed histogram over the top 20 bits of float32: of more scores than memory holds."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,13 +12,16 @@ BITS = 20  # of 32: sign, exponent and 11 bits of the mantissa
 
 
 class ScoreHistogram(Metric):
-    """AUROC of unknownness scores over any number of samples, in 16 MB.
+    """The AUROC of unknownness scores over any number of samples, in 16 MB.
 
     A float's bits, read as an integer, are ordered as the float is (negative ones in reverse). The first 20 of
     them are the bin: scores of one bin differ by less than 2^-11 of their size and count as ties. With k_b known
     and u_b unknown samples in bin b,
 
         AUROC = Σ_b u_b (Σ_{a < b} k_a + k_b / 2) / (Σ_b u_b Σ_b k_b).
+
+    Args:
+        score: Logits (M, C) to unknownness (M,), of what :meth:`update` is given; None: it is given scores.
 
     Example:
         >>> histogram = ScoreHistogram()
@@ -28,14 +33,15 @@ class ScoreHistogram(Metric):
     known: Tensor
     unknown: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, score: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
+        self.score = score
         for name in ("known", "unknown"):
             self.add_state(name, torch.zeros(2**BITS, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, unknown: Tensor) -> None:
-        """Take scores, higher = more unknown, and which samples are unknown; of one shape."""
-        place = bins(scores.flatten())
+        """Take scores, higher = more unknown, or logits (M, C), and which samples are unknown."""
+        place = bins((scores if self.score is None else self.score(scores)).flatten())
         flags = unknown.flatten()
         self.known += torch.bincount(place[~flags], minlength=2**BITS)
         self.unknown += torch.bincount(place[flags], minlength=2**BITS)
@@ -48,7 +54,7 @@ class ScoreHistogram(Metric):
 
 
 def bins(scores: Tensor) -> Tensor:
-    """The bin of each score: int64 in 0..2^BITS - 1, ordered as the scores are.
+    """Return the bin of each score: int64 in 0..2^BITS - 1, ordered as the scores are.
 
     Example:
         >>> place = bins(torch.tensor([-torch.inf, -2.0, -0.0, 0.0, 1.0, 1.001, torch.inf]))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hem.histogram import ScoreHistogram, bins
+from hem.metrics.histogram import ScoreHistogram, bins
 from hem.scores import auroc
 
 

@@ -1,4 +1,4 @@
-"""Learning rate schedules that torch has only in parts which no config can put together."""
+"""LR schedulers that YAML cannot compose from torch's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 
 
 class WarmUpMultiStepLR(LRScheduler):
@@ -69,3 +69,24 @@ class WarmUpMultiStepLR(LRScheduler):
         else:
             factor = self.gamma ** sum(milestone <= self.last_epoch for milestone in self.milestones)
         return [rate * factor for rate in self.base_lrs]
+
+
+class PolyLR(PolynomialLR):
+    """The poly schedule, lr (1 - step / total_steps)^power: torch's, told how long the training is.
+
+    Args:
+        optimizer: The optimiser.
+        total_steps: Steps until the rate is 0; a task puts in those of the whole training where it is null (with
+            ``lr_interval: step``).
+        power: 0.9 is usual.
+
+    Raises:
+        ValueError: If the number of steps is not known.
+
+    Source: Chen et al., "DeepLab", TPAMI 2018, section 4.1.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int | None = None, power: float = 0.9) -> None:
+        if total_steps is None:
+            raise ValueError("PolyLR needs total_steps, the number of steps until the learning rate is 0.")
+        super().__init__(optimizer, total_iters=total_steps, power=power)

@@ -1,0 +1,114 @@
+"""The optimiser of a task over its parameters, and the learning rate scheduler over the optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR, ReduceLROnPlateau
+
+from hem.metrics import catalog
+from hem.modules.finetuning import groups
+
+OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
+LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
+
+
+def sgd(params: Iterable[Any]) -> Optimizer:
+    """Return the optimiser of a task that names none: SGD, learning rate 0.05, momentum 0.9."""
+    return torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
+
+
+def make_optimizer(
+    make: OptimizerCallable, net: nn.Module, encoder_lr: float, layer_decay: float
+) -> tuple[Optimizer, list[float]]:
+    """Return the optimiser over what learns, and the factor of the learning rate of each of its groups.
+
+    Args:
+        make: Makes it from parameters or groups of them.
+        net: The network.
+        encoder_lr: See :func:`~hem.modules.finetuning.groups`.
+        layer_decay: Likewise.
+    """
+    if (encoder_lr, layer_decay) == (1, 1):
+        return make(p for p in net.parameters() if p.requires_grad), [1.0]
+    found = [
+        (learning, scale)
+        for params, scale in groups(net, encoder_lr, layer_decay)
+        if (learning := [p for p in params if p.requires_grad])
+    ]
+    optimizer = make([{"params": params} for params, _ in found])
+    for group, (_, scale) in zip(optimizer.param_groups, found, strict=True):
+        group["lr"] *= scale
+    return optimizer, [scale for _, scale in found]
+
+
+def make_scheduler(
+    make: LRSchedulerCallable, optimizer: Optimizer, scales: list[float], total_steps: Callable[[], int]
+) -> LRScheduler:
+    """Return the scheduler of an optimiser, told what its config leaves open.
+
+    Args:
+        make: Makes it from the optimiser; ``total_steps`` is filled in where the config has null, and one ``max_lr``
+            becomes one of each group.
+        optimizer: The optimiser.
+        scales: The factor of the learning rate of each of its groups.
+        total_steps: Counts the steps of the training.
+
+    Raises:
+        ValueError: If it overrides the learning rates of the groups.
+    """
+    if isinstance(make, partial):
+        if make.keywords.get("total_steps", 0) is None and not make.keywords.get("epochs"):
+            make = partial(make, total_steps=total_steps())
+        if isinstance(highest := make.keywords.get("max_lr"), (int, float)) and len(scales) > 1:
+            make = partial(make, max_lr=[highest * scale for scale in scales])
+    scheduler = make(optimizer)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    if any(abs(rate * scales[-1] - scale * rates[-1]) > 1e-9 for rate, scale in zip(rates, scales, strict=True)):
+        wanted, got = (", ".join(f"{value:g}" for value in values) for values in (scales, rates))
+        raise ValueError(
+            f"Expected learning rates in the proportion {wanted}, got {got} from the schedule: take one that "
+            "multiplies the optimiser's rates, or OneCycleLR with one number as max_lr."
+        )
+    return scheduler
+
+
+def scheduler_config(
+    scheduler: LRScheduler, interval: str, trainer: Trainer, total_steps: Callable[[], int]
+) -> dict[str, Any]:
+    """Return when Lightning is to step a scheduler, and by which metric.
+
+    Args:
+        scheduler: The scheduler.
+        interval: ``"step"`` or ``"epoch"``; one that reads a metric is stepped behind epochs.
+        trainer: Of the training.
+        total_steps: Counts the steps of the training.
+
+    Raises:
+        ValueError: If it ends, at no rate or with an error, before the training does, or takes the worst of its metric
+            for the best.
+    """
+    if isinstance(scheduler, ReduceLROnPlateau):
+        monitor = getattr(scheduler, "monitor", catalog.LOSS.key("val"))  # known behind an epoch that is validated
+        catalog.check_mode(type(scheduler).__name__, monitor, scheduler.mode)
+        every: int = trainer.check_val_every_n_epoch or 1 if monitor.startswith("val/") else 1
+        return {"scheduler": scheduler, "monitor": monitor, "interval": "epoch", "frequency": every}
+    spans = {OneCycleLR: "total_steps", PolynomialLR: "total_iters"}
+    span = next((getattr(scheduler, each) for kind, each in spans.items() if isinstance(scheduler, kind)), None)
+    if span is not None:
+        length, unit = total_steps(), "steps"
+        if interval == "epoch":
+            length, unit = round(length * (trainer.max_epochs or 0) / trainer.estimated_stepping_batches), "epochs"
+        if length > span:
+            raise ValueError(
+                f"Expected a schedule as long as the training, {length} {unit}, got {type(scheduler).__name__} of "
+                f"{span}, behind which nothing is learnt: set its length; OneCycleLR and PolyLR have the training's "
+                "where total_steps is null and lr_interval is step."
+            )
+    return {"scheduler": scheduler, "interval": interval}

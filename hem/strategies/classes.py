@@ -1,0 +1,56 @@
+"""Losses and targets among some of the classes."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+def among(criterion: nn.Module, classes: Tensor, num_classes: int, class_counts: Tensor | None = None) -> nn.Module:
+    """Return the loss of the problem that has some of the classes alone: what takes ``logits[:, classes]``.
+
+    The other logits are left out, not put to -inf: no error, no mean over classes, no norm and no softmax
+    sees them, and their gradient is exactly 0. Buffers with an entry per class (``weight``,
+    ``class_counts``) lose the others' entries. HEM's mean error is then over the remaining classes, and the n
+    of HEM+'s margins sqrt(m / (n s_i)) is their number.
+
+    Args:
+        criterion: Any loss; it is not changed.
+        classes: (K,) int64.
+        num_classes: C.
+        class_counts: (C,), in place of the loss's own where it has such a buffer.
+
+    Example:
+        >>> loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+        >>> among(loss, torch.tensor([0, 2]), 3).weight
+        tensor([1., 3.])
+    """
+    alike = copy.copy(criterion)
+    buffers = dict(criterion._buffers)
+    if class_counts is not None and (own := buffers.get("class_counts")) is not None:
+        buffers["class_counts"] = class_counts.to(own)
+    alike._buffers = {
+        name: value[classes.to(value.device)] if value is not None and value.shape[:1] == (num_classes,) else value
+        for name, value in buffers.items()
+    }
+    return alike
+
+
+def among_targets(target: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """Return targets as positions within some of the classes.
+
+    Args:
+        target: Class indices (N,), those below 0 stay; or probabilities (N, C).
+        classes: (K,) int64, with every class of ``target`` among them.
+        num_classes: C.
+
+    Returns:
+        Indices (N,) in 0..K-1, or probabilities (N, K).
+    """
+    if target.ndim > 1:
+        return target[:, classes]
+    position = torch.zeros(num_classes, dtype=torch.int64, device=target.device)
+    position[classes] = torch.arange(len(classes), device=target.device)
+    return torch.where(target >= 0, position[target.clamp(min=0)], target)
