@@ -38,10 +38,10 @@ from hem.cli.own import Unusable
 from hem.cli.registries import data_name, parameters, qualified, short_name, spelt_out, task_name
 from hem.cli.resume import check, first_process, from_where, hold, prepare
 from hem.networks.weights import without_start
-from hem.progress import ProgressBar
 from hem.runs import RunFolder, SaveConfig, SavePredictions, SaveResults
 from hem.runs.checkpoints import identity_of, refuse_programs
 from hem.runs.data import KeepData
+from hem.runs.progress import ProgressBar
 from hem.watch import Watch
 
 # a config gives class weights as a list of numbers

@@ -34,7 +34,7 @@ import hem.schedulers
 import hem.strategies
 from hem.attacks import Attack
 from hem.cli.own import check_class
-from hem.datamodules import ImageDataModule, MaskDataset, Sampling, Subset
+from hem.datamodules import CorruptedImages, ImageDataModule, MaskDataset, Sampling, Subset
 from hem.modules import Task
 from hem.modules.adversarial_training import AdversarialTraining
 from hem.strategies import Strategy
@@ -98,6 +98,7 @@ REGISTRIES = {
         ("loss", "loss", nn.Module, (hem.losses,)),
         ("net", "network", nn.Module, (hem.networks,)),
         ("strategy", "strategy", Strategy, (hem.strategies,)),
+        ("corrupted", "set of corrupted images", CorruptedImages, (hem.datamodules,)),
         ("training", "training", AdversarialTraining, (hem.modules,)),
         ("optimizer", "optimiser", Optimizer, (torch.optim,)),
         ("lr_scheduler", "schedule", LRScheduler, SCHEDULES),

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from hem.corruptions.constants import constants
 from hem.corruptions.pixels import like, luma, normal, streak, truncate, uniform, zoom
+from hem.decoder import decode_image
 from hem.rng import integers
 from hem.rng import key as key_of
 
@@ -55,8 +56,6 @@ def frost_photographs(folder: str | Path, size: tuple[int, int]) -> list[Tensor]
         FileNotFoundError: If the folder holds no such image.
         ValueError: If a photograph is damaged, or smaller than the images once it is scaled.
     """
-    from hem.datamodules.decoder import decode_image  # with it come all data modules
-
     paths = sorted(path for path in Path(folder).expanduser().glob("frost*") if path.is_file())[:5]
     if not paths:
         raise FileNotFoundError(

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from hem.corruptions.pixels import GREY
-from hem.datamodules.decoder import decode_image, header_fault, refuse_faults
+from hem.decoder import decode_image, header_fault, refuse_faults
 
 NO_TARGET = -100  # the target of an image without a label: what the losses ignore
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -194,7 +194,7 @@ class FileImages(Images):
             return self.augment(image), int(self.targets[index])
 
     def decode(self, path: str) -> Image.Image:
-        """The image in a file, as RGB or grey; see :mod:`hem.datamodules.decoder`."""
+        """The image in a file, as RGB or grey; see :mod:`hem.decoder`."""
         try:
             return decode_image(path, self.channels)
         except FileNotFoundError:

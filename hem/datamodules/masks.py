@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hem.datamodules.decoder import decode_mask
+from hem.decoder import decode_mask
 from hem.moved import handed_on
 from hem.runs.files import write_atomically
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from hem.datamodules.base import ImageDataModule
-from hem.datamodules.decoder import size_of
 from hem.datamodules.images import Images, height_and_width
 from hem.datamodules.loader import Batch, RawBatch
 from hem.datamodules.masks import HELD_OUT, VOID, Color, Counts, MaskDataset
 from hem.datamodules.pairs import Pad, Pairs, Stretch
 from hem.datamodules.splits import Split, held_out_by_name
+from hem.decoder import size_of
 
 
 class SegmentationDataModule(ImageDataModule):

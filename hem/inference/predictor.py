@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
 from hem.checks import check_pixels
-from hem.datamodules.decoder import decode_image
 from hem.datamodules.images import Fit
 from hem.datamodules.pairs import Pad, Stretch
 from hem.datamodules.segmentation import SegmentationDataModule
+from hem.decoder import decode_image
 from hem.modules.base import check_state
 from hem.modules.calibrator import RunCalibration, Scores, most_probable, named_sets, probabilities
 from hem.modules.rejector import Rejector

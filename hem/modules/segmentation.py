@@ -19,11 +19,11 @@ from hem.modules.base import Task, datamodule
 from hem.modules.calibrator import Calibrator
 from hem.modules.examination import folder_of, write, write_figure
 from hem.modules.rejector import calibration_loader, gathered, passed, run_folder
+from hem.networks.views import scaled, sliding_window
 from hem.plots.masks import Example, indexed_png, overlays
 from hem.plots.matrices import confusion
 from hem.rng import integers, key
 from hem.runs import RunFolder
-from hem.views import scaled, sliding_window
 
 PIXELS = 9  # the first word of the keys that choose pixels
 UNKNOWNNESS = {"max_logit": scores.max_logit, "msp": scores.msp}

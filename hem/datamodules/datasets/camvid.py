@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hem.datamodules.decoder import decode_mask
 from hem.datamodules.masks import VOID, Color, Counts, Files, MaskDataset, paired
+from hem.decoder import decode_mask
 
 _COLORS: dict[str, Color] = {
     "sky": (128, 128, 128),

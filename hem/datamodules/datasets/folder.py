@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
 from hem.datamodules.base import ImageDataModule
-from hem.datamodules.decoder import header_fault, refuse_faults
 from hem.datamodules.images import (
     OTHER_SUFFIXES,
     SUFFIXES,
@@ -25,6 +24,7 @@ from hem.datamodules.images import (
     subfolders,
 )
 from hem.datamodules.splits import Split, held_out_by_name
+from hem.decoder import header_fault, refuse_faults
 
 # names of the folders of the parts, in whatever case
 PARTS: dict[Split, tuple[str, ...]] = {
@@ -135,7 +135,7 @@ class FolderDataModule(ImageDataModule):
     kept with a run, see :meth:`ImageDataModule.files`.
 
     The folder is listed when the module is made, and the header of each file is read. How a file becomes an image
-    says :mod:`hem.datamodules.decoder`.
+    says :mod:`hem.decoder`.
 
     Args:
         root: The folder.

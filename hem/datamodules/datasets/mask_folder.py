@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import cast
 
 from hem.datamodules.datasets.folder import parts
-from hem.datamodules.decoder import header_fault, refuse_faults, size_of
 from hem.datamodules.images import SUFFIXES, height_and_width, image_files, subfolders
 from hem.datamodules.masks import VOID, Color, Files, MaskDataset, paired
 from hem.datamodules.splits import Split
+from hem.decoder import header_fault, refuse_faults, size_of
 
 
 class MaskFolder(MaskDataset):
@@ -20,7 +20,7 @@ class MaskFolder(MaskDataset):
     ``test`` lies beside ``train``; ``val`` as well, or a share of ``train`` is taken, each image by the hash of its
     path alone, so that pairs which come or go move no other one. ``training``, ``valid``, ``validation`` and
     ``testing`` are understood as well, in whatever case. A mask is a grey or palette PNG of any depth with the value
-    of a class in each pixel, or ``void``, drawn on the upright image: see :mod:`hem.datamodules.decoder`. Headers are
+    of a class in each pixel, or ``void``, drawn on the upright image: see :mod:`hem.decoder`. Headers are
     read when a part is listed.
 
     Args:

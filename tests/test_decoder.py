@@ -9,7 +9,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 
 from hem.datamodules import FolderDataModule, MaskFolder, SegmentationDataModule
-from hem.datamodules.decoder import decode_image, decode_mask, header_fault, refuse_faults, size_of
+from hem.decoder import decode_image, decode_mask, header_fault, refuse_faults, size_of
 from hem.inference.predictor import Segmenter, Trained
 
 RANDOM = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hem.views import scaled, sliding_window, starts
+from hem.networks.views import scaled, sliding_window, starts
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
 
-from hem import progress
-from hem.progress import PER_SECOND, ProgressBar
+from hem.runs import progress
+from hem.runs.progress import PER_SECOND, ProgressBar
 
 
 def test_due(monkeypatch):
