@@ -35,7 +35,7 @@ FLOORS = (
 LONG = {
     "hem.datamodules.unknown", "hem.losses.criteria",
     "hem.losses.functional", "hem.modules.base", "hem.modules.continual", "hem.modules.longtail",
-    "hem.modules.rejection", "hem.report.page", "hem.scores",
+    "hem.modules.rejection", "hem.scores",
 }  # fmt: skip
 
 

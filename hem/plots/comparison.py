@@ -4,139 +4,163 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hem.plots.style import blank, styled, wrapped
+from hem.plots.style import GREY, blank, styled, tiled, wrapped
 
-#: values of a figure by loss, one for each seed
-Values = Mapping[str, Sequence[float]]
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def rows_of(panel: Axes, names: Sequence[str]) -> None:
+    """A row for each name, from the top."""
+    panel.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.6))
+    panel.set_yticklabels(names)
+    panel.grid(axis="y", visible=False)
+
+
+def legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend above all panels."""
+    shown = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+    width = sum(len(name) + 8 for name in shown) / len(shown)
+    columns = min(len(shown), max(1, int(14 * figure.get_figwidth() / width)))
+    figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=columns)
 
 
 @styled
-def relative_change(rows: Sequence[tuple[str, str, float, float, float, bool]], hues: Mapping[str, str]) -> Figure:
+def relative_change(rows: pd.DataFrame, hues: Mapping[str, str]) -> Figure:
     """The summary in the manner of the paper: how much better each loss is than the baseline, task by task.
 
     Args:
-        rows: Task, loss, relative change in percent (positive = better), the interval's two ends (NaN: none), and
-            whether it is significant.
+        rows: ``task``, ``loss``, ``change`` in percent (positive = better), the interval's ends ``low`` and ``high``
+            (NaN: none), and ``found``, whether it is significant.
         hues: Colours by loss.
     """
-    tasks = list(dict.fromkeys(row[0] for row in rows))
-    losses = list(dict.fromkeys(row[1] for row in rows))
-    height = 0.2 * len(losses)
-    columns = 2 if len(tasks) in (2, 4) else min(len(tasks), 3)
-    lines = math.ceil(len(tasks) / columns)
-    figure, panels = blank(3.5 * columns, (0.55 + 1.3 * height + 0.35) * lines + 0.3, lines, columns)
-    for panel in panels.flat[len(tasks) :]:
-        panel.set_axis_off()
-    for panel, task in zip(panels.flat, tasks, strict=False):
+    tasks, losses = list(rows.groupby("task", sort=False)), list(rows.loss.unique())
+    figure, panels = tiled(len(tasks), 3.5, 1.0 + 0.26 * len(losses))
+    for panel, (task, each) in zip(panels, tasks, strict=True):
         panel.axvline(0, color="black", linewidth=0.8)
-        for _, loss, change, low, high, significant in (row for row in rows if row[0] == task):
-            y = losses.index(loss)
-            face = hues[loss] if significant else "white"
-            panel.barh(y, change, 0.66, facecolor=face, edgecolor=hues[loss], linewidth=1.2)
-            if not math.isnan(low):
-                panel.plot([low, high], [y, y], color="black", linewidth=0.9)
-        panel.set(title=task, yticks=range(len(losses)), ylim=(len(losses) - 0.4, -0.6))
-        panel.set_yticklabels(losses)
-        panel.grid(axis="y", visible=False)
-    label = "relative change against the baseline in %, right is better"
-    figure.supxlabel(wrapped(label, 34 * columns), fontsize=9)
+        y = [losses.index(loss) for loss in each.loss]
+        edges = [hues[loss] for loss in each.loss]
+        faces = [hue if found else "white" for hue, found in zip(edges, each.found, strict=True)]
+        panel.barh(y, each.change, 0.66, color=faces, edgecolor=edges, linewidth=1.2)
+        panel.hlines(y, each.low, each.high, color="black", linewidth=0.9)
+        rows_of(panel, losses)
+        panel.set_title(task)
+    figure.supxlabel(
+        wrapped("relative change against the baseline in %, right is better", 34 * min(len(tasks), 3)), fontsize=9
+    )
     return figure
 
 
 @styled
-def seeds(metrics: Sequence[tuple[str, Values]], hues: Mapping[str, str]) -> Figure:
-    """Every seed as a dot, the mean as a line: a panel for each figure of a task.
+def seeds(values: pd.DataFrame, hues: Mapping[str, str]) -> Figure:
+    """Every seed as a dot, the mean as a line: a panel for each metric of a task.
 
     Args:
-        metrics: Title (with its unit) and values of each.
+        values: ``title`` (with its unit), ``loss`` and ``value`` of each run.
         hues: Colours by loss.
     """
-    columns = min(len(metrics), 4)
-    lines = math.ceil(len(metrics) / columns)
-    longest = max(len(values) for _, values in metrics)
-    figure, panels = blank(max(2.5 * columns, 3.4), (0.75 + 0.24 * longest) * lines, lines, columns)
-    for panel in panels.flat[len(metrics) :]:
-        panel.set_axis_off()
-    for panel, (title, values) in zip(panels.flat, metrics, strict=False):
-        for y, (loss, numbers) in enumerate(values.items()):
+    metrics = list(values.groupby("title", sort=False))
+    most = max(each.loss.nunique() for _, each in metrics)
+    figure, panels = tiled(len(metrics), 2.5 if len(metrics) > 1 else 3.4, 0.75 + 0.24 * most, most=4)
+    for panel, (title, each) in zip(panels, metrics, strict=True):
+        by_loss = list(each.groupby("loss", sort=False).value)
+        for y, (loss, numbers) in enumerate(by_loss):
             panel.plot(numbers, [y] * len(numbers), "o", color=hues[loss], markersize=4.5, alpha=0.55, mew=0)
-            panel.plot([float(np.mean(numbers))] * 2, [y - 0.3, y + 0.3], color=hues[loss], linewidth=2)
-        panel.set(yticks=range(len(values)), ylim=(len(values) - 0.5, -0.5))
-        panel.set_yticklabels(values)
+            panel.plot([numbers.mean()] * 2, [y - 0.3, y + 0.3], color=hues[loss], linewidth=2, linestyle="-")
+        rows_of(panel, [loss for loss, _ in by_loss])
         panel.set_title(wrapped(title, 24), fontsize=8)
         panel.tick_params(labelsize=8)
         panel.locator_params(axis="x", nbins=4)
     return figure
 
 
-Curves = Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]
-Panel = tuple[str, str, Curves]  # title, label of x, curves
-
-
 @styled
-def curves(panels_of: Sequence[Panel], hues: Mapping[str, str], log: Sequence[str] = ()) -> Figure:
+def curves(points: pd.DataFrame, label: str, hues: Mapping[str, str], log: Sequence[str] = ()) -> Figure:
     """Lines, the mean of the seeds, in a band from the lowest to the highest seed.
 
+    Drawn where every seed has a point.
+
     Args:
-        panels_of: Title, label of x, and by loss the points (x, y) of each seed.
+        points: ``title`` of a panel, ``loss``, ``seed``, ``x`` and ``y``.
+        label: Of x.
         hues: Colours by loss.
         log: Titles of panels with a logarithmic y.
     """
-    columns = min(len(panels_of), 3)
-    lines = math.ceil(len(panels_of) / columns)
-    figure, panels = blank(3.3 * columns, 2.5 * lines + 0.3, lines, columns)
-    for panel in panels.flat[len(panels_of) :]:
-        panel.set_axis_off()
-    for panel, (title, label, by_loss) in zip(panels.flat, panels_of, strict=False):
-        for loss, runs in by_loss.items():
-            band(panel, runs, hues[loss], loss)
-        panel.set(title=title, xlabel=label)
+    titles = list(points.groupby("title", sort=False))
+    figure, panels = tiled(len(titles), 3.3, 2.6)
+    for panel, (title, of_title) in zip(panels, titles, strict=True):
+        for loss, each in of_title.groupby("loss", sort=False):
+            table = each.pivot(index="x", columns="seed", values="y").dropna()
+            marker = "o" if len(table) <= 12 else ""
+            panel.plot(table.index, table.mean(axis=1), color=hues[loss], linestyle="-", linewidth=1.6, marker=marker,
+                       markersize=3, label=loss)  # fmt: skip
+            panel.fill_between(
+                table.index, table.min(axis=1), table.max(axis=1), color=hues[loss], alpha=0.15, linewidth=0
+            )
+        panel.set(title=wrapped(title, 34), xlabel=label)
         if title in log:
             panel.set_yscale("log")
-    handles, names = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=min(len(names), 7))
+    legend(figure, panels)
     return figure
-
-
-def band(panel: Axes, runs: Sequence[tuple[Sequence[float], Sequence[float]]], colour: str, label: str) -> None:
-    """Draw the mean over seeds and their range, at the places where every seed has a point."""
-    shared = sorted(set.intersection(*(set(x) for x, _ in runs)))
-    table = np.array([[dict(zip(x, y, strict=True))[place] for place in shared] for x, y in runs])
-    marker = "o" if len(shared) <= 12 else ""
-    panel.plot(shared, table.mean(0), color=colour, linewidth=1.6, marker=marker, markersize=3, label=label)
-    if len(runs) > 1:
-        panel.fill_between(shared, table.min(0), table.max(0), color=colour, alpha=0.15, linewidth=0)
 
 
 @styled
-def bars(groups: Mapping[str, Values], hues: Mapping[str, str], label: str) -> Figure:
-    """Grouped bars with the standard deviation over seeds: unknown sets, corruptions, classes.
+def groups(values: pd.DataFrame, label: str, hues: Mapping[str, str]) -> Figure:
+    """Means with the standard deviation over seeds, by group: unknown sets, corruptions, classes.
 
     Args:
-        groups: By name of a group, values by loss.
-        hues: Colours by loss.
+        values: ``group``, ``loss`` and ``value`` of each run.
         label: Of the values.
+        hues: Colours by loss.
     """
-    losses = list(dict.fromkeys(loss for values in groups.values() for loss in values))
-    figure, panels = blank(min(max(4.0, 0.9 + len(groups) * (0.25 + 0.12 * len(losses))), 10.0), 2.7)
-    panel, width = panels[0][0], 0.8 / len(losses)
-    lowest = 100.0
+    names, losses = list(values.group.unique()), list(values.loss.unique())
+    figure, ((panel,),) = blank(min(max(4.0, 1.2 + len(names) * (0.3 + 0.1 * len(losses))), 10.0), 3.0)
     for i, loss in enumerate(losses):
-        present = [(x, values[loss]) for x, values in enumerate(groups.values()) if loss in values]
-        means = [float(np.mean(numbers)) for _, numbers in present]
-        spread = [float(np.std(numbers, ddof=1)) if len(numbers) > 1 else 0.0 for _, numbers in present]
-        places = [x + (i - (len(losses) - 1) / 2) * width for x, _ in present]
-        panel.bar(places, means, width * 0.92, yerr=spread, color=hues[loss], label=loss, error_kw={"linewidth": 0.8})
-        lowest = min([lowest, *(m - s for m, s in zip(means, spread, strict=True))])
-    panel.set(ylabel=label, xticks=range(len(groups)), ylim=(max(0.0, 10 * math.floor(lowest / 10 - 0.5)), 100))
-    names = [name.replace("_", " ") for name in groups]
-    long = sum(map(len, names)) > 8 * figure.get_figwidth()
-    panel.set_xticklabels(names, rotation=40 if long else 0, ha="right" if long else "center")
+        found = values[values.loss == loss].groupby("group", sort=False).value.agg(["mean", "std"]).fillna(0)
+        places = [names.index(name) + 0.7 * ((i + 0.5) / len(losses) - 0.5) for name in found.index]
+        panel.errorbar(
+            places, found["mean"], found["std"], fmt="o", color=hues[loss], markersize=4.5, elinewidth=1.2, label=loss
+        )
+    for edge in np.arange(0.5, len(names) - 1):
+        panel.axvline(edge, color=GREY, alpha=0.15, linewidth=0.6)
+    shown = [name.replace("_", " ") for name in names]
+    turned: Any = {"rotation": 40, "ha": "right"} if sum(map(len, shown)) > 8 * figure.get_figwidth() else {}
+    panel.set_xticks(range(len(names)), shown, **turned)
+    panel.set(ylabel=label, xlim=(-0.5, len(names) - 0.5))
     panel.grid(axis="x", visible=False)
-    figure.legend(loc="outside upper center", ncols=min(len(losses), 7))
+    legend(figure, [panel])
     return figure
+
+
+@styled
+def critical_differences(ranks: pd.Series, pairs: pd.DataFrame, distance: float, hues: Mapping[str, str]) -> Figure:
+    """Mean ranks of the losses over tasks; a bar joins those that Nemenyi's test does not tell apart.
+
+    Args:
+        ranks: Mean rank by loss, 1 the best.
+        pairs: p-values of each two losses.
+        distance: The critical difference.
+        hues: Colours by loss.
+
+    Source: Demšar, "Statistical comparisons of classifiers over multiple data sets", JMLR 2006, figure 1.
+    """
+    from scikit_posthocs import critical_difference_diagram  # seconds to load
+
+    figure, ((panel,),) = blank(6.4, 1.4 + 0.2 * len(ranks))
+    panel.grid(visible=False)
+    critical_difference_diagram(
+        ranks, pairs, cd=distance, ax=panel, color_palette=dict(hues), label_fmt_left="{label} ({rank:.2f})",
+        label_fmt_right="({rank:.2f}) {label}", crossbar_props={"linestyle": "-"}, elbow_props={"linestyle": "-"},
+    )  # fmt: skip
+    return figure
+
+
+def positive(values: pd.Series) -> bool:
+    """Whether every value can stand on a logarithmic axis."""
+    return bool((values > 0).all()) and math.isfinite(values.max())

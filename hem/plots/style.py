@@ -86,4 +86,5 @@ def saved(figure: Figure, form: str = "png") -> bytes:
     """The figure as a file, ``svg`` or ``png``; without a date, so that it is the same each time."""
     out = io.BytesIO()
     figure.savefig(out, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
+    figure.set_layout_engine("none")  # it is laid out: as a file of the other kind it is drawn alone
     return out.getvalue()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-PLACES = {"Runs": "page", "Place": "page", "write": "page", "main": "page"}
+PLACES = {"Runs": "records", "Place": "records", "write": "page", "main": "page"}
 
 
 def __getattr__(name: str) -> Any:

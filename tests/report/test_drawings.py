@@ -4,7 +4,6 @@ import pytest
 
 from hem import report
 from hem.cli import main
-from hem.metrics.catalog import headlines
 from tests.conftest import ROOT
 from tests.datamodules.mask_trees import mask_folder_tree
 
@@ -67,7 +66,7 @@ def test_every_drawing_is_made(runs):
         assert {f"{cell}_{name}" for name in names} <= made, cell
     found = report.Runs(runs)
     for cell in found.cells:
-        assert headlines(found.of(cell)[0].task, found.keys(cell)), f"{cell} has no headline figure"
+        assert found.headlines(cell), f"{cell} has no headline metric"
     text = page.read_text()
     assert "object at 0x" not in text
     assert f"python -m hem.report {runs}" in text

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import stats
 
 from hem import report
+from hem.report.statistics import detectable, seeds_needed
 
 FACTS = {
     "date": "2026-11-25T00:00:00+00:00",
@@ -134,23 +135,29 @@ def test_tables(folder):
     report.write(folder)
     (first, *_) = rows(folder / "report" / "classification_digits.csv")
     values = {loss: [accuracy(loss, seed) for seed in range(5)] for loss in ("ce", "hem", "focal")}
-    assert first["figure"] == "accuracy in % ↑"
+    assert first["metric"] == "accuracy in % ↑"
     for loss, numbers in values.items():
         assert first[loss] == f"{100 * statistics.mean(numbers):.2f} ± {100 * statistics.stdev(numbers):.2f} (5)"
-    compared = rows(folder / "report" / "classification_digits_comparisons.csv")
-    assert [(row["figure"], row["loss"]) for row in compared] == [
-        (figure, loss) for figure in ("accuracy in % ↑", "calibration error in % ↓") for loss in ("hem", "focal")
+    compared = rows(folder / "report" / "classification_digits_primary.csv")
+    assert [(row["metric"], row["loss"]) for row in compared] == [
+        ("accuracy in % ↑", "hem"),
+        ("accuracy in % ↑", "focal"),
     ]
-    for row in compared[:2]:
+    for row in compared:
         test = stats.ttest_rel(values[row["loss"]], values["ce"])
         low, high = test.confidence_interval()
         assert row["95 % interval"] == f"{100 * low:+.2f} to {100 * high:+.2f}"
         assert row["verdict"] == "better"
         assert float(row["p (signs)"]) == 0.0625
-    assert compared[2]["verdict"] == "not significant"
-    assert compared[2]["p"] == "1.0000"
+        assert (row["could have shown"], row["seeds needed"]) == ("-", "-"), "it has shown a difference"
+    further = rows(folder / "report" / "classification_digits_exploratory.csv")
+    assert [(row["metric"], row["loss"]) for row in further] == [
+        ("calibration error in % ↓", "hem"),
+        ("calibration error in % ↓", "focal"),
+    ]
+    assert further[0].keys() == {"metric", "loss", "seeds", "difference to ce", "95 % interval"}, "and no test"
     (robust, *_) = rows(folder / "report" / "adversarial_digits.csv")
-    assert robust == {"figure": "robust accuracy, all attacks, L∞: mean of the curve in % ↑",
+    assert robust == {"metric": "robust accuracy, all attacks, L∞: mean of the curve in % ↑",
                       "ce": "65.00 ± 0.00 (2)", "hem": "65.00 ± 0.00 (2)", "focal": "missing"}  # fmt: skip
     assert rows(folder / "report" / "coverage.csv")[1] == {
         "task": "adversarial_digits", "ce": "2 of 5", "hem": "2 of 5", "focal": "0 of 5"}  # fmt: skip
@@ -173,9 +180,9 @@ def test_raw(folder):
     assert one["config"] == "classification_digits/hem/seed3/config_test.yaml"
 
 
-def test_further_figures(folder, capsys):
+def test_further_metrics(folder, capsys):
     """They stand in the tables and in the small file of runs behind the headline ones, once each."""
-    assert report.main([str(folder), "--figures", "class_accuracy/[01]", "test/accuracy"]) == 0
+    assert report.main([str(folder), "--metrics", "class_accuracy/[01]", "test/accuracy"]) == 0
     with open(folder / "report" / "classification_digits_runs.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     figures = ["accuracy", "calibration_error", "class_accuracy/0", "class_accuracy/1"]
@@ -188,14 +195,12 @@ def test_further_figures(folder, capsys):
             "accuracy of class 0 in % ↑",
             "accuracy of class 1 in % ↑",
         ]
-    with open(folder / "report" / "classification_digits_comparisons.csv", newline="") as file:
-        corrected = [row["p (Holm)"] for row in csv.DictReader(file)][:4]
+    primary = (folder / "report" / "classification_digits_primary.csv").read_text()
     assert report.main([str(folder)]) == 0
-    with open(folder / "report" / "classification_digits_comparisons.csv", newline="") as file:
-        assert [row["p (Holm)"] for row in csv.DictReader(file)] == corrected, "corrected among themselves"
-    assert report.main([str(folder), "--figures", "class_(accuracy"]) == 1
-    assert "expected regular expressions after --figures, got 'class_(accuracy'" in capsys.readouterr().err
-    assert report.main([str(folder), "--figures", "test/acuracy"]) == 1
+    assert (folder / "report" / "classification_digits_primary.csv").read_text() == primary, "what one asks besides"
+    assert report.main([str(folder), "--metrics", "class_(accuracy"]) == 1
+    assert "expected regular expressions after --metrics, got 'class_(accuracy'" in capsys.readouterr().err
+    assert report.main([str(folder), "--metrics", "test/acuracy"]) == 1
     assert "got 'test/acuracy'; did you mean 'test/accuracy'" in capsys.readouterr().err
 
 
@@ -211,7 +216,7 @@ def test_only_seeds_of_both_are_paired(folder):
     """A seed that one loss lacks is left out of the comparison, not of the mean."""
     (folder / "classification_digits" / "ce" / "seed4" / "results.json").unlink()
     report.write(folder)
-    (row, *_) = rows(folder / "report" / "classification_digits_comparisons.csv")
+    (row, *_) = rows(folder / "report" / "classification_digits_primary.csv")
     assert row["seeds"] == "4"
     difference = np.mean([accuracy("hem", s) - accuracy("ce", s) for s in range(4)])
     assert row["difference to ce"] == f"{100 * difference:+.2f}"
@@ -220,11 +225,11 @@ def test_only_seeds_of_both_are_paired(folder):
 
 def test_another_baseline(folder, capsys):
     assert report.main([str(folder), "--baseline", "focal"]) == 0
-    assert {r["loss"] for r in rows(folder / "report" / "classification_digits_comparisons.csv")} == {"ce", "hem"}
+    assert {r["loss"] for r in rows(folder / "report" / "classification_digits_primary.csv")} == {"ce", "hem"}
     assert "No run of focal has results here" in " ".join(page_of(folder).text)
     capsys.readouterr()
     assert report.main([str(folder), "--baseline", "dice"]) == 1
-    assert capsys.readouterr().err == "error: no run has the baseline 'dice': --baseline is one of ce, hem, focal.\n"
+    assert "one of the study's losses as --baseline, got 'dice': choose from ce, hem, focal." in capsys.readouterr().err
 
 
 def test_nothing_there(tmp_path, capsys):
@@ -268,7 +273,7 @@ def test_mixed_folder(folder):
         "1 runs lie here that the study does not ask for: classification_digits/dice/seed0",
         "2 kinds of hardware: a processor, 1 threads (19 runs); another (1 runs)",
         "2 numbers of devices",
-        "2 versions of hem: 0.1.0, 0.2.0",
+        "2 versions of hem: 0.1.0 (19 runs); 0.2.0 (1 runs)",
     ):
         assert sentence in notes
     report.write(folder)
@@ -313,7 +318,7 @@ def test_a_run_that_came_to_nothing(folder):
     path.write_text(json.dumps(content))
     report.write(folder)
     assert rows(folder / "report" / "classification_digits.csv")[0]["hem"] == "not a number in 1 of 5"
-    found = rows(folder / "report" / "classification_digits_comparisons.csv")
+    found = rows(folder / "report" / "classification_digits_primary.csv")
     assert next(row["verdict"] for row in found if row["loss"] == "hem") == "not a number in some seed"
 
 
@@ -332,3 +337,84 @@ def test_a_run_is_drawn_once_it_has_pictures(folder):
     page = page_of(folder)
     assert sum(link.startswith("data:image/png") for link in page.links) == 1
     assert "hem, seed 0" in page.text
+
+
+def declare(folder, **primary):
+    """Let the study's file declare primary metrics."""
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["cells"] = {cell: {"primary": key, "untuned": None} for cell, key in primary.items()}
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
+def test_the_declared_metric_is_the_one_that_is_tested(folder):
+    """It stands first, and no other metric has a p-value or the word significant."""
+    declare(folder, classification_digits="test/calibration_error", adversarial_digits="test/accuracy")
+    report.write(folder)
+    compared = rows(folder / "report" / "classification_digits_primary.csv")
+    assert {row["metric"] for row in compared} == {"calibration error in % ↓"}
+    assert {row["verdict"] for row in compared} == {"not significant"}
+    assert rows(folder / "report" / "classification_digits.csv")[0]["metric"] == "calibration error in % ↓"
+    further = (folder / "report" / "classification_digits_exploratory.csv").read_text()
+    assert "accuracy in % ↑" in further
+    assert "significant" not in further
+    assert "declares no primary metric" not in " ".join(page_of(folder).text)
+    declare(folder, classification_digits="test/calibration_error")
+    report.write(folder)
+    text = " ".join(page_of(folder).text)
+    assert "The study's file declares no primary metric for adversarial_digits:" in text
+
+
+def test_further_losses_are_corrected_for_and_further_metrics_are_not(folder):
+    """Holm over the losses of the primary metric, whatever else was measured."""
+    report.write(folder)
+    values = {loss: [accuracy(loss, seed) for seed in range(5)] for loss in ("ce", "hem", "focal")}
+    p = {loss: stats.ttest_rel(values[loss], values["ce"]).pvalue for loss in ("hem", "focal")}
+    found = {row["loss"]: row for row in rows(folder / "report" / "classification_digits_primary.csv")}
+    low, high = sorted(p, key=p.__getitem__)
+    for loss, corrected in ((low, 2 * p[low]), (high, max(p[high], 2 * p[low]))):
+        assert found[loss]["p (Holm)"] == ("< 0.0001" if corrected < 1e-4 else f"{corrected:.4f}")
+
+
+def test_what_was_not_shown_says_what_it_could_have_shown(folder):
+    """As the statistics have it, of these losses and this level."""
+    for seed in range(5):
+        path = folder / "classification_digits" / "hem" / f"seed{seed}" / "results.json"
+        content = json.loads(path.read_text())
+        content["metrics"]["test/accuracy"] = accuracy("ce", seed) + [0.01, -0.02, 0.015, 0.0, 0.01][seed]
+        path.write_text(json.dumps(content))
+    report.write(folder)
+    found = {row["loss"]: row for row in rows(folder / "report" / "classification_digits_primary.csv")}
+    differences = np.array([0.01, -0.02, 0.015, 0.0, 0.01])
+    assert found["hem"]["verdict"] == "not significant"
+    assert found["focal"]["verdict"] == "better"
+    assert found["hem"]["could have shown"] == f"± {100 * detectable(differences, comparisons=2):.2f}"
+    assert found["hem"]["seeds needed"] == str(seeds_needed(differences, comparisons=2))
+
+
+def test_over_all_tasks(folder):
+    """Mean relative change, probability of improvement, ranks; one task or two losses have none of it."""
+    for task, base in (("longtail_digits", 0.6), ("continual_digits", 0.3)):
+        key = {"longtail_digits": "test/balanced_accuracy", "continual_digits": "test/average_accuracy"}[task]
+        for i, loss in enumerate(("ce", "hem", "focal")):
+            for seed in range(3):
+                leave(folder, task, loss, seed, {key: base + 0.1 * i + 0.01 * seed})
+    report.write(folder)
+    found = {row["loss"]: row for row in rows(folder / "report" / "overall.csv")}
+    clean = (
+        100
+        * np.mean([accuracy("hem", s) - accuracy("ce", s) for s in range(5)])
+        / np.mean([accuracy("ce", s) for s in range(5)])
+    )
+    assert found["hem"]["tasks"] == "3"  # attacks have two seeds
+    assert found["hem"]["mean relative change"] == f"{np.mean([clean, 10 / 0.61, 10 / 0.31]):+.2f} %"
+    assert found["hem"]["probability of improvement"] == "100 %"
+    text = " ".join(page_of(folder).text)
+    p = stats.friedmanchisquare([1, 1, 1], [2, 2, 2], [3, 3, 3]).pvalue  # attacks were not made on all three losses
+    assert f"Friedman's test that all losses rank alike: p = {p:.4f}" in text
+    assert (folder / "report" / "ranks.svg").is_file()
+
+
+def test_few_tasks_have_no_answer_over_all(folder):
+    report.write(folder)
+    assert not (folder / "report" / "overall.csv").exists()
+    assert not (folder / "report" / "ranks.svg").exists()

@@ -1,0 +1,137 @@
+"""What a study found: each loss against the baseline, in each task and over all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hem.metrics.catalog import Metric
+from hem.report import statistics
+from hem.report.records import Runs
+from hem.report.statistics import Comparison, Estimate, compare, holm, level_within, verdict
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A loss against the baseline in one metric of one cell."""
+
+    metric: Metric
+    loss: str
+    values: np.ndarray  #: (2, seeds): of the loss and of the baseline
+    p: float = math.nan  #: corrected over the losses of the cell
+    verdict: str = ""  #: empty: the metric is not the primary one, and is not tested
+    comparisons: int = 1  #: with the baseline in the cell
+    level: float = statistics.LEVEL  #: that p is to be at most
+
+    @property
+    def comparison(self) -> Comparison:
+        """Difference, interval and tests."""
+        return compare(*self.values)
+
+    @property
+    def detectable(self) -> float:
+        """The difference that these seeds could have shown, where they show none; else NaN."""
+        if self.verdict != "not significant":
+            return math.nan
+        return statistics.detectable(self.values[0] - self.values[1], self.comparisons, level=self.level)
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """The seeds that the observed difference would need, where these show none."""
+        if math.isnan(self.detectable):
+            return None
+        try:
+            return statistics.seeds_needed(self.values[0] - self.values[1], None, self.comparisons, level=self.level)
+        except ValueError:  # no difference at all
+            return None
+
+
+def against(runs: Runs, cell: str, metrics: Sequence[Metric], baseline: str) -> list[Finding]:
+    """Pair every loss with the baseline by seed, in every one of some metrics."""
+    found = []
+    for metric in metrics:
+        values = runs.by_loss(cell, metric.key)
+        for loss, own in values.items():
+            if baseline in values and loss != baseline:
+                both = sorted(own.index.intersection(values[baseline].index))
+                found.append(Finding(metric, loss, np.array([own[both], values[baseline][both]], dtype=float)))
+    return found
+
+
+def tested(runs: Runs, primary: Mapping[str, Metric], baseline: str) -> dict[str, list[Finding]]:
+    """Compare every loss with the baseline in the primary metric of each cell, corrected over losses and cells."""
+    found = {cell: against(runs, cell, [metric], baseline) for cell, metric in primary.items()}
+    corrected = {cell: holm([each.comparison.p for each in findings]) for cell, findings in found.items()}
+    level = level_within([min((p for p in each if not math.isnan(p)), default=math.nan) for each in corrected.values()])
+    return {
+        cell: [
+            replace(each, p=p, level=level, comparisons=len(findings),
+                    verdict=verdict(each.comparison, p, each.metric.higher, level))
+            for each, p in zip(findings, corrected[cell], strict=True)
+        ]
+        for cell, findings in found.items()
+    }  # fmt: skip
+
+
+class Overall(NamedTuple):
+    """A loss against the baseline over all cells."""
+
+    loss: str
+    tasks: int
+    change: Estimate | None  #: in percent, more is better; None: the baseline's mean is 0 somewhere
+    improvement: Estimate | None
+
+
+def overall(findings: Mapping[str, Sequence[Finding]], losses: Sequence[str]) -> list[Overall]:
+    """Put the cells together, of which those count that have a direction and three seeds of both."""
+    out = []
+    for loss in losses:
+        pairs = [
+            each.values * (1 if each.metric.higher else -1)
+            for found in findings.values() for each in found
+            if each.loss == loss and each.metric.higher is not None and each.comparison.seeds >= statistics.FEWEST
+            and np.isfinite(each.values).all()
+        ]  # fmt: skip
+        if pairs:
+            relative = all(values[1].mean() != 0 for values in pairs)
+            change = statistics.mean_relative_change([(x, y) for x, y in pairs]) if relative else None
+            better = statistics.probability_of_improvement([(x, y) for x, y in pairs])
+            out.append(Overall(loss, len(pairs), change, better))
+    return out
+
+
+class Ranks(NamedTuple):
+    """Mean ranks of losses over tasks, 1 the best."""
+
+    ranks: pd.Series
+    tasks: int
+    p: float  #: of Friedman's test
+    pairs: pd.DataFrame  #: p-values of Nemenyi's test, of each two losses
+
+
+def ranked(runs: Runs, primary: Mapping[str, Metric]) -> Ranks | None:
+    """Rank the losses in the means of each task's primary metric; None: fewer than three losses in two tasks.
+
+    Source: Demšar, "Statistical comparisons of classifiers over multiple data sets", JMLR 2006, section 3.2.
+    """
+    means = pd.DataFrame({
+        cell: {loss: values.mean() * (1 if metric.higher else -1)
+               for loss, values in runs.by_loss(cell, metric.key).items()}
+        for cell, metric in primary.items() if metric.higher is not None
+    }).reindex(runs.losses).dropna(how="all")  # fmt: skip
+    # every loss in every task: whichever leaves more, without the losses or without the tasks that lack some
+    means = max(means.dropna(axis="columns"), means.dropna(), key=lambda table: table.size)
+    if len(means) < 3 or len(means.columns) < 2:
+        return None
+    from scikit_posthocs import posthoc_nemenyi_friedman  # seconds to load
+
+    table = means.T
+    ranks = table.rank(axis="columns", ascending=False).mean()
+    friedman = float(stats.friedmanchisquare(*means.to_numpy()).pvalue)
+    return Ranks(ranks, len(table), friedman, posthoc_nemenyi_friedman(table))

@@ -1,0 +1,147 @@
+"""Tables of a report: in the page, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import mean, stdev
+from typing import NamedTuple
+
+import pandas as pd
+
+from hem.metrics.catalog import Metric
+from hem.report.findings import Finding, Overall
+from hem.report.records import Runs
+
+
+class Table(NamedTuple):
+    """A table of words and numbers as they are shown."""
+
+    name: str  #: of its file
+    title: str
+    frame: pd.DataFrame
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        head = list(self.frame.columns)
+        lines = [head, ["---"] * len(head), *self.frame.itertuples(index=False)]
+        text = "\n".join(f"| {' | '.join(str(cell).replace('|', '∣') for cell in line)} |" for line in lines)
+        return f"### {self.title}\n\n{text}\n"
+
+    def csv(self) -> str:
+        """As CSV."""
+        return str(self.frame.to_csv(index=False, lineterminator="\n"))
+
+
+def number(value: float, metric: Metric, sign: str = "") -> str:
+    """A value as it is shown: percent with two places, others with four digits; ``-`` for none."""
+    if math.isnan(value):
+        return "-"
+    return f"{metric.scale * value:{sign}.2f}" if metric.percent else f"{value:{sign}.4g}"
+
+
+def spread(values: Iterable[float], metric: Metric) -> str:
+    """Mean ± standard deviation (number of seeds); where a value is none, how many are."""
+    values = list(values)
+    if not values:
+        return "missing"
+    if lacking := len(values) - sum(map(math.isfinite, values)):
+        return f"not a number in {lacking} of {len(values)}"
+    deviation = number(stdev(values), metric) if len(values) > 1 else "-"
+    return f"{number(mean(values), metric)} ± {deviation} ({len(values)})"
+
+
+def p_value(p: float) -> str:
+    """A p-value as it is shown."""
+    return "-" if math.isnan(p) else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def coverage(runs: Runs) -> Table:
+    """How many runs of each task and loss are there, of how many."""
+    have = runs.table.groupby(["cell", "loss"]).size()
+
+    def cell(place: tuple[str, str]) -> str:
+        there, want = have.get(place, 0), runs.asked[place]
+        return f"{there} of {want}" if want else str(there or "-")
+
+    rows = [[name, *(cell((name, loss)) for loss in runs.losses)] for name in runs.cells]
+    return Table("coverage", "Runs with results", pd.DataFrame(rows, columns=["task", *runs.losses]))
+
+
+def metric_table(runs: Runs, cell: str, metrics: Sequence[Metric], name: str, title: str) -> Table:
+    """Mean ± standard deviation (number of seeds) of metrics, a column for each loss."""
+    losses = [loss for loss in runs.losses if runs.asked[cell, loss] or len(runs.of(cell, loss))]
+    values = runs.values[runs.values.cell == cell].groupby(["metric", "loss"]).value.agg(list)
+    rows = [[each.label, *(spread(values.get((each.key, loss), ()), each) for loss in losses)] for each in metrics]
+    return Table(name, title, pd.DataFrame(rows, columns=["metric", *losses]))
+
+
+def primary_table(cell: str, findings: Sequence[Finding], baseline: str) -> Table:
+    """What is tested: the primary metric, each loss against the baseline."""
+    rows = []
+    for found in findings:
+        metric, pair = found.metric, found.comparison
+        could, needed = found.detectable, found.seeds_needed
+        rows.append({
+            "metric": metric.label, "loss": found.loss, "seeds": pair.seeds,
+            f"difference to {baseline}": number(pair.difference, metric, "+"), "95 % interval": interval(found),
+            "p": p_value(pair.p), "p (Holm)": p_value(found.p), "p (signs)": p_value(pair.p_signs),
+            "verdict": found.verdict,
+            "could have shown": "-" if math.isnan(could) else f"± {number(could, metric)}",
+            "seeds needed": "-" if needed is None else str(needed) if needed <= 1000 else "> 1000",
+        })  # fmt: skip
+    return Table(f"{cell}_primary", f"{cell}: primary metric, difference to {baseline}", pd.DataFrame(rows))
+
+
+def interval(found: Finding) -> str:
+    """The ends of a confidence interval."""
+    low, high = (number(end, found.metric, "+") for end in (found.comparison.low, found.comparison.high))
+    return "-" if low == "-" else f"{low} to {high}"
+
+
+def exploratory_table(cell: str, findings: Sequence[Finding], baseline: str) -> Table:
+    """What is not tested: all further metrics, with intervals."""
+    rows = [
+        [found.metric.label, found.loss, found.comparison.seeds,
+         number(found.comparison.difference, found.metric, "+"), interval(found)]
+        for found in findings
+    ]  # fmt: skip
+    head = ["metric", "loss", "seeds", f"difference to {baseline}", "95 % interval"]
+    return Table(
+        f"{cell}_exploratory", f"{cell}: further metrics, difference to {baseline}", pd.DataFrame(rows, columns=head)
+    )
+
+
+def overall_table(found: Sequence[Overall], name: str, title: str) -> Table:
+    """Each loss against the baseline over all tasks."""
+    rows = []
+    for each in found:
+        change, better = each.change, each.improvement
+        rows.append({
+            "loss": each.loss, "tasks": each.tasks,
+            "mean relative change": "-" if change is None else f"{change.value:+.2f} %",
+            "95 % interval": "-" if change is None else f"{change.low:+.2f} to {change.high:+.2f} %",
+            "probability of improvement": "-" if better is None else f"{100 * better.value:.0f} %",
+            "95 % interval ": "-" if better is None else f"{100 * better.low:.0f} to {100 * better.high:.0f} %",
+        })  # fmt: skip
+    return Table(name, title, pd.DataFrame(rows))
+
+
+def runs_table(runs: Runs, cell: str, metrics: Sequence[Metric]) -> Table:
+    """The same metrics of every run, a row for each: small enough to be kept beside a table that quotes them."""
+    values = runs.values[runs.values.cell == cell].pivot(index="name", columns="metric", values="value")
+    shown = values.reindex(columns=[metric.key for metric in metrics]).map(lambda v: "" if pd.isna(v) else f"{v:.6g}")
+    shown.columns = [metric.key.removeprefix("test/") for metric in metrics]
+    rows = runs.of(cell).set_index("name")
+    facts = pd.DataFrame({"date": rows.date.fillna("").str[:10], "hardware": rows.hardware.fillna("")})
+    places = pd.DataFrame({"task": cell, "loss": rows.loss, "seed": rows.seed})
+    return Table(f"{cell}_runs", f"{cell}: every run", places.join(shown).join(facts))
+
+
+def raw(runs: Runs, study: str) -> str:
+    """Every metric of every run, one a row, as CSV."""
+    facts = runs.table[["name", "task", "data", "date", "hardware"]]
+    rows = runs.values.merge(facts, on="name", sort=False)
+    rows = rows.assign(study=study, config=rows.name + "/config_test.yaml", value=rows.value.map(repr))
+    columns = ["study", "task", "data", "loss", "seed", "metric", "value", "date", "hardware", "config"]
+    return str(rows[columns].to_csv(index=False, lineterminator="\n"))
