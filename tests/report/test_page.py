@@ -6,6 +6,8 @@ import json
 import math
 import re
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -120,6 +122,13 @@ def test_page(folder, capsys):
     ):
         assert (folder / "report" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in (folder / "report" / f"{name}.svg").read_text()
+
+
+def test_command(folder):
+    """In a process of its own, which has imported nothing before."""
+    done = subprocess.run([sys.executable, "-m", "hem.report", str(folder)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(str(folder / "report" / "index.html"))
 
 
 def test_it_is_the_same_each_time(folder):
