@@ -120,7 +120,7 @@ def bare(data: str, blocks: Blocks, alone: bool) -> None:
             yield input[chosen], target[chosen]
 
     if alone:
-        from hem.memory import keep_freed
+        from hem.cli.allocator import keep_freed
 
         keep_freed()
         batch = input[:BATCH].to(memory_format=torch.channels_last), target[:BATCH]
@@ -142,7 +142,7 @@ def recipe(data: str, blocks: Blocks, workers: int) -> None:
 
 def hem_fit(data: str, blocks: Blocks, fast: bool) -> None:
     from hem.cli import build, quiet
-    from hem.memory import keep_freed
+    from hem.cli.allocator import keep_freed
 
     quiet()
     keep_freed()

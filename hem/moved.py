@@ -40,6 +40,8 @@ MOVED: dict[str, tuple[str, ...]] = {
     "hem.datamodules.decoder": ("hem.decoder",),
     "hem.datamodules.counter": ("hem.rng",),
     **{f"hem.datamodules.{name}": (f"hem.datamodules.datasets.{name}",) for name in DATA_SETS},
+    "hem.memory": ("hem.cli.allocator",),
+    "hem.watch": ("hem.runs.watch",),
     "hem.schedules": ("hem.schedulers",),
     "hem.histogram": ("hem.metrics.histogram",),
     "hem.strategies.memory": ("hem.strategies.buffer",),

@@ -19,7 +19,7 @@ import hem
 from hem.cli import main
 from hem.runs import RunFolder
 from hem.runs.lock import HELD, handed_on, lock
-from hem.watch import Watch
+from hem.runs.watch import Watch
 from tests.test_survival import Dead, happening
 
 ROOT = Path(__file__).resolve().parents[1]

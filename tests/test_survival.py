@@ -20,7 +20,7 @@ from torchvision.datasets.utils import extract_archive
 
 from hem.cli import main
 from hem.runs.checkpoints import AtomicCheckpointIO, last_checkpoint
-from hem.watch import AGAIN
+from hem.runs.watch import AGAIN
 from tests import processes
 
 ROOT = Path(__file__).resolve().parents[1]

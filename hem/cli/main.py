@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
+from hem.cli.allocator import keep_freed
 from hem.cli.configs import expanded
 from hem.cli.help import COMMANDS, LISTINGS, of_command, overview, program
 from hem.cli.listings import listing
-from hem.memory import keep_freed
 from hem.names import near
 
 OTHER_NAMES = {"train": "fit", "eval": "test", "evaluate": "test"}  # of the commands

@@ -42,7 +42,7 @@ from hem.runs import RunFolder, SaveConfig, SavePredictions, SaveResults
 from hem.runs.checkpoints import identity_of, refuse_programs
 from hem.runs.data import KeepData
 from hem.runs.progress import ProgressBar
-from hem.watch import Watch
+from hem.runs.watch import Watch
 
 # a config gives class weights as a list of numbers
 register_type(torch.Tensor, torch.Tensor.tolist, torch.tensor)

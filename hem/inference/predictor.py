@@ -19,7 +19,6 @@ from hem.datamodules.images import Fit
 from hem.datamodules.pairs import Pad, Stretch
 from hem.datamodules.segmentation import SegmentationDataModule
 from hem.decoder import decode_image
-from hem.modules.base import check_state
 from hem.modules.calibrator import RunCalibration, Scores, most_probable, named_sets, probabilities
 from hem.modules.rejector import Rejector
 from hem.names import check_name
@@ -27,6 +26,7 @@ from hem.networks import Normalize
 from hem.networks.weights import without_start
 from hem.plots.masks import Color, indexed
 from hem.runs import AtomicCheckpointIO, RunFolder
+from hem.runs.checkpoints import check_state
 
 Picture = Image.Image | str | Path | np.ndarray[Any, Any]  # what is decoded to one image
 

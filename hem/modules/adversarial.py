@@ -20,12 +20,13 @@ from hem.attacks.masking import Masking, check_masking
 from hem.losses import reduction
 from hem.metrics import Accuracy, MeanLoss, accuracies, catalog, collection
 from hem.modules.adversarial_training import TRADES, AdversarialTraining, divergence
-from hem.modules.base import Task, check_state
+from hem.modules.base import Task
 from hem.modules.examination import refuse_masks, write_figure, write_record, write_table
 from hem.names import check_name
 from hem.plots.robustness import robustness_curves
 from hem.rng import key
 from hem.runs import AtomicCheckpointIO
+from hem.runs.checkpoints import check_state
 
 VALIDATION_STEPS = 10
 

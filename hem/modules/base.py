@@ -27,40 +27,12 @@ from hem.modules.optimization import (
     sgd,
 )
 from hem.networks import Normalize, batch_dependent, random_layers
+from hem.runs.checkpoints import check_state
 
 
 def datamodule(trainer: Trainer) -> Any:
     """Return the data module of a trainer; None where it was given loaders alone."""
     return getattr(trainer, "datamodule", None)
-
-
-def check_state(task: nn.Module, state: dict[str, Tensor]) -> None:
-    """Refuse the weights of another network with a sentence.
-
-    Args:
-        task: The task that is to take the weights; its own are named ``net.*``.
-        state: The ``state_dict`` of a checkpoint.
-
-    Raises:
-        ValueError: If names or shapes differ.
-    """
-    own = {name: tuple(value.shape) for name, value in task.state_dict().items() if name.startswith("net.")}
-    given = {name: tuple(value.shape) for name, value in state.items() if name.startswith("net.")}
-    if own == given:
-        return
-    for name in own.keys() & given.keys():
-        if own[name] != given[name]:
-            raise ValueError(
-                f"The checkpoint holds another network: its {name} has shape {given[name]}, this config's "
-                f"{own[name]}. The number of classes, channels or the width differ: use the data and network it "
-                "was trained with."
-            )
-    missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-    raise ValueError(
-        f"The checkpoint holds another network: it lacks {len(missing)} of this config's tensors "
-        f"({', '.join(missing[:2]) or 'none'}) and brings {len(extra)} others ({', '.join(extra[:2]) or 'none'}): "
-        "use the network it was trained with."
-    )
 
 
 class Task(LightningModule):

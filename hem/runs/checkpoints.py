@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 
 from hem.runs.files import atomic_file
 
@@ -59,6 +59,35 @@ def identity_of(checkpoint: str | Path) -> str:
     """
     state = AtomicCheckpointIO().load_checkpoint(checkpoint, map_location="cpu")["state_dict"]
     return identity({name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")})
+
+
+def check_state(task: nn.Module, state: dict[str, Tensor]) -> None:
+    """Refuse the weights of another network with a sentence.
+
+    Args:
+        task: The task that is to take the weights; its own are named ``net.*``.
+        state: The ``state_dict`` of a checkpoint.
+
+    Raises:
+        ValueError: If names or shapes differ.
+    """
+    own = {name: tuple(value.shape) for name, value in task.state_dict().items() if name.startswith("net.")}
+    given = {name: tuple(value.shape) for name, value in state.items() if name.startswith("net.")}
+    if own == given:
+        return
+    for name in own.keys() & given.keys():
+        if own[name] != given[name]:
+            raise ValueError(
+                f"The checkpoint holds another network: its {name} has shape {given[name]}, this config's "
+                f"{own[name]}. The number of classes, channels or the width differ: use the data and network it "
+                "was trained with."
+            )
+    missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    raise ValueError(
+        f"The checkpoint holds another network: it lacks {len(missing)} of this config's tensors "
+        f"({', '.join(missing[:2]) or 'none'}) and brings {len(extra)} others ({', '.join(extra[:2]) or 'none'}): "
+        "use the network it was trained with."
+    )
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from hem.losses import LOSSES, DiceLoss, FocalLoss, HEMLoss, HEMPlusLoss, MultiMarginLoss
 from hem.metrics import sample_losses
 from hem.modules import ClassificationTask
-from hem.modules.base import check_state
 from hem.networks import ResNet8
+from hem.runs.checkpoints import check_state
 
 QUIET = {
     "logger": False,

@@ -1,11 +1,11 @@
-"""Memory that a training step frees and the next one asks for again."""
+"""glibc's allocator, told to keep the memory that a training step frees and the next one asks for again."""
 
 import ctypes
 import os
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-LARGEST = 2**25  # bytes: what glibc takes for a threshold at most; larger blocks are handed back as ever
+LARGEST = 2**25  # bytes, the maximum M_MMAP_THRESHOLD; larger blocks stay mmapped
 
 
 def keep_freed() -> bool:

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from hem.memory import keep_freed
+from hem.cli.allocator import keep_freed
 
 FAULTS = """
 import resource, sys
-from hem.memory import keep_freed
+from hem.cli.allocator import keep_freed
 kept = keep_freed() if sys.argv[1] == "keep" else None
 for _ in range(30):
     blocks = [bytearray(2**20) for _ in range(20)]

@@ -1,4 +1,4 @@
-"""What watches over a training: it saves in the middle of an epoch, and ends what cannot or must not go on."""
+"""Guard of a training: it saves within epochs, and stops at signals and at a loss that is no number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from hem.runs.checkpoints import LAST, last_checkpoint
 from hem.runs.files import atomic_file
 
-GO_ON, SAVE, STOP, NONFINITE = range(4)  # what one process has to say of a step; the largest word of all of them counts
+GO_ON, SAVE, STOP, NONFINITE = range(4)  # per-rank status of a step; ranks agree on the maximum
 STATE = "watch"  # the checkpoint's key
 INTERRUPTED = 130  # the exit code of a run that Ctrl-C has stopped, as shells have it
 AGAIN = 75  # the exit code of a run that was told to stop and can be continued: EX_TEMPFAIL of sysexits.h
