@@ -24,24 +24,35 @@ from hem.runs.files import write_atomically
 from hem.study.grid import PLAN, Study, load
 from hem.study.local import command, fitting, gpus, run_here
 from hem.study.progress import Progress
-from hem.study.run import Run
+from hem.study.run import Run, Work
+from hem.study.search import Search, library
 from hem.study.slurm import chains, executor_for, submit
 
 
 def save_plan(study: Study, source: Path) -> None:
     """Write what the study asks for into its folder: for the report, which says what is missing."""
+    found = study.runs()
     plan = {
         "study": study.name,
         "source": str(source),
         "cost": study.cost,
+        "cells": study.cells(),
+        "search": {
+            "storage": study.storage,
+            "searches": [f"{each.cell}/{each.loss}" for each in found if isinstance(each, Search)],
+        }
+        if study.search
+        else None,
         "runs": {
-            run.name: {"after": run.after.name if run.after else None, "steps": run.steps} for run in study.runs()
+            run.name: {"after": run.after.name if run.after else None, "steps": run.steps}
+            for run in found
+            if isinstance(run, Run)
         },
     }
     write_atomically(study.folder / PLAN, json.dumps(plan, indent=1) + "\n")
 
 
-def dry_run(study: Study, runs: Sequence[Run], jobs: int, slurm: Mapping[str, Any] | None = None) -> None:
+def dry_run(study: Study, runs: Sequence[Work], jobs: int, slurm: Mapping[str, Any] | None = None) -> None:
     """Print the commands that are left to be done, in order, and what they cost.
 
     Args:
@@ -73,16 +84,29 @@ def dry_run(study: Study, runs: Sequence[Run], jobs: int, slurm: Mapping[str, An
     print(f"# SLURM: an array of {len(sent)} jobs, each a training with what examines it; {given or 'no parameters'}")
     if "timeout_min" not in slurm and "slurm_time" not in slurm:
         print("# SLURM: no timeout_min is given: submitit asks for 5 minutes a job")
+    if note := of_files(study):
+        print(f"# {note}")
     for number, chain in enumerate(sent, 1):
-        print(f"# job {number}: {chain.runs[0].name}")
+        print(f"# job {number}: {chain.name}")
         for run in chain.runs:
             print_commands(run)
 
 
-def print_commands(run: Run) -> None:
-    """Print what is left to be done of a run."""
-    for arguments in run.left().values():
-        print(shlex.join(command(arguments)))
+def of_files(study: Study) -> str:
+    """Return what is to be said of a search whose jobs are not of one machine."""
+    if study.storage.startswith("sqlite"):
+        return "SLURM: SQLite is for one machine: `storage: journal`, or the URL of a database, serves several."
+    return ""
+
+
+def print_commands(run: Work) -> None:
+    """Print what is left to be done of a run, or of a search."""
+    if isinstance(run, Run):
+        for arguments in run.left().values():
+            print(shlex.join(command(arguments)))
+    elif isinstance(run, Search) and not run.done:
+        print(f"# {run.name}: {run.summary}")
+        print(f"# each trial: {shlex.join(command(run.run('<k>', {}).steps['fit']))} {run.placeholders}")
 
 
 def options(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -126,16 +150,25 @@ def slurm_parameters(words: Sequence[str]) -> dict[str, Any]:
     return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
 
 
-def run(study: Study, runs: Sequence[Run], jobs: int, devices: Sequence[str]) -> int:
+def run(study: Study, runs: Sequence[Work], jobs: int, devices: Sequence[str]) -> int:
     """Do the runs on this machine and say what became of them; 0 where all are done."""
     console = Console()
     progress = Progress(runs, jobs, console)
-    for each in runs:
-        try:
-            if each.done and each.changed:
-                progress.print(f"note: {each.name} was made by another command: delete {each.folder} to run it again.")
-        except ValueError as error:
-            progress.print(f"note: {error}")
+    noted = set[str]()
+
+    def note() -> None:
+        """Say which runs are kept that the study would make otherwise now: also those whose search found more."""
+        for each in (each for each in runs if each.name not in noted):
+            try:
+                if not (each.done and each.changed):
+                    continue
+                why = f"{each.name} was made by another command: delete {each.folder} to run it again."
+            except ValueError as error:
+                why = str(error)
+            noted.add(each.name)
+            progress.print(f"note: {why}")
+
+    note()
     try:
         if progress.live is not None:
             with progress.live:
@@ -146,8 +179,10 @@ def run(study: Study, runs: Sequence[Run], jobs: int, devices: Sequence[str]) ->
     except KeyboardInterrupt:
         progress.print("stopped: the same command goes on from here.")
         return 130
+    note()
     failed = [name for name, state in states.items() if state != "done"]
-    trained = ", trained and not tested" if all("test" not in each.steps for each in runs) else ""
+    tested = any("test" in each.steps for each in runs if isinstance(each, Run))
+    trained = "" if tested else ", trained and not tested"
     counted = f"{len(states) - len(failed)} of {len(states)} runs are done{trained}"
     progress.print(f"{counted}: python -m hem.report {study.folder}")
     for name in failed:
@@ -174,6 +209,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if chosen.jobs is not None and chosen.jobs < 1:
             raise ValueError(f"--jobs is a number of runs, 1 or more, got {chosen.jobs}.")
         study = load(chosen.study, overrides, chosen.root)
+        if study.search:
+            library()
         runs = study.runs(chosen.only)
         if not runs:
             names = ", ".join(dict.fromkeys(run.cell for run in study.runs()))
@@ -189,6 +226,8 @@ def main(args: Sequence[str] | None = None) -> int:
             return 0
         save_plan(study, Path(chosen.study))
         if slurm is not None:
+            if note := of_files(study):
+                print(note)
             sent = submit(runs, study.folder / "slurm", slurm)
             print(f"sent {len(sent)} jobs: {', '.join(job.job_id for job in sent) or 'everything is done'}")
             return 0

@@ -28,9 +28,25 @@ from typing import Annotated, Any
 import yaml
 
 from hem.cli.configs import find, short_names
+from hem.names import check_name
 from hem.runs import RunFolder
-from hem.study.parsing import Entry, Losses, Overrides, Part, Seeds, Task, Text, not_own, parse, read_tasks
-from hem.study.run import Run
+from hem.study.parsing import (
+    Entry,
+    Losses,
+    Options,
+    Overrides,
+    Part,
+    SearchBlock,
+    Seeds,
+    Task,
+    Text,
+    not_own,
+    parse,
+    read_search,
+    read_tasks,
+)
+from hem.study.run import Run, Work
+from hem.study.search import Search
 
 PLAN = "plan.json"  # in a study's folder: every run that it asks for
 
@@ -46,45 +62,109 @@ class Study:
     cost: Text = ""
     overrides: Overrides = ()
     slurm: Annotated[Mapping[str, Any], Entry("a mapping of submitit's parameters")] = field(default_factory=dict)
+    search: Annotated[SearchBlock | None, Entry(read=read_search)] = None
     root: Path = Path("runs")
 
     def __post_init__(self) -> None:
         for task in self.tasks:
             task.losses = task.losses or self.losses
             task.seeds = task.seeds or self.seeds
+        if self.search is not None:
+            self._check(self.search)
+
+    def _check(self, search: SearchBlock) -> None:
+        """Refuse a search that would not be one."""
+        for loss in search.losses:
+            check_name(loss, {loss for task in self.tasks for loss in task.losses}, "loss of the search")
+        names = {task.name for task in self.tasks}
+        for task in self.tasks:
+            if search.seed in task.seeds:
+                raise ValueError(f"seed of the search is none of those that are compared, got {search.seed}.")
+            if not task.judged_by:
+                raise ValueError(f"{task.name} is searched: it needs a `primary` metric, or a `monitor` of validation.")
+            if task.tuned in names | {"search"}:
+                raise ValueError(f"{task.tuned} is the folder of the tuned runs of {task.name}: name a task otherwise.")
+            for loss in task.losses:
+                if not {**search.space, **task.space, **search.losses.get(loss, {})}:
+                    raise ValueError(f"{task.name} is searched: it needs a `space` for {loss}.")
 
     @property
     def folder(self) -> Path:
         """``runs/<name>``."""
         return self.root / self.name
 
-    def runs(self, only: str = "") -> list[Run]:
-        """Every run of the grid; seed by seed, so that all losses have a figure early.
+    @property
+    def storage(self) -> str:
+        """Where Optuna keeps the trials of the searches: a URL, or the path of a journal."""
+        kept = self.search.storage if self.search else ""
+        files = {"sqlite": f"sqlite:///{self.folder / 'search.db'}", "journal": str(self.folder / "search.journal")}
+        return files.get(kept, kept)
+
+    def runs(self, only: str = "") -> list[Work]:
+        """Every search, then every run of the grid; seed by seed, so that all losses have a figure early.
 
         Args:
-            only: Runs whose ``<cell>/<loss>/seed<k>`` holds this, and the trainings that they need.
+            only: Runs whose ``<cell>/<loss>/seed<k>`` holds this, and what they need.
         """
-        seeds = sorted({seed for task in self.tasks for seed in task.seeds})
-        found = [run for seed in seeds for task in self.tasks if seed in task.seeds for run in self._of(task, seed)]
-        wanted = {run.name for run in found if only in f"{run.cell}/{run.loss}/seed{run.seed}"}
-        wanted |= {run.after.name for run in found if run.name in wanted and run.after is not None}
-        return [run for run in found if run.name in wanted]
+        searches = {(task.name, loss): self._search(task, loss) for task in self.tasks for loss in task.losses}
+        found: list[Work] = [search for search in searches.values() if search is not None]
+        for seed in sorted({seed for task in self.tasks for seed in task.seeds}):
+            for task in (task for task in self.tasks if seed in task.seeds):
+                for loss in task.losses:
+                    search = searches[task.name, loss]
+                    if search is None or search.block.untuned:
+                        found += self._of(task, loss, seed)
+                    if search is not None:
+                        found += self._of(task, loss, seed, search)
+        names = set[str]()
+        for run in found:
+            needed: Work | None = run
+            while only in (f"{run.cell}/{run.loss}/seed{run.seed}" if isinstance(run, Run) else run.name) and needed:
+                names.add(needed.name)
+                needed = needed.after
+        return [run for run in found if run.name in names]
 
-    def _of(self, task: Task, seed: int) -> list[Run]:
-        runs = []
-        for loss in task.losses:
-            training = self._training(task, loss, seed)
-            runs += [training, *(self._examination(task, part, training) for part in task.examine)]
-        return runs
+    def cells(self) -> dict[str, dict[str, str | None]]:
+        """What the report has to know of each cell: its primary metric, and the cell of the same runs untuned."""
+        found: dict[str, dict[str, str | None]] = {}
+        for task in self.tasks:
+            for end, primary in (("", task.primary), *((f"_{part.name}", part.primary) for part in task.examine)):
+                plain = task.name + end
+                if self.search is None or self.search.untuned:
+                    found[plain] = {"primary": primary or None, "untuned": None}
+                if self.search is not None:
+                    found[task.tuned + end] = {"primary": primary or None, "untuned": plain if plain in found else None}
+        return found
 
-    def _training(self, task: Task, loss: str, seed: int) -> Run:
-        folder = self.folder / task.name / loss / f"seed{seed}"
+    def _of(self, task: Task, loss: str, seed: int, search: Search | None = None) -> list[Run]:
+        training = self._training(task, loss, seed, search)
+        return [training, *(self._examination(task, part, training) for part in task.examine)]
+
+    def _options(self, task: Task) -> Options:
+        """The options of a task's trainings, which stand behind those of the loss."""
+        return (*self.overrides, *task.overrides, *task.train.overrides)
+
+    def _search(self, task: Task, loss: str) -> Search | None:
+        if self.search is None:
+            return None
+        space = {**self.search.space, **task.space, **self.search.losses.get(loss, {})}
+        command = ("--config", task.train.config, *task.losses[loss], "--seed_everything", str(self.search.seed))
+        command += (*self._options(task), *self.search.overrides)
+        folder = self.folder / "search" / task.name / loss
+        return Search(
+            task.name, loss, folder, command, task.judged_by, task.checkpoint, self.search, space, self.storage
+        )
+
+    def _training(self, task: Task, loss: str, seed: int, search: Search | None) -> Run:
+        cell = task.tuned if search else task.name
+        folder = self.folder / cell / loss / f"seed{seed}"
         common = ("--config", task.train.config, *task.losses[loss], "--seed_everything", str(seed))
-        common += ("--run_dir", str(folder), *self.overrides, *task.overrides, *task.train.overrides)
+        common += ("--run_dir", str(folder), *self._options(task))
+        common += ("--config", str(search.found)) if search else ()
         steps = {"fit": ("fit", *common)}
         if task.test:
             steps["test"] = ("test", *common, "--ckpt_path", _checkpoint(task, folder))
-        return Run(task.name, loss, seed, folder, steps)
+        return Run(cell, loss, seed, folder, steps, search, search.found if search else None)
 
     def _examination(self, task: Task, part: Part, training: Run) -> Run:
         """A test of a training under another config: network, data, loss and seed are the training's."""

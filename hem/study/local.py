@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
@@ -26,11 +26,13 @@ from hem.runs import RunFolder
 from hem.runs.files import write_atomically
 from hem.runs.lock import HELD, lock
 from hem.study import forkserver
-from hem.study.run import Run
+from hem.study.run import Run, Work
+from hem.study.search import Search
 
 CLI = Path(__file__).resolve().parents[2] / "cli.py"
 MEMORY = 2 * 2**30  # bytes that a run of a small network takes: torch, the data set, its workers
 PATIENCE = 15.0  # seconds that a process gets to end when it is asked to
+LOOK = 0.5  # seconds between two looks at a trial that may be ended early
 PAUSE = 2.0  # seconds until a run that another study is working on is looked at again
 
 Process = BaseProcess | subprocess.Popen[bytes]
@@ -89,6 +91,17 @@ def ended(process: Process, seconds: float) -> int | None:
     return None
 
 
+def end(processes: Sequence[Process]) -> None:
+    """End processes: they are asked first, and killed after a while."""
+    for process in processes:
+        process.terminate()
+    until = time.time() + PATIENCE
+    for process in processes:
+        if ended(process, max(0.0, until - time.time())) is None:
+            process.kill()
+            ended(process, PATIENCE)
+
+
 class Jobs:
     """Does runs in processes that can all be stopped.
 
@@ -101,11 +114,11 @@ class Jobs:
         self.stopped = threading.Event()
         self._processes: set[Process] = set()
 
-    def do(self, run: Run, extra: Mapping[str, str] | None = None) -> str:
-        """Do what is left of a run.
+    def do(self, run: Work, extra: Mapping[str, str] | None = None) -> str:
+        """Do what is left of a run, or of a search.
 
         Args:
-            run: The run; its training, if it has one, is done.
+            run: The run; what it needs is done.
             extra: More of the environment.
 
         Returns:
@@ -113,48 +126,69 @@ class Jobs:
             a sentence with the last lines of its log, or about the folder or file that stopped it.
         """
         try:
-            return self._do(run, extra or {})
+            if isinstance(run, Search):
+                return run.do(self, extra or {})
+            assert isinstance(run, Run)
+            with lock(run.folder) as held:
+                return "elsewhere" if held is None else self.do_held(run, held, extra or {})
         except (OSError, ValueError) as error:
             return f"{run.folder}: {error}"
 
-    def _do(self, run: Run, extra: Mapping[str, str]) -> str:
-        with lock(run.folder) as held:
-            if held is None:
-                return "elsewhere"
-            if run.done:
-                return "done"
-            if run.changed:
-                return (
-                    f"{run.folder} was begun by another command (see {RunFolder.STUDY} there): give the options it was "
-                    "begun with, or delete the folder."
-                )
-            if run.record:
-                clear(run.folder)
-            for step, arguments in run.left().items():
-                if self.stopped.is_set():
-                    return "stopped"
-                record = run.record
-                record[step] = {"arguments": list(run.steps[step])}
-                write_atomically(RunFolder(run.folder).study, json.dumps(record, indent=1) + "\n")
-                log, begun = run.folder / f"{step}.log", time.time()
-                code = self._process(arguments, log, held, extra)
-                if self.stopped.is_set() and code:
-                    return "stopped"
-                if code:
-                    return f"{step} ended with code {code}, see {log}:\n{tail(log)}"
-                record[step]["seconds"] = round(time.time() - begun, 1)
-                write_atomically(RunFolder(run.folder).study, json.dumps(record, indent=1) + "\n")
+    def do_held(self, run: Run, held: int, extra: Mapping[str, str], ends: Callable[[], bool] | None = None) -> str:
+        """Do what is left of a run whose lock is held.
+
+        Args:
+            run: The run.
+            held: The file descriptor of its lock.
+            extra: More of the environment.
+            ends: Is asked now and then whether the run is to end early: it is ``"pruned"`` then.
+        """
+        if run.done:
+            return "done"
+        if run.changed:
+            return (
+                f"{run.folder} was begun by another command (see {RunFolder.STUDY} there): give the options it was "
+                "begun with, or delete the folder."
+            )
+        if run.record:
+            clear(run.folder)
+        for step, arguments in run.left().items():
+            if self.stopped.is_set():
+                return "stopped"
+            record = run.record
+            record[step] = {"arguments": list(run.steps[step]), **({"setting": run.found} if run.setting else {})}
+            write_atomically(RunFolder(run.folder).study, json.dumps(record, indent=1) + "\n")
+            log, begun = run.folder / f"{step}.log", time.time()
+            code = self._process(arguments, log, held, extra, ends)
+            if self.stopped.is_set() and code:
+                return "stopped"
+            if code is None:
+                return "pruned"
+            if code:
+                return f"{step} ended with code {code}, see {log}:\n{tail(log)}"
+            record[step]["seconds"] = round(time.time() - begun, 1)
+            write_atomically(RunFolder(run.folder).study, json.dumps(record, indent=1) + "\n")
         return "done" if run.done else f"{run.folder} has no results.json after its test, see {run.folder}/test.log."
 
-    def _process(self, arguments: Sequence[str], log: Path, held: int, extra: Mapping[str, str]) -> int:
+    def _process(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        held: int,
+        extra: Mapping[str, str],
+        ends: Callable[[], bool] | None,
+    ) -> int | None:
+        """Return how a step ended; None: it was ended early."""
         with open(log, "ab") as file:
             file.write(f"$ {' '.join(command(arguments))}\n".encode())
             file.flush()
             process = begin(arguments, {**self.environment, **extra}, file, held)
         self._processes.add(process)
         try:
-            while (code := ended(process, PATIENCE)) is None:
-                pass
+            while (code := ended(process, LOOK)) is None:
+                if ends is not None and ends():
+                    end([process])
+                    return None
             return code
         finally:
             self._processes.discard(process)
@@ -162,19 +196,13 @@ class Jobs:
     def stop(self) -> None:
         """Stop all processes: asked first, killed after a while. Each run can be gone on with."""
         self.stopped.set()
-        end = time.time() + PATIENCE
-        for process in list(self._processes):
-            process.terminate()
-        while self._processes and time.time() < end:
-            time.sleep(0.1)
-        for process in list(self._processes):
-            process.kill()
+        end(list(self._processes))
 
 
 class Watcher(Protocol):
     """What wants to know how far a study is."""
 
-    def change(self, run: Run, state: str) -> None:
+    def change(self, run: Work, state: str) -> None:
         """Take note of a run that waits, runs, is done, failed or was not run: the state's first word says it."""
 
     def tick(self) -> None:
@@ -207,7 +235,7 @@ def fitting(devices: Sequence[str]) -> int:
     return max(1, min(cores(), free // MEMORY))
 
 
-def run_here(runs: Sequence[Run], jobs: int, devices: Sequence[str], watcher: Watcher) -> dict[str, str]:
+def run_here(runs: Sequence[Work], jobs: int, devices: Sequence[str], watcher: Watcher) -> dict[str, str]:
     """Do all runs by processes of this machine.
 
     Args:
@@ -227,7 +255,7 @@ def run_here(runs: Sequence[Run], jobs: int, devices: Sequence[str], watcher: Wa
     for i in range(jobs):
         slots.put(devices[i % len(devices)] if devices else None)
 
-    def do(run: Run) -> str:
+    def do(run: Work) -> str:
         device = slots.get()
         try:
             return worker.do(run, {} if device is None else {"CUDA_VISIBLE_DEVICES": device})
@@ -236,9 +264,9 @@ def run_here(runs: Sequence[Run], jobs: int, devices: Sequence[str], watcher: Wa
 
     state = {run.name: "done" if run.done else "waiting" for run in runs}
     again: dict[str, float] = {}
-    running: dict[Future[str], Run] = {}
+    running: dict[Future[str], Work] = {}
 
-    def change(run: Run, new: str) -> None:
+    def change(run: Work, new: str) -> None:
         state[run.name] = new
         watcher.change(run, new)
 

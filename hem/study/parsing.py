@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 from jsonargparse import ArgumentError, ArgumentParser
 
 from hem.cli.configs import find
-from hem.names import near
+from hem.metrics import catalog
+from hem.names import check_name, near
 from hem.runs import RunFolder
 
 T = TypeVar("T")
@@ -117,6 +119,17 @@ def read_seeds(value: Any, where: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
+def read_primary(value: Any, where: str) -> str:
+    """Read ``primary``: a metric of the test that says which of two losses is better."""
+    found = catalog.match(str(value))
+    if found is None or found.stage not in ("test", "stream") or found.higher is None:
+        raise ValueError(
+            f"primary of {where} is a metric of the test that losses can be compared by, such as test/accuracy, got "
+            f"{value!r}{near(str(value), [f'test/{each.path}' for each in catalog.CATALOG]) or '.'}"
+        )
+    return str(value)
+
+
 def read_losses(value: Any, where: str) -> dict[str, Options]:
     """Read ``losses``: by name, each with the options that choose it."""
     found: dict[str, Options] = {}
@@ -134,9 +147,134 @@ def read_losses(value: Any, where: str) -> dict[str, Options]:
 
 
 Text = Annotated[str, Entry("a text")]
+Primary = Annotated[str, Entry(read=read_primary)]
 Overrides = Annotated[Options, Entry(read=read_overrides)]
 Seeds = Annotated[tuple[int, ...], Entry(read=read_seeds)]
 Losses = Annotated[dict[str, Options], Entry(read=read_losses)]
+
+
+@dataclass
+class Parameter:
+    """What a search may choose: a number between two, or one of some values."""
+
+    options: Annotated[
+        tuple[str, ...], Entry("a list of options such as --model.optimizer.lr, which all get its value")
+    ]
+    low: Annotated[int | float | None, Entry("a number")] = None
+    high: Annotated[int | float | None, Entry("a number")] = None
+    log: Annotated[bool, Entry("true or false")] = False
+    choices: Annotated[tuple[Any, ...], Entry("a list of values")] = ()
+
+    def distribution(self) -> Any:
+        """Return Optuna's: of whole numbers where both ends are."""
+        from optuna import distributions
+
+        if self.choices:
+            return distributions.CategoricalDistribution(self.choices)
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return distributions.IntDistribution(self.low, self.high, self.log)
+        return distributions.FloatDistribution(float(self.low or 0), float(self.high or 0), self.log)
+
+    def words(self, value: Any) -> list[str]:
+        """Return the words of the command line that give it a value."""
+        said = value if isinstance(value, str) else json.dumps(value)
+        return [word for option in self.options for word in (option, said)]
+
+    def __str__(self) -> str:
+        scale = " on a log scale" if self.log else ""
+        return " | ".join(map(str, self.choices)) or f"{self.low} to {self.high}{scale}"
+
+
+Space = dict[str, Parameter]
+
+
+def read_space(value: Any, where: str) -> Space:
+    """Read ``space``: parameters by name."""
+    if not isinstance(value, dict):
+        raise ValueError(f"space of {where} is a mapping of parameters by name, got {value!r}.")
+    space = {str(name): parse(Parameter, each, f"{name} of the space of {where}") for name, each in value.items()}
+    for name, each in space.items():
+        not_own(read_options(list(each.options), f"options of {name} of {where}"), f"{name} of {where}")
+        ends = (each.low, each.high)
+        if bool(each.choices) == (ends != (None, None)) or (None in ends and not each.choices):
+            raise ValueError(f"{name} of the space of {where} has either low and high or choices, got {value[name]!r}.")
+        if not each.choices and not (each.log <= (each.low > 0) and each.low < each.high):  # type: ignore[operator]
+            raise ValueError(
+                f"{name} of the space of {where} goes from low to high, on a log scale above 0, got {value[name]!r}."
+            )
+    return space
+
+
+def read_spaces(value: Any, where: str) -> dict[str, Space]:
+    """Read ``losses`` of a search: a space for each."""
+    if not isinstance(value, dict):
+        raise ValueError(f"losses of {where} is a mapping of spaces by loss, got {value!r}.")
+    return {str(loss): read_space(each, f"{loss} of {where}") for loss, each in value.items()}
+
+
+#: by their names in the file; each is a function of the trials before and of the seed
+SAMPLERS = {"random": "RandomSampler", "tpe": "TPESampler", "gp": "GPSampler"}
+#: those that keep nothing of their own between two epochs, which a killed process would lose
+PRUNERS = {
+    "none": "NopPruner",
+    "median": "MedianPruner",
+    "percentile": "PercentilePruner",
+    "threshold": "ThresholdPruner",
+}
+Named = tuple[str, dict[str, Any]]  #: one of them, and its arguments
+
+
+def _named(value: Any, names: Iterable[str], what: str) -> Named:
+    """Read a name, or a name with arguments: ``tpe`` or ``{tpe: {multivariate: true}}``."""
+    name, arguments = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (value, {})
+    check_name(str(name), names, what)
+    if not isinstance(arguments, dict):
+        raise ValueError(f"The arguments of {what} {name} are a mapping, got {arguments!r}.")
+    return str(name), arguments
+
+
+def read_sampler(value: Any, where: str) -> Named:
+    """Read ``sampler``."""
+    return _named(value, SAMPLERS, "sampler")
+
+
+def read_pruner(value: Any, where: str) -> Named:
+    """Read ``pruner``."""
+    return _named(value, PRUNERS, "pruner")
+
+
+@dataclass
+class SearchBlock:
+    """How settings are searched: the same for every task and loss but for the space."""
+
+    seed: Annotated[int, Entry("a whole number")]  #: of the sampler and of every trial's training
+    trials: Annotated[int | None, Entry("a number of trials, 1 or more")] = None
+    seconds: Annotated[float | None, Entry("a number of seconds")] = None
+    sampler: Annotated[Named, Entry(read=read_sampler)] = ("tpe", {})
+    pruner: Annotated[Named, Entry(read=read_pruner)] = ("none", {})
+    storage: Annotated[str, Entry("sqlite, journal, or the URL of a database")] = "sqlite"
+    overrides: Overrides = ()  #: options of every trial
+    space: Annotated[Space, Entry(read=read_space)] = field(default_factory=dict)
+    losses: Annotated[dict[str, Space], Entry(read=read_spaces)] = field(default_factory=dict)
+    untuned: Annotated[bool, Entry("true or false")] = (
+        True  #: whether the runs at the configs' own setting are made, too
+    )
+
+    @property
+    def budget(self) -> str:
+        """What each task and loss gets, in words."""
+        return f"{self.trials} trials" if self.trials is not None else f"{self.seconds:g} s of trials"
+
+
+def read_search(value: Any, where: str) -> SearchBlock:
+    """Read ``search``."""
+    block = parse(SearchBlock, value, f"search of {where}")
+    budget = [each for each in (block.trials, block.seconds) if each is not None]
+    if len(budget) != 1 or budget[0] <= 0:
+        raise ValueError(f"search of {where} has either trials or seconds, a number above 0.")
+    if block.storage not in ("sqlite", "journal") and "://" not in block.storage:
+        raise ValueError(f"storage of {where} is sqlite, journal, or the URL of a database, got {block.storage!r}.")
+    return block
 
 
 @dataclass
@@ -147,6 +285,7 @@ class Part:
     config: Annotated[str, Entry(read=_config)]
     name: Text = ""
     overrides: Overrides = ()
+    primary: Primary = ""  #: of an examination
 
     def __post_init__(self) -> None:
         path = Path(self.config)
@@ -177,6 +316,9 @@ class Task:
     checkpoint: Annotated[Literal["last", "best"], Entry("last or best")] = "last"
     test: Annotated[bool, Entry("true or false")] = True
     examine: Annotated[tuple[Part, ...], Entry(read=read_examinations)] = ()
+    primary: Primary = ""  #: the one metric that the losses are compared by
+    monitor: Text = ""  #: what a search judges by; by default the primary metric, of validation
+    space: Annotated[Space, Entry(read=read_space)] = field(default_factory=dict)  #: besides the search's own
 
     def __post_init__(self) -> None:
         self.name = self.name or self.train.name
@@ -185,6 +327,16 @@ class Task:
     def folders(self) -> list[str]:
         """The names of what it asks for, below the study's folder."""
         return [self.name, *(f"{self.name}/{part.name}" for part in self.examine)]
+
+    @property
+    def tuned(self) -> str:
+        """The name of the folder of its runs with the settings of a search."""
+        return f"{self.name}_tuned"
+
+    @property
+    def judged_by(self) -> str:
+        """The metric of validation images that a search judges by."""
+        return self.monitor or (f"val/{self.primary.removeprefix('test/')}" if self.primary else "")
 
 
 def read_tasks(value: Any, where: str) -> tuple[Task, ...]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from hem.study.run import Run
+from hem.study.run import Work
 
 
 def duration(seconds: float) -> str:
@@ -36,7 +36,7 @@ class Progress:
         console: Where to.
     """
 
-    def __init__(self, runs: Sequence[Run], jobs: int, console: Console) -> None:
+    def __init__(self, runs: Sequence[Work], jobs: int, console: Console) -> None:
         self.runs = list(runs)
         self.jobs = jobs
         self.console = console
@@ -44,7 +44,7 @@ class Progress:
         self.seconds = {run.name: run.seconds for run in runs if run.done}
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
-    def change(self, run: Run, state: str) -> None:
+    def change(self, run: Work, state: str) -> None:
         """Take note of what became of a run; say what is worth a line."""
         self.states[run.name] = state
         if state == "done":
@@ -82,7 +82,7 @@ class Progress:
     def table(self) -> Table:
         """A row for each task and the sum."""
         table = Table("task", *(f"{each:>7}" for each in ("runs", "done", "running", "failed")), "seconds a run")
-        cells: dict[str, list[Run]] = {}
+        cells: dict[str, list[Work]] = {}
         for run in self.runs:
             cells.setdefault(run.cell, []).append(run)
         for name, runs in [*cells.items(), ("all", self.runs)]:

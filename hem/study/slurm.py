@@ -1,4 +1,7 @@
-"""Studies on SLURM, through submitit: one job array, a job to each training."""
+"""Studies on SLURM, through submitit: one job array, a job to each training.
+
+A job whose training has the setting of a search does its share of the search first: all of them are one search.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hem.study.local import Jobs
-from hem.study.run import Run
+from hem.study.run import Run, Work
 
 
 class Chain:
@@ -18,8 +21,13 @@ class Chain:
         runs: In the order they depend on each other.
     """
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Work]) -> None:
         self.runs = list(runs)
+
+    @property
+    def name(self) -> str:
+        """That of its training, or of a search alone."""
+        return next((run.name for run in self.runs if isinstance(run, Run)), self.runs[0].name)
 
     def __call__(self) -> dict[str, str]:
         """Do the runs; those that need a failed one are left out.
@@ -46,12 +54,14 @@ class Chain:
         return DelayedSubmission(self)
 
 
-def chains(runs: Sequence[Run]) -> list[Chain]:
-    """The runs that are not done, each training with what needs it."""
-    found: dict[str, list[Run]] = {}
+def chains(runs: Sequence[Work]) -> list[Chain]:
+    """The runs that are not done, each training with what it needs and what needs it."""
+    found: dict[str, list[Work]] = {}
     for run in runs:
-        found.setdefault(run.after.name if run.after else run.name, []).append(run)
-    return [Chain(each) for each in found.values() if not all(run.done for run in each)]
+        training = (run.training if isinstance(run, Run) else None) or run
+        found.setdefault(training.name, [training.after] if training.after else []).append(run)
+    shared = {each[0].name for each in found.values() if len(each) > 1}  # searches that trainings bring along
+    return [Chain(each) for name, each in found.items() if name not in shared and not all(run.done for run in each)]
 
 
 def executor_for(folder: Path, parameters: Mapping[str, Any], trial: bool = False) -> Any:
@@ -82,7 +92,7 @@ def executor_for(folder: Path, parameters: Mapping[str, Any], trial: bool = Fals
     return executor
 
 
-def submit(runs: Sequence[Run], folder: Path, parameters: Mapping[str, Any]) -> list[Any]:
+def submit(runs: Sequence[Work], folder: Path, parameters: Mapping[str, Any]) -> list[Any]:
     """Send runs to SLURM as one job array.
 
     Args:

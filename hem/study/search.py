@@ -1,0 +1,438 @@
+"""The search of a study: for each task and loss, the setting that does best on validation images, through Optuna.
+
+A ``search`` block in a study's file, whose trials are trained and never tested:
+
+.. code-block:: yaml
+
+    search:
+      trials: 8             # for each task and loss; or seconds: 600
+      seed: 1000            # of the sampler and of every trial: none of the comparison's
+      sampler: tpe          # or random, gp; {tpe: {multivariate: true}} gives it arguments
+      pruner: median        # or none, percentile, threshold
+      storage: sqlite       # search.db in the study's folder; or journal, or an RDB URL
+      space:                # of every task and loss; a task may have a `space` of its own as well
+        lr: {options: [--model.optimizer.lr, --model.lr_scheduler.max_lr], low: 0.003, high: 0.3, log: true}
+      losses:               # what a loss has besides
+        hem: {margin: {options: [--model.loss.margin], low: 0.1, high: 8, log: true}}
+
+Any number of processes share a search. Each claims a trial under a lock: one whose process was killed goes on first,
+with its own parameters; else a new one, of which the storage learns in one piece. A trial is what the sampler, seeded
+by the trial's number, makes of those before it, so that one after the other they are the same however often the search
+was killed. What was found is ``search/<task>/<loss>.yaml``, a config.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import yaml
+
+from hem.metrics import catalog
+from hem.rng import seed_of
+from hem.runs import RunFolder
+from hem.runs.files import read_json, write_atomically
+from hem.runs.lock import lock
+from hem.study.parsing import PRUNERS, SAMPLERS, Parameter, SearchBlock
+from hem.study.run import Run
+
+if TYPE_CHECKING:
+    import optuna
+
+PAUSE = 1.0  # seconds until a search whose last trials others are at is looked at again
+SQLITE = 60.0  # seconds that SQLite waits for another process that writes
+
+
+class Worker(Protocol):
+    """What trains."""
+
+    stopped: threading.Event
+
+    def do_held(self, run: Run, held: int, extra: Mapping[str, str], ends: Callable[[], bool] | None) -> str:
+        """Do what is left of a run whose lock is held."""
+
+
+def library() -> Any:
+    """Return Optuna, without its news.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError("A study with a `search` needs Optuna: pip install 'hem[search]'.") from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def open_storage(storage: str) -> Any:
+    """Return Optuna's storage.
+
+    Args:
+        storage: The URL of a database, or the path of a journal.
+
+    Raises:
+        ImportError: Optuna is not installed.
+    """
+    optuna = library()
+    if "://" not in storage:
+        from optuna.storages.journal import JournalFileBackend
+
+        lock_obj: Any = Journal(storage)
+        return optuna.storages.JournalStorage(JournalFileBackend(storage, lock_obj))
+    waits = {"connect_args": {"timeout": SQLITE}} if storage.startswith("sqlite") else {}
+    return optuna.storages.RDBStorage(storage, engine_kwargs=waits)
+
+
+class Journal:
+    """The lock of a journal: the system's own, which no killed process leaves behind as Optuna's are for 30 seconds.
+
+    Args:
+        path: The journal.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.folder = Path(f"{path}.held")
+        self.stack = ExitStack()
+
+    def acquire(self) -> bool:
+        """Wait until the journal is free."""
+        self.stack.enter_context(waited(self.folder))
+        return True
+
+    def release(self) -> None:
+        """Let it go."""
+        self.stack.close()
+
+
+@contextmanager
+def waited(folder: Path) -> Iterator[None]:
+    """Hold a folder, as soon as nobody else does."""
+    while True:
+        with lock(folder) as held:
+            if held is not None:
+                yield
+                return
+        time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search for one task and loss."""
+
+    cell: str  #: the task, ``<task>_<data>``
+    loss: str
+    folder: Path  #: ``<study>/search/<task>/<loss>``, in which the trials lie
+    command: tuple[str, ...]  #: a trial's, without its folder and parameters
+    monitor: str  #: the validation metric that it is judged by
+    checkpoint: str  #: ``best``: at the epoch of the best checkpoint; ``last``: at the last epoch
+    block: SearchBlock = field(hash=False)
+    space: dict[str, Parameter] = field(hash=False)
+    storage: str  #: for :func:`open_storage`
+    after: None = None
+
+    @property
+    def name(self) -> str:
+        """``search/<task>/<loss>``."""
+        return f"search/{self.cell}/{self.loss}"
+
+    @property
+    def found(self) -> Path:
+        """The config that it finds."""
+        return self.folder.with_name(f"{self.loss}.yaml")
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What two parts of one search must have alike, and its budget."""
+        block = self.block
+        return {
+            "command": list(self.command),
+            "monitor": self.monitor,
+            "mode": self.mode,
+            "checkpoint": self.checkpoint,
+            "space": {name: asdict(parameter) for name, parameter in self.space.items()},
+            "sampler": block.sampler,
+            "pruner": block.pruner,
+            "seed": block.seed,
+            "trials": block.trials,
+            "seconds": block.seconds,
+        }
+
+    @property
+    def mode(self) -> str:
+        """``max``, or ``min`` where less of the metric is better."""
+        found = catalog.match(self.monitor)
+        return "min" if found and found.direction == "lower" else "max"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``search.json`` holds: the definition and, once it is over, ``best`` and ``spent``."""
+        path = self.folder / "search.json"
+        return read_json(path) if path.is_file() else {}
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is spent and what was found is written down."""
+        record = self.record
+        return self.found.is_file() and "best" in record and self._same(record, budget=True)
+
+    @property
+    def changed(self) -> bool:
+        """Whether it was begun with another space or command."""
+        return bool(self.record) and not self._same(self.record)
+
+    def _same(self, record: Mapping[str, Any], budget: bool = False) -> bool:
+        own = json.loads(json.dumps(self.definition))
+        return all(record.get(key) == value for key, value in own.items() if budget or key not in ("trials", "seconds"))
+
+    @property
+    def seconds(self) -> float:
+        """How long all trials took."""
+        return float(self.record.get("spent", 0))
+
+    @property
+    def summary(self) -> str:
+        """The budget and the space, in words."""
+        space = ", ".join(f"{name} {parameter}" for name, parameter in self.space.items())
+        block = self.block
+        return f"{block.budget} by {block.sampler[0]}, seed {block.seed}, judged by {self.monitor}: {space}"
+
+    @property
+    def placeholders(self) -> str:
+        """The options that a trial gets, with names for values."""
+        return " ".join(f"{option} <{name}>" for name, each in self.space.items() for option in each.options)
+
+    # -- trials --------------------------------------------------------------------------------------------
+
+    def run(self, number: int | str, params: Mapping[str, Any]) -> Run:
+        """Return the training of a trial."""
+        folder = self.folder / f"trial{number}"
+        words = [word for name, value in params.items() for word in self.space[name].words(value)]
+        fit = ("fit", *self.command, "--run_dir", str(folder), *words)
+        return Run(f"search/{self.cell}", self.loss, self.block.seed, folder, {"fit": fit})
+
+    def do(self, worker: Worker, extra: Mapping[str, str]) -> str:
+        """Train trials until the budget is spent, beside whoever else does.
+
+        Returns:
+            ``"done"``, ``"stopped"``, or a sentence about what stopped it.
+        """
+        try:
+            return self._do(worker, extra)
+        except library().exceptions.OptunaError as error:
+            return f"{self.storage}: {error}"
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """Let nobody else write into the storage: SQLite refuses two that have read and would write."""
+        return waited(self.folder.parents[1])
+
+    def _do(self, worker: Worker, extra: Mapping[str, str]) -> str:
+        if self.changed:
+            return f"{self.folder} was begun with another space or command: give those it was begun with, or delete it."
+        with self._alone():
+            if not self.record:
+                self._write({})
+            study = self._open()
+        while True:
+            with ExitStack() as held:
+                claimed = self._claim(study, held)
+                if claimed is None:
+                    break
+                trial, descriptor = claimed
+                if trial is not None:
+                    outcome = self._train(study, trial, worker, descriptor, extra)
+                    if outcome != "done":
+                        return outcome
+            if trial is None and worker.stopped.wait(PAUSE):
+                return "stopped"
+        return self._end(study)
+
+    def _open(self) -> optuna.Study:
+        optuna = library()
+        name, arguments = self.block.pruner
+        return optuna.create_study(  # type: ignore[no-any-return]
+            storage=open_storage(self.storage),
+            sampler=optuna.samplers.RandomSampler(),  # that of `_ask` draws
+            pruner=getattr(optuna.pruners, PRUNERS[name])(**arguments),
+            study_name=f"{self.cell}/{self.loss}",
+            direction={"max": "maximize", "min": "minimize"}[self.mode],
+            load_if_exists=True,
+        )
+
+    def _claim(self, study: optuna.Study, held: ExitStack) -> tuple[optuna.trial.FrozenTrial | None, int] | None:
+        """Return a trial and its lock; no trial where others are at all that are left; None where all are finished."""
+        with self._alone():
+            trials = study.get_trials(deepcopy=False)
+            running = [trial for trial in trials if not trial.state.is_finished()]
+            for trial in running:
+                if (descriptor := held.enter_context(lock(self.folder / f"trial{trial.number}"))) is not None:
+                    return trial, descriptor
+            if self._spent(trials):
+                return (None, 0) if running else None
+            trial = self._ask(study, trials)
+            descriptor = held.enter_context(lock(self.folder / f"trial{trial.number}"))
+            assert descriptor is not None
+            return trial, descriptor
+
+    def _spent(self, trials: list[optuna.trial.FrozenTrial]) -> bool:
+        if self.block.trials is not None:
+            return len(trials) >= self.block.trials
+        return seconds_of(trials) >= (self.block.seconds or 0.0)
+
+    def _ask(self, study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
+        """Add a trial, in one piece: drawn in memory, so that a killed process leaves it whole or not at all."""
+        optuna = library()
+        name, arguments = self.block.sampler
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a sampler that was asked for
+            seed = seed_of(self.block.seed, len(trials)) % 2**32
+            sampler = getattr(optuna.samplers, SAMPLERS[name])(**{"seed": seed, **arguments})
+        draft = optuna.create_study(sampler=sampler, direction=study.direction)
+        draft.add_trials(trials)
+        drawn = draft.ask({name: parameter.distribution() for name, parameter in self.space.items()})
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.RUNNING,
+                params=drawn.params,
+                distributions=drawn.distributions,
+                user_attrs={"folder": f"{self.name}/trial{len(trials)}"},
+            )
+        )
+        return study.get_trials(deepcopy=False)[-1]
+
+    def _train(
+        self, study: optuna.Study, frozen: optuna.trial.FrozenTrial, worker: Worker, held: int, extra: Mapping[str, str]
+    ) -> str:
+        """Do a trial, and tell the storage how it ended."""
+        optuna = library()
+        trial, run = optuna.trial.Trial(study, frozen._trial_id), self.run(frozen.number, frozen.params)
+        told = {float(epoch): value for epoch, value in frozen.intermediate_values.items()}
+        begun, before = time.monotonic(), frozen.user_attrs.get("seconds", 0.0)
+
+        def prunes() -> bool:
+            """Tell of the epochs that are new; whether one of them, in their order, is to be the last."""
+            for epoch, value in sorted(curve(RunFolder(run.folder).curves, self.monitor).items()):
+                if epoch not in told:
+                    with self._alone():
+                        trial.report(value, int(epoch))
+                    told[epoch] = value
+                    if trial.should_prune():
+                        return True
+            return False
+
+        # a process that was killed may have told of an epoch and not asked
+        outcome = "pruned" if told and trial.should_prune() else worker.do_held(run, held, extra, prunes)
+        if outcome == "done" and prunes():
+            outcome = "pruned"
+        value = self.value(RunFolder(run.folder)) if outcome == "done" else None
+        with self._alone():
+            trial.set_user_attr("seconds", max(run.seconds, before + time.monotonic() - begun))
+            if outcome == "pruned":
+                trial.set_user_attr("why", f"pruned by {self.block.pruner[0]} after epoch {int(max(told))}")
+                study.tell(frozen.number, state=optuna.trial.TrialState.PRUNED)
+            elif value is not None:
+                study.tell(frozen.number, value)
+            elif outcome == "done" or any(run.folder.glob("nonfinite_*.pt")):
+                trial.set_user_attr("why", "the loss or the metric is not finite")
+                study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
+            else:  # stopped, or a sentence: the trial goes on another time
+                return outcome
+        return "done"
+
+    def value(self, run: RunFolder) -> float | None:
+        """Return what a trial is judged by; None where it is not finite.
+
+        Raises:
+            ValueError: The training logs no such metric.
+        """
+        rule = (run.read_config().get("checkpoint") or {}) if self.checkpoint == "best" else {}
+        curves = {key: curve(run.curves, key) for key in (self.monitor, rule.get("monitor")) if key}
+        if not curves[self.monitor]:
+            raise ValueError(f"Expected {self.monitor} in {run.curves}, got no such metric: name another `monitor`.")
+        chosen = catalog.best_of_validation(curves, rule.get("monitor") or "", rule.get("mode") or "min")
+        return chosen[self.monitor] if math.isfinite(chosen[self.monitor]) else None
+
+    # -- what is found -------------------------------------------------------------------------------------
+
+    def _end(self, study: optuna.Study) -> str:
+        """Write down what was found."""
+        trials = study.get_trials(deepcopy=False)
+        sign = -1 if self.mode == "max" else 1
+        finished = [
+            (sign * trial.value, trial.number)
+            for trial in trials
+            if trial.value is not None and trial.state.name == "COMPLETE"
+        ]
+        if not finished:
+            return f"no trial of {self.folder} came to its end: {trials[-1].user_attrs.get('why')}."
+        best = trials[min(finished)[1]]
+        run = RunFolder(self.run(best.number, best.params).folder)
+        options = [option for parameter in self.space.values() for option in parameter.options]
+        found = (
+            f"# Found for {self.loss} by {len(trials)} trials ({self.block.sampler[0]}, seed {self.block.seed}): "
+            f"{self.monitor} {best.value:.6g} in trial {best.number}.\n"
+            + yaml.safe_dump(excerpt(run.read_config(), options), sort_keys=False)
+        )
+        if not self.found.is_file() or self.found.read_text() != found:
+            write_atomically(self.found, found)
+        self._write(
+            {
+                "best": {"trial": best.number, "value": best.value, "params": best.params},
+                "spent": round(seconds_of(trials), 1),
+            }
+        )
+        return "done"
+
+    def _write(self, more: Mapping[str, Any]) -> None:
+        write_atomically(self.folder / "search.json", json.dumps({**self.definition, **more}, indent=1) + "\n")
+
+
+def seconds_of(trials: Iterable[optuna.trial.FrozenTrial]) -> float:
+    """How long trials took."""
+    return float(sum(trial.user_attrs.get("seconds", 0.0) for trial in trials))
+
+
+def curve(path: Path, key: str) -> dict[float, float]:
+    """The values of a metric in ``metrics.csv``, by epoch from 1; a row that is still being written is left out."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text().splitlines(keepends=True)
+    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
+    return {float(row["epoch"]) + 1: float(row[key]) for row in rows if row.get("epoch") and row.get(key)}
+
+
+def excerpt(config: Mapping[str, Any], options: Iterable[str]) -> dict[str, Any]:
+    """The part of a config that options set.
+
+    Raises:
+        ValueError: The config has none of that name.
+
+    Example:
+        >>> loss = {"class_path": "HEMLoss", "init_args": {"margin": 2}}
+        >>> excerpt({"model": {"class_path": "Task", "init_args": {"loss": loss}}}, ["--model.loss.margin"])
+        {'model': {'init_args': {'loss': {'init_args': {'margin': 2}}}}}
+    """
+    found: dict[str, Any] = {}
+    for option in options:
+        here: Any = config
+        there = found
+        *above, last = option.removeprefix("--").split(".")
+        for word in (*above, None):
+            if "init_args" in here and (word or last) not in here:
+                here, there = here["init_args"], there.setdefault("init_args", {})
+            if (word or last) not in here:
+                raise ValueError(f"Expected an option of the config, got {option}: it has no '{word or last}'.")
+            if word:
+                here, there = here[word], there.setdefault(word, {})
+        there[last] = here[last]
+    return found

@@ -1,0 +1,268 @@
+"""The search of a study: what it finds, what it may not see, what a kill and other processes leave of it."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hem.study import command, forkserver, grid, search, slurm
+from tests import imitation
+from tests.processes import Processes
+
+pytest.importorskip("optuna", reason="searches need the extra `search`")
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = "configs/classification/digits.yaml"
+CELL = "classification_digits"
+RATE = {"options": [imitation.RATE], "low": 0.001, "high": 1.0, "log": True}
+MARGIN = {"options": [imitation.MARGIN], "low": 0.25, "high": 4.0, "log": True}
+SEARCH = {"trials": 8, "seed": 1000, "space": {"lr": RATE}, "losses": {"hem": {"margin": MARGIN}}}
+STUDY = {
+    "name": "small",
+    "losses": ["ce", "hem"],
+    "seeds": [0, 1],
+    "tasks": [{"train": DIGITS, "primary": "test/accuracy"}],
+    "search": SEARCH,
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Run from the root of the repository, with the imitation in the place of hem's command line."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(forkserver, "command", imitation.command)
+    monkeypatch.setenv("HEM_TEST_LOG", str(tmp_path / "log"))
+    (tmp_path / "log").touch()
+    return tmp_path
+
+
+def written(folder, *, of_search=None, **changes):
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, "search": {**SEARCH, **(of_search or {})}, **changes}))
+    return str(path)
+
+
+def words(folder, path, *options):
+    return [path, "--root", str(folder / "runs"), "--jobs", "2", *options]
+
+
+def run(folder, path, *options):
+    return command.main(words(folder, path, *options))
+
+
+def log(folder):
+    return [line.replace(f"{folder}/runs/small/", "") for line in (folder / "log").read_text().splitlines()]
+
+
+def trials(folder, loss, kept="sqlite"):
+    """Every trial of a loss as the storage has it."""
+    where = folder / "runs/small"
+    storage = f"sqlite:///{where / 'search.db'}" if kept == "sqlite" else str(where / "search.journal")
+    study = search.library().load_study(study_name=f"{CELL}/{loss}", storage=search.open_storage(storage))
+    return [(t.number, t.state.name, t.params, t.value, t.intermediate_values) for t in study.trials]
+
+
+def test_what_is_found_is_written_down_and_trained_with(folder, capsys):
+    """The same number of trials for every loss, by validation alone; then tuned runs beside the others."""
+    path = written(folder)
+    assert run(folder, path) == 0
+    there = log(folder)
+    of_search = [line for line in there if "search/" in line]
+    assert len(of_search) == 2 * 8
+    assert all(line.startswith("fit ") for line in of_search), "a trial is never tested"
+    for loss in ("ce", "hem"):
+        of_loss = trials(folder, loss)
+        assert [number for number, *_ in of_loss] == list(range(8))
+        assert {state for _, state, *_ in of_loss} == {"COMPLETE"}
+        assert set(of_loss[0][2]) == ({"lr", "margin"} if loss == "hem" else {"lr"})
+        number, _, params, value, curve = max(of_loss, key=lambda t: (t[3], -t[0]))
+        assert value == curve[8], "the last epoch is what is tested here"
+        text = (folder / f"runs/small/search/{CELL}/{loss}.yaml").read_text()
+        assert f"by 8 trials (tpe, seed 1000): val/accuracy {value:.6g} in trial {number}" in text
+        found = yaml.safe_load(text)["model"]["init_args"]
+        assert found["optimizer"] == {"init_args": {"lr": params["lr"]}}
+        assert found.get("loss") == ({"init_args": {"margin": params["margin"]}} if loss == "hem" else None)
+        record = json.loads((folder / f"runs/small/search/{CELL}/{loss}/search.json").read_text())
+        assert record["best"] == {"trial": number, "value": value, "params": params}
+    tuned = [run for run in grid.load(path, root=folder / "runs").runs() if run.cell == f"{CELL}_tuned"]
+    assert [run.name for run in tuned] == [
+        f"{CELL}_tuned/{loss}/seed{seed}" for seed in (0, 1) for loss in ("ce", "hem")
+    ]
+    assert tuned[0].steps["fit"][-2:] == ("--config", f"{folder}/runs/small/search/{CELL}/ce.yaml")
+    assert all(run.done and (run.folder / "results.json").is_file() for run in tuned)
+    plan = json.loads((folder / "runs/small/plan.json").read_text())
+    assert plan["cells"] == {
+        CELL: {"primary": "test/accuracy", "untuned": None},
+        f"{CELL}_tuned": {"primary": "test/accuracy", "untuned": CELL},
+    }
+    assert plan["search"]["searches"] == [f"{CELL}/ce", f"{CELL}/hem"]
+    assert plan["runs"][f"{CELL}_tuned/hem/seed0"]["after"] == f"search/{CELL}/hem"
+    assert run(folder, path) == 0
+    assert log(folder) == there, "nothing is done twice"
+
+
+def test_more_trials_go_on_and_what_was_trained_by_less_is_named(folder, capsys):
+    path = written(folder, of_search={"trials": 2}, losses=["hem"], seeds=[0])
+    assert run(folder, path) == 0
+    before = trials(folder, "hem")
+    assert run(folder, written(folder, losses=["hem"], seeds=[0])) == 0
+    after = trials(folder, "hem")
+    assert len(after) == 8
+    assert after[:2] == before
+    assert f"note: {CELL}_tuned/hem/seed0 was made by another command" in capsys.readouterr().out
+    assert run(folder, written(folder, of_search={"seed": 1001}, losses=["hem"], seeds=[0])) == 1
+    assert "was begun with another space or command" in capsys.readouterr().out
+
+
+def test_trials_that_are_pruned_or_diverge_say_so(folder, monkeypatch):
+    monkeypatch.setenv("HEM_TEST_NAN", "4.0")
+    space = {**MARGIN, "low": None, "high": None, "log": False, "choices": [1.0, 4.0]}
+    pruner = {"median": {"n_startup_trials": 2}}
+    changes = {"pruner": pruner, "losses": {"hem": {"margin": space}}, "untuned": False}
+    assert run(folder, written(folder, of_search=changes, losses=["hem"])) == 0
+    of_loss = trials(folder, "hem")
+    assert {state for _, state, *_ in of_loss} == {"COMPLETE", "PRUNED", "FAIL"}
+    study = search.library().load_study(
+        study_name=f"{CELL}/hem", storage=search.open_storage(f"sqlite:///{folder}/runs/small/search.db")
+    )
+    why = {t.state.name: t.user_attrs.get("why") for t in study.trials}
+    assert why["FAIL"] == "the loss or the metric is not finite"
+    assert why["PRUNED"].startswith("pruned by median after epoch ")
+    assert {params["margin"] for _, state, params, *_ in of_loss if state == "FAIL"} == {4.0}
+    assert not (folder / f"runs/small/{CELL}").exists(), "untuned: false"
+
+
+def test_a_trial_that_fails_otherwise_is_tried_again(folder, monkeypatch, capsys):
+    """A missing data set is no property of a setting: the search stops, and goes on once it is there."""
+    path = written(folder, losses=["hem"], seeds=[0])
+    monkeypatch.setenv("HEM_TEST_FAIL", "trial3")
+    assert run(folder, path) == 1
+    out = capsys.readouterr().out
+    assert f"failed: search/{CELL}/hem: fit ended with code 1" in out
+    assert f"not done: {CELL}_tuned/hem/seed0: not run: search/{CELL}/hem failed" in out
+    assert [state for _, state, *_ in trials(folder, "hem")] == ["COMPLETE"] * 3 + ["RUNNING"]
+    monkeypatch.setenv("HEM_TEST_FAIL", "nothing")
+    assert run(folder, path) == 0
+    assert [state for _, state, *_ in trials(folder, "hem")] == ["COMPLETE"] * 8
+
+
+def test_seconds_are_a_budget(folder):
+    path = written(folder, of_search={"trials": None, "seconds": 0.001, "losses": {}}, losses=["ce"], seeds=[0])
+    assert run(folder, path, "--only", "search/") == 0
+    assert len(trials(folder, "ce")) == 1
+
+
+@pytest.mark.parametrize("kept", ["sqlite", "journal"])
+def test_killed(folder, kept, monkeypatch):
+    """Killed with -9 at random moments, with or without what it started, it ends as an undisturbed one."""
+    changes = {"storage": kept, "pruner": {"median": {"n_startup_trials": 2}}}
+    path = written(folder, of_search=changes)
+    only = ("--only", "search/")
+    assert run(folder, path, *only) == 0
+    undisturbed = [trials(folder, loss, kept) for loss in ("ce", "hem")]
+    (folder / "runs").rename(folder / "before")
+    (folder / "log").write_text("")
+    monkeypatch.setenv("HEM_TEST_EPOCH", "0.03")
+    draw = random.Random(0)
+    for kill in (os.kill, os.killpg, os.kill, os.killpg):
+        before = len(log(folder))
+        process = Processes(imitation.study, words(folder, path, *only))
+        while len(log(folder)) == before and process.running():
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0.05, 0.6))
+        kill(process.processes[0].pid, signal.SIGKILL)
+        assert process.wait().code == -signal.SIGKILL
+    monkeypatch.delenv("HEM_TEST_EPOCH")
+    assert run(folder, path, *only) == 0
+    assert [trials(folder, loss, kept) for loss in ("ce", "hem")] == undisturbed
+
+
+@pytest.mark.parametrize("kept", ["sqlite", "journal"])
+def test_two_processes_share_a_search(folder, kept, monkeypatch):
+    """None is lost, and none is done twice."""
+    monkeypatch.setenv("HEM_TEST_EPOCH", "0.02")
+    path = written(folder, of_search={"storage": kept, "sampler": "random"})
+    both = [Processes(imitation.study, words(folder, path)) for _ in range(2)]
+    outcomes = [process.wait() for process in both]
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    for loss in ("ce", "hem"):
+        of_loss = trials(folder, loss, kept)
+        assert [number for number, *_ in of_loss] == list(range(8))
+        assert {state for _, state, *_ in of_loss} == {"COMPLETE"}
+    assert sorted(set(log(folder))) == sorted(log(folder))
+
+
+def test_dry_run(folder, capsys):
+    """The budget, the space and the command of a trial; on SLURM each training brings its search along."""
+    path = written(folder, tasks=[{**STUDY["tasks"][0], "space": {"decay": {"options": ["--x"], "choices": [0, 1]}}}])
+    assert run(folder, path, "--dry-run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "10 runs, 0 done" in lines[0]
+    at = f"# search/{CELL}/hem: 8 trials by tpe, seed 1000, judged by val/accuracy: "
+    space = "lr 0.001 to 1.0 on a log scale, decay 0 | 1, margin 0.25 to 4.0 on a log scale"
+    assert lines[lines.index(at + space) + 1].endswith(
+        "--model.optimizer.lr <lr> --x <decay> --model.loss.margin <margin>"
+    )
+    assert run(folder, path, "--dry-run", "--slurm", "timeout_min=60") == 0
+    out = capsys.readouterr().out
+    assert "an array of 8 jobs" in out, "two losses, two seeds, tuned and not"
+    assert out.count(at) == 2, "each tuned training of the loss does its share of the search"
+    assert "SQLite is for one machine" in out
+    assert not (folder / "runs").exists()
+
+
+# submitit's executor for trials leaves its log open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_jobs_of_a_cluster_share_a_search(folder):
+    path = written(folder, of_search={"storage": "journal", "untuned": False}, losses=["hem"])
+    runs = grid.load(path, root=folder / "runs").runs()
+    jobs = slurm.submit(runs, folder / "slurm", {"cluster": "debug"})
+    assert [set(job.result().values()) for job in jobs] == [{"done"}] * 2
+    assert log(folder).count(f"fit search/{CELL}/hem/trial0") == 1
+    assert len(trials(folder, "hem", "journal")) == 8
+    assert slurm.chains(runs) == []
+    assert len(slurm.chains(grid.load(written(folder, name="other"), root=folder / "runs").runs("search/"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sampler": "tep"}, "Unknown sampler 'tep'; did you mean 'tpe'"),
+        ({"pruner": "hyperband"}, "Unknown pruner 'hyperband'"),
+        ({"seed": None}, "search of .* needs the key 'seed'"),
+        ({"seed": 1}, "seed of the search is none of those that are compared, got 1"),
+        ({"trials": 0}, "either trials or seconds, a number above 0"),
+        ({"seconds": 3}, "either trials or seconds"),
+        ({"trials": "many"}, "trials of .* is a number of trials, 1 or more, got 'many'"),
+        ({"storage": "file"}, "storage of .* is sqlite, journal, or the URL of a database, got 'file'"),
+        ({"losses": {"hemm": {}}}, "Unknown loss of the search 'hemm'; did you mean 'hem'"),
+        ({"space": {}}, "classification_digits is searched: it needs a `space` for ce"),
+        ({"space": {"lr": {**RATE, "low": 2}}}, "goes from low to high"),
+        ({"space": {"lr": {**RATE, "low": 0}}}, "on a log scale above 0"),
+        ({"space": {"lr": {**RATE, "choices": [1]}}}, "has either low and high or choices"),
+        ({"space": {"lr": {"low": 1, "high": 2}}}, "lr of the space of .* needs the key 'options'"),
+        ({"space": {"s": {**RATE, "options": ["--seed_everything"]}}}, "which a study gives to each run itself"),
+    ],
+)
+def test_mistakes(folder, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        grid.load(written(folder, of_search=changes))
+
+
+@pytest.mark.parametrize("primary", ["test/acuracy", "val/accuracy", "test/max_logit"])
+def test_a_primary_metric_is_one_of_the_catalogue(folder, primary):
+    with pytest.raises(
+        ValueError, match="is a metric of the test that losses can be compared by, such as test/accuracy"
+    ):
+        grid.load(written(folder, tasks=[{"train": DIGITS, "primary": primary}]))
+
+
+def test_without_optuna(folder, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    assert run(folder, written(folder)) == 2
+    assert "pip install 'hem[search]'" in capsys.readouterr().err
