@@ -2,8 +2,9 @@
 
     python benchmarks/killed_study.py [--kills 20] [--seed 0]
 
-The study: scikit-learn's digits, two losses, two seeds, 6 epochs each, and the rejection of noise. Every other kill
-spares the processes that the study started. Code 0 where the tables are the same, to the last digit.
+The study: scikit-learn's digits, two losses, two seeds, 6 epochs each, and the rejection of noise; with a search of
+four trials for each loss, some of which are pruned, and the same runs with what it finds. Every other kill spares the
+processes that the study started. Code 0 where the tables and the trials are the same, to the last digit.
 """
 
 import argparse
@@ -19,14 +20,30 @@ from pathlib import Path
 
 import yaml
 
+from hem.study.storage import open_storage
+
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "killed_study"
+RATE = ["--model.optimizer.lr", "--model.lr_scheduler.max_lr"]
 STUDY = {
     "name": "digits",
     "losses": ["ce", "hem"],
     "seeds": [0, 1],
     "overrides": ["--trainer.max_epochs 6", "--trainer.accelerator cpu"],
-    "tasks": [{"train": "configs/classification/digits.yaml", "examine": ["configs/rejection/digits.yaml"]}],
+    "tasks": [
+        {
+            "train": "configs/classification/digits.yaml",
+            "primary": "test/accuracy",
+            "examine": ["configs/evaluate/rejection.yaml"],
+        }
+    ],
+    "search": {
+        "trials": 4,
+        "seed": 1000,
+        "pruner": {"median": {"n_startup_trials": 1}},
+        "space": {"lr": {"options": RATE, "low": 0.003, "high": 0.3, "log": True}},
+        "losses": {"hem": {"margin": {"options": ["--model.loss.margin"], "low": 0.1, "high": 4.0, "log": True}}},
+    },
 }
 
 
@@ -36,9 +53,22 @@ def start(folder: Path, **options) -> subprocess.Popen:
     return subprocess.Popen(words, cwd=ROOT, start_new_session=True, **options)
 
 
+def trials(folder: Path) -> list[tuple]:
+    """Every trial of every search, and the files of what was found."""
+    storage = open_storage(f"sqlite:///{folder / 'digits' / 'search.db'}")
+    found: list[tuple] = [
+        (loss, t.number, t.state.name, t.params, t.value, t.intermediate_values)
+        for loss in STUDY["losses"]
+        for t in storage.get_all_trials(storage.get_study_id_from_name(f"classification_digits/{loss}"))
+    ]
+    return found + [(path.name, path.read_text()) for path in sorted(folder.glob("digits/search/*/*.yaml"))]
+
+
 def figures(folder: Path) -> dict[str, dict[str, float]]:
     """Every figure of every run."""
-    paths = sorted(folder.glob("digits/*/*/*/results.json"))
+    paths = sorted(
+        path for depth in ("", "/evaluate/*") for path in folder.glob(f"digits/*/*/seed*{depth}/results.json")
+    )
     return {str(path.parent.relative_to(folder)): json.loads(path.read_text())["metrics"] for path in paths}
 
 
@@ -73,7 +103,7 @@ def main() -> int:
     expected, same = figures(RUNS / "undisturbed"), True
     for folder in [*past, killed]:
         subprocess.run([sys.executable, "-m", "hem.report", str(folder / "digits")], cwd=ROOT, check=True)
-        same &= figures(folder) == expected
+        same &= figures(folder) == expected and trials(folder) == trials(RUNS / "undisturbed")
     subprocess.run([sys.executable, "-m", "hem.report", str(RUNS / "undisturbed" / "digits")], cwd=ROOT, check=True)
     tables = [
         (RUNS / folder / "digits" / "report" / "tables.md").read_text() for folder in ("undisturbed", killed.name)

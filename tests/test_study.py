@@ -21,10 +21,12 @@ import submitit
 import yaml
 
 from hem import cli
+from hem.report.statistics import seeds_needed
 from hem.runs.lock import lock
 from hem.study import command, forkserver, grid, local, slurm
 from hem.study.local import Jobs
 from hem.study.progress import Console, Progress
+from hem.study.run import Run
 from hem.study.slurm import Chain
 from tests import imitation
 from tests.datamodules import test_longtail
@@ -529,6 +531,44 @@ def test_a_gpu_for_each_run(folder, monkeypatch):
         assert seen == [expected]
 
 
+def test_several_runs_share_a_gpu(folder, monkeypatch, capsys):
+    """As many as are asked for on each, and no more."""
+    seen = []
+    monkeypatch.setattr(Jobs, "do", lambda self, run, extra=None: (seen.append(extra), time.sleep(0.1), "done")[2])
+    monkeypatch.setattr(command, "gpus", lambda: ["3", "5"])
+    path = written(folder)
+    assert command.main([path, "--root", str(folder / "runs"), "--per-gpu", "2", "--dry-run"]) == 0
+    assert "8 runs, 0 done, 4 at once" in capsys.readouterr().out
+    assert command.main([path, "--root", str(folder / "runs"), "--per-gpu", "2"]) == 0
+    assert sorted(each["CUDA_VISIBLE_DEVICES"] for each in seen[:4]) == ["3", "3", "5", "5"]
+    monkeypatch.setattr(command, "gpus", lambda: [])
+    for words, sentence in (
+        (["--per-gpu", "2"], "--per-gpu needs GPUs, and this machine has none"),
+        (["--per-gpu", "0"], "--per-gpu is a number of runs, 1 or more"),
+        (["--per-gpu", "2", "--jobs", "3"], "stands without --jobs"),
+    ):
+        assert command.main([path, "--root", str(folder / "runs"), *words]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_plan(folder, capsys):
+    """What the runs that are done say of the seeds that are needed, by each task's primary metric."""
+    path = written(folder, tasks=[{"train": DIGITS, "primary": "test/accuracy"}, {"train": DIGITS, "name": "other"}])
+    assert run(folder, path, "--plan") == 0
+    assert "hem_0.2 against ce: 0 pairs of runs are done, and a spread needs two" in capsys.readouterr().out
+    for loss, values in (("ce", (0.5, 0.6)), ("hem_0.2", (0.52, 0.64))):
+        for seed, value in enumerate(values):
+            results_of = folder / f"runs/small/classification_digits/{loss}/seed{seed}/results.json"
+            results_of.parent.mkdir(parents=True)
+            results_of.write_text(json.dumps({"metrics": {"test/accuracy": value}}))
+    assert run(folder, path, "--plan") == 0
+    lines = capsys.readouterr().out.splitlines()
+    needed = seeds_needed([0.52 - 0.5, 0.64 - 0.6])
+    assert lines[0] == "classification_digits: accuracy in % ↑"
+    assert lines[1] == f"  hem_0.2 against ce: +3 ± 1.41 (2 seeds): {needed} seeds would show it, in four cases of five"
+    assert lines[2] == "other: no `primary` metric is declared."
+
+
 def test_table(folder):
     """The table of a terminal: states by task, failures, the time left."""
     runs = grid.load(written(folder), root=folder / "runs").runs()
@@ -542,6 +582,21 @@ def test_table(folder):
     row, _ = [re.findall(r"\w+", line) for line in text.splitlines() if "classification" in line]
     assert row == ["classification_digits", "4", "1", "0", "1", "60"]
     assert "about 3 min left" in text
+
+
+def test_what_is_registered_before_it_runs(folder, capsys):
+    """The study of published weights says what it costs, and every command of it, without weights or data."""
+    path = str(ROOT / "configs/study/evidence.yaml")
+    assert command.main([path, "--root", str(folder), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    study = grid.load(path)
+    assert all(task.cost and task.primary for task in study.tasks)
+    assert [line for line in lines if line.startswith("# cost")][1:] == [
+        f"# cost of {task.name}: {task.cost}" for task in study.tasks
+    ]
+    seeds = {seed for task in study.tasks for seed in task.seeds}
+    assert study.search.seed not in seeds
+    assert len(seeds) >= 5
 
 
 TRIED: set[str] = set()  # by all studies: configs with their own options, and losses
@@ -565,13 +620,16 @@ def test_shipped_studies(path, monkeypatch, tmp_path):
     found = grid.load(path)
     assert found.name == Path(path).stem
     assert found.cost
+    assert all(about["primary"] for about in found.cells().values()), "declared before anything runs"
     assert path in Path(path).read_text().splitlines()[0]
     cli.quiet()
-    for each in found.runs():
+    for each in (each for each in found.runs() if isinstance(each, Run)):
         words = list(each.steps.get("fit") or each.after.steps["fit"])
         if each.after:  # what the run has, and what is said behind it
             test = each.steps["test"]
             words += test[test.index("--config") : test.index("--ckpt_path")]
+        if each.setting or (each.training and each.training.setting):  # what a search finds is not there yet
+            continue
         config = " ".join([words[2], *words[words.index("--run_dir") + 2 :]])
         if config in TRIED and each.loss in TRIED:
             continue

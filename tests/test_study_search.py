@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hem.study import command, forkserver, grid, search, slurm
+from hem.study import command, forkserver, grid, search, slurm, storage
 from tests import imitation
+from tests.datamodules.test_datasets import mnist_tree
 from tests.processes import Processes
 
 pytest.importorskip("optuna", reason="searches need the extra `search`")
@@ -62,8 +63,8 @@ def log(folder):
 def trials(folder, loss, kept="sqlite"):
     """Every trial of a loss as the storage has it."""
     where = folder / "runs/small"
-    storage = f"sqlite:///{where / 'search.db'}" if kept == "sqlite" else str(where / "search.journal")
-    study = search.library().load_study(study_name=f"{CELL}/{loss}", storage=search.open_storage(storage))
+    kept_at = f"sqlite:///{where / 'search.db'}" if kept == "sqlite" else str(where / "search.journal")
+    study = storage.library().load_study(study_name=f"{CELL}/{loss}", storage=storage.open_storage(kept_at))
     return [(t.number, t.state.name, t.params, t.value, t.intermediate_values) for t in study.trials]
 
 
@@ -127,8 +128,8 @@ def test_trials_that_are_pruned_or_diverge_say_so(folder, monkeypatch):
     assert run(folder, written(folder, of_search=changes, losses=["hem"])) == 0
     of_loss = trials(folder, "hem")
     assert {state for _, state, *_ in of_loss} == {"COMPLETE", "PRUNED", "FAIL"}
-    study = search.library().load_study(
-        study_name=f"{CELL}/hem", storage=search.open_storage(f"sqlite:///{folder}/runs/small/search.db")
+    study = storage.library().load_study(
+        study_name=f"{CELL}/hem", storage=storage.open_storage(f"sqlite:///{folder}/runs/small/search.db")
     )
     why = {t.state.name: t.user_attrs.get("why") for t in study.trials}
     assert why["FAIL"] == "the loss or the metric is not finite"
@@ -265,4 +266,60 @@ def test_a_primary_metric_is_one_of_the_catalogue(folder, primary):
 def test_without_optuna(folder, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     assert run(folder, written(folder)) == 2
-    assert "pip install 'hem[search]'" in capsys.readouterr().err
+    assert "pip install 'hem-loss[search]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_no_search_reads_a_test_image(tmp_path, monkeypatch, capsys):
+    """With test images that cannot be read it finds its settings all the same; only what follows needs them."""
+    monkeypatch.chdir(ROOT)
+    mnist_tree(tmp_path, n=60)
+    test_part = sorted(tmp_path.rglob("t10k-*"))
+    assert len(test_part) == 2
+    whole = {path: path.read_bytes() for path in test_part}
+    for path in test_part:
+        path.write_bytes(b"no images")
+    lr = {"options": ["--model.optimizer.lr", "--model.lr_scheduler.max_lr"], "low": 0.01, "high": 0.1, "log": True}
+    margin = {"options": ["--model.loss.margin"], "low": 0.5, "high": 2.0}
+    path = tmp_path / "small.yaml"
+    content = {
+        "losses": ["hem"],
+        "seeds": [0],
+        "overrides": [f"--data.root {tmp_path} --data.batch_size 8 --trainer.max_epochs 1 --trainer.accelerator cpu"],
+        "tasks": [{"train": "configs/classification/mnist.yaml", "primary": "test/accuracy", "checkpoint": "best"}],
+        "search": {
+            "trials": 2,
+            "seed": 7,
+            "space": {"lr": lr},
+            "losses": {"hem": {"margin": margin}},
+            "untuned": False,
+        },
+    }
+    path.write_text(yaml.safe_dump(content))
+    assert run(tmp_path, str(path), "--only", "search/") == 0
+    found = yaml.safe_load((tmp_path / "runs/small/search/classification_mnist/hem.yaml").read_text())
+    assert run(tmp_path, str(path)) == 1
+    assert "t10k-images-idx3-ubyte is damaged" in capsys.readouterr().out
+    for path_, content_ in whole.items():
+        path_.write_bytes(content_)
+    assert run(tmp_path, str(path)) == 0
+    tuned = yaml.safe_load((tmp_path / "runs/small/classification_mnist_tuned/hem/seed0/config.yaml").read_text())
+    init = tuned["model"]["init_args"]
+    assert init["loss"]["class_path"] == "hem.losses.HEMLoss"
+    assert init["loss"]["init_args"]["margin"] == found["model"]["init_args"]["loss"]["init_args"]["margin"]
+    assert init["optimizer"]["init_args"]["lr"] == found["model"]["init_args"]["optimizer"]["init_args"]["lr"]
+    assert init["optimizer"]["init_args"]["momentum"] == 0.9, "what was not searched is as it was"
+
+
+def test_a_task_may_have_its_own_budget(folder):
+    """Fewer trials, or none: its runs then are those of the configs alone."""
+    tasks = [
+        {"train": DIGITS, "primary": "test/accuracy", "trials": 2},
+        {"train": DIGITS, "name": "plain", "primary": "test/accuracy", "trials": 0},
+    ]
+    study = grid.load(written(folder, tasks=tasks), root=folder / "runs")
+    assert list(study.cells()) == [CELL, f"{CELL}_tuned", "plain"]
+    searches = [each for each in study.runs() if isinstance(each, search.Search)]
+    assert [(each.name, each.block.trials) for each in searches] == [
+        (f"search/{CELL}/{loss}", 2) for loss in ("ce", "hem")
+    ]

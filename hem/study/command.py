@@ -23,10 +23,12 @@ from hem.names import near
 from hem.runs.files import write_atomically
 from hem.study.grid import PLAN, Study, load
 from hem.study.local import command, fitting, gpus, run_here
+from hem.study.plan import plan
 from hem.study.progress import Progress
 from hem.study.run import Run, Work
-from hem.study.search import Search, library
+from hem.study.search import Search
 from hem.study.slurm import chains, executor_for, submit
+from hem.study.storage import library
 
 
 def save_plan(study: Study, source: Path) -> None:
@@ -72,6 +74,8 @@ def dry_run(study: Study, runs: Sequence[Work], jobs: int, slurm: Mapping[str, A
     print(f"# {study.name}: {len(runs)} runs, {done} done, {where}, into {study.folder}")
     if study.cost:
         print(f"# cost: {study.cost}")
+    for task in (task for task in study.tasks if task.cost):
+        print(f"# cost of {task.name}: {task.cost}")
     for run in runs:
         if run.done:
             print(f"# done: {run.name}")
@@ -118,6 +122,8 @@ def options(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("study", help="a file such as configs/study/quick.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
     parser.add_argument("--jobs", type=int, help="runs at once; as many as fit, if not given")
+    parser.add_argument("--per-gpu", type=int, metavar="K", help="runs at once on each GPU; one, if not given")
+    parser.add_argument("--plan", action="store_true", help="say how many seeds the spread of those done would need")
     parser.add_argument("--only", default="", metavar="TEXT", help="runs whose name holds this: task_data/loss/seed")
     parser.add_argument("--root", default="runs", help="the folder that holds the studies' folders")
     parser.add_argument(
@@ -131,7 +137,9 @@ def refuse_misspelt(rest: Sequence[str]) -> None:
     """Refuse options of every run that look like an option of the study: `--job 2` would end every run."""
     for word in rest:
         name = word.partition("=")[0].removeprefix("--")
-        if word.startswith("--") and (meant := near(name, ("dry-run", "jobs", "only", "root", "slurm"))):
+        if word.startswith("--") and (
+            meant := near(name, ("dry-run", "jobs", "only", "per-gpu", "plan", "root", "slurm"))
+        ):
             raise ValueError(f"There is no option --{name}{meant}")
 
 
@@ -208,6 +216,10 @@ def main(args: Sequence[str] | None = None) -> int:
         refuse_misspelt(overrides)
         if chosen.jobs is not None and chosen.jobs < 1:
             raise ValueError(f"--jobs is a number of runs, 1 or more, got {chosen.jobs}.")
+        if chosen.per_gpu is not None and (chosen.per_gpu < 1 or chosen.jobs is not None):
+            raise ValueError(
+                f"--per-gpu is a number of runs, 1 or more, and stands without --jobs, got {chosen.per_gpu}."
+            )
         study = load(chosen.study, overrides, chosen.root)
         if study.search:
             library()
@@ -215,9 +227,14 @@ def main(args: Sequence[str] | None = None) -> int:
         if not runs:
             names = ", ".join(dict.fromkeys(run.cell for run in study.runs()))
             raise ValueError(f"no run's name holds '{chosen.only}'; the tasks are {names}.")
+        if chosen.plan:
+            print(plan(study, [run for run in runs if isinstance(run, Run)]))
+            return 0
         devices = gpus()
-        jobs = chosen.jobs or fitting(devices)
-        if jobs == 1:  # asked for, not left over: a run then gets all GPUs, else one of them
+        if chosen.per_gpu and not devices:
+            raise ValueError("--per-gpu needs GPUs, and this machine has none: --jobs says how many runs are at once.")
+        jobs = chosen.jobs or fitting(devices, chosen.per_gpu or 1)
+        if jobs == 1 and not chosen.per_gpu:  # asked for, not left over: a run then gets all GPUs, else one of them
             devices = []
         jobs = min(jobs, len(runs))
         slurm = None if chosen.slurm is None else {**study.slurm, **slurm_parameters(chosen.slurm)}

@@ -13,15 +13,17 @@ A study is a file such as ``configs/study/quick.yaml``:
     overrides: []                     # options of every command
     tasks:
       - train: configs/classification/digits.yaml
+        primary: test/accuracy        # the one metric by which losses are compared, declared before anything runs
         checkpoint: last              # or best: what is tested and examined
         examine: [configs/evaluate/rejection.yaml]   # lies in each run's folder, evaluate/rejection
     slurm: {}                         # parameters of submitit
+    search: {}                        # see hem.study.search
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,7 +79,7 @@ class Study:
         for loss in search.losses:
             check_name(loss, {loss for task in self.tasks for loss in task.losses}, "loss of the search")
         names = {task.name for task in self.tasks}
-        for task in self.tasks:
+        for task in (task for task in self.tasks if task.trials != 0):
             if search.seed in task.seeds:
                 raise ValueError(f"seed of the search is none of those that are compared, got {search.seed}.")
             if not task.judged_by:
@@ -130,9 +132,10 @@ class Study:
         for task in self.tasks:
             for end, primary in (("", task.primary), *((f"_{part.name}", part.primary) for part in task.examine)):
                 plain = task.name + end
-                if self.search is None or self.search.untuned:
+                searched = self.search is not None and task.trials != 0
+                if self.search is None or self.search.untuned or not searched:
                     found[plain] = {"primary": primary or None, "untuned": None}
-                if self.search is not None:
+                if searched:
                     found[task.tuned + end] = {"primary": primary or None, "untuned": plain if plain in found else None}
         return found
 
@@ -145,15 +148,14 @@ class Study:
         return (*self.overrides, *task.overrides, *task.train.overrides)
 
     def _search(self, task: Task, loss: str) -> Search | None:
-        if self.search is None:
+        if self.search is None or task.trials == 0:
             return None
+        block = self.search if task.trials is None else replace(self.search, trials=task.trials, seconds=None)
         space = {**self.search.space, **task.space, **self.search.losses.get(loss, {})}
         command = ("--config", task.train.config, *task.losses[loss], "--seed_everything", str(self.search.seed))
         command += (*self._options(task), *self.search.overrides)
         folder = self.folder / "search" / task.name / loss
-        return Search(
-            task.name, loss, folder, command, task.judged_by, task.checkpoint, self.search, space, self.storage
-        )
+        return Search(task.name, loss, folder, command, task.judged_by, task.checkpoint, block, space, self.storage)
 
     def _training(self, task: Task, loss: str, seed: int, search: Search | None) -> Run:
         cell = task.tuned if search else task.name

@@ -224,10 +224,10 @@ def gpus() -> list[str]:
     ]
 
 
-def fitting(devices: Sequence[str]) -> int:
-    """How many runs fit on this machine: one for each GPU; else one for each core, as far as memory goes."""
+def fitting(devices: Sequence[str], per_gpu: int = 1) -> int:
+    """How many runs fit on this machine: so many for each GPU; else one for each core, as far as memory goes."""
     if devices:
-        return len(devices)
+        return len(devices) * per_gpu
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

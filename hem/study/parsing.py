@@ -319,6 +319,8 @@ class Task:
     primary: Primary = ""  #: the one metric that the losses are compared by
     monitor: Text = ""  #: what a search judges by; by default the primary metric, of validation
     space: Annotated[Space, Entry(read=read_space)] = field(default_factory=dict)  #: besides the search's own
+    trials: Annotated[int | None, Entry("a number of trials, 0 for no search")] = None  #: in place of the search's
+    cost: Text = ""
 
     def __post_init__(self) -> None:
         self.name = self.name or self.train.name

@@ -29,8 +29,8 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,12 +44,12 @@ from hem.runs.files import read_json, write_atomically
 from hem.runs.lock import lock
 from hem.study.parsing import PRUNERS, SAMPLERS, Parameter, SearchBlock
 from hem.study.run import Run
+from hem.study.storage import library, open_storage, waited
 
 if TYPE_CHECKING:
     import optuna
 
 PAUSE = 1.0  # seconds until a search whose last trials others are at is looked at again
-SQLITE = 60.0  # seconds that SQLite waits for another process that writes
 
 
 class Worker(Protocol):
@@ -59,71 +59,6 @@ class Worker(Protocol):
 
     def do_held(self, run: Run, held: int, extra: Mapping[str, str], ends: Callable[[], bool] | None) -> str:
         """Do what is left of a run whose lock is held."""
-
-
-def library() -> Any:
-    """Return Optuna, without its news.
-
-    Raises:
-        ImportError: It is not installed.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError("A study with a `search` needs Optuna: pip install 'hem[search]'.") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
-
-
-def open_storage(storage: str) -> Any:
-    """Return Optuna's storage.
-
-    Args:
-        storage: The URL of a database, or the path of a journal.
-
-    Raises:
-        ImportError: Optuna is not installed.
-    """
-    optuna = library()
-    if "://" not in storage:
-        from optuna.storages.journal import JournalFileBackend
-
-        lock_obj: Any = Journal(storage)
-        return optuna.storages.JournalStorage(JournalFileBackend(storage, lock_obj))
-    waits = {"connect_args": {"timeout": SQLITE}} if storage.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(storage, engine_kwargs=waits)
-
-
-class Journal:
-    """The lock of a journal: the system's own, which no killed process leaves behind as Optuna's are for 30 seconds.
-
-    Args:
-        path: The journal.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.folder = Path(f"{path}.held")
-        self.stack = ExitStack()
-
-    def acquire(self) -> bool:
-        """Wait until the journal is free."""
-        self.stack.enter_context(waited(self.folder))
-        return True
-
-    def release(self) -> None:
-        """Let it go."""
-        self.stack.close()
-
-
-@contextmanager
-def waited(folder: Path) -> Iterator[None]:
-    """Hold a folder, as soon as nobody else does."""
-    while True:
-        with lock(folder) as held:
-            if held is not None:
-                yield
-                return
-        time.sleep(0.01)
 
 
 @dataclass(frozen=True)
@@ -138,7 +73,7 @@ class Search:
     checkpoint: str  #: ``best``: at the epoch of the best checkpoint; ``last``: at the last epoch
     block: SearchBlock = field(hash=False)
     space: dict[str, Parameter] = field(hash=False)
-    storage: str  #: for :func:`open_storage`
+    storage: str  #: for :func:`hem.study.storage.open_storage`
     after: None = None
 
     @property

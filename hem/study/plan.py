@@ -1,0 +1,61 @@
+"""How many seeds a study needs: what the spread of the runs that are done says, its pilot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean, stdev
+
+from hem.metrics import catalog
+from hem.report.statistics import seeds_needed
+from hem.runs import RunFolder
+from hem.runs.files import read_json
+from hem.study.grid import Study
+from hem.study.run import Run
+
+
+def plan(study: Study, runs: Sequence[Run]) -> str:
+    """Return, for each task with a primary metric and each loss, the seeds that would show the pilot's difference.
+
+    Each loss is compared with the first one of its task, seed by seed.
+
+    Args:
+        study: The study.
+        runs: Those of its runs that count; of them those that are done are the pilot.
+    """
+    lines = []
+    for cell, about in study.cells().items():
+        primary = about["primary"]
+        values: dict[str, dict[int, float]] = {}
+        for run in (run for run in runs if run.cell == cell):
+            found = values.setdefault(run.loss, {})
+            results = RunFolder(run.folder).results
+            metrics = catalog.with_means(read_json(results)["metrics"]) if results.is_file() else {}
+            if primary in metrics:
+                found[run.seed] = metrics[primary]
+        if not values:
+            continue
+        if primary is None:
+            lines.append(f"{cell}: no `primary` metric is declared.")
+            continue
+        metric = catalog.describe(primary)
+        lines.append(f"{cell}: {metric.label}")
+        first, *others = values
+        for loss in others:
+            seeds = sorted(values[loss].keys() & values[first].keys())
+            differences = [values[loss][seed] - values[first][seed] for seed in seeds]
+            lines.append(f"  {loss} against {first}: {_needed(differences, len(others), metric.scale)}")
+    return "\n".join(lines)
+
+
+def _needed(differences: Sequence[float], comparisons: int, scale: float) -> str:
+    if len(differences) < 2:
+        return (
+            f"{len(differences)} pairs of runs are done, and a spread needs two: --only seed0, --only seed1 make them."
+        )
+    there = f"{scale * mean(differences):+.3g} ± {scale * stdev(differences):.3g} ({len(differences)} seeds)"
+    try:
+        return (
+            f"{there}: {seeds_needed(differences, comparisons=comparisons)} seeds would show it, in four cases of five"
+        )
+    except ValueError as error:
+        return f"{there}: {error}"
