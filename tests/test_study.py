@@ -143,7 +143,7 @@ def test_only(folder):
     ("changes", "sentence"),
     [
         ({"loss": ["ce"]}, r"has no key 'loss'; did you mean 'losses'"),
-        ({"tasks": [{"trian": DIGITS}]}, r"has no key 'trian'; did you mean 'train'\?"),
+        ({"tasks": [{"trian": DIGITS}]}, r"has no key 'trian'; did you mean 'train' or 'trials'\?"),
         ({"tasks": [{"train": {"config": DIGITS, "override": []}}]}, "did you mean 'overrides'"),
         ({"losses": []}, "needs the key 'losses'"),
         (

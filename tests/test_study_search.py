@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hem.runs.lock import lock
 from hem.study import command, forkserver, grid, search, slurm, storage
 from tests import imitation
 from tests.datamodules.test_datasets import mnist_tree
@@ -181,6 +182,28 @@ def test_killed(folder, kept, monkeypatch):
     monkeypatch.delenv("HEM_TEST_EPOCH")
     assert run(folder, path, *only) == 0
     assert [trials(folder, loss, kept) for loss in ("ce", "hem")] == undisturbed
+
+
+def test_a_trial_that_outlives_its_study_is_waited_for(folder, monkeypatch):
+    """The next one is drawn from what became of it, as where nothing was killed."""
+    sampler = {"tpe": {"n_startup_trials": 1}}
+    path = written(folder, of_search={"sampler": sampler, "trials": 5}, losses=["hem"], seeds=[0])
+    only = ("--only", "search/")
+    assert run(folder, path, *only) == 0
+    undisturbed = trials(folder, "hem")
+    (folder / "runs").rename(folder / "before")
+    (folder / "log").write_text("")
+    monkeypatch.setenv("HEM_TEST_EPOCH", "0.4")
+    process = Processes(imitation.study, words(folder, path, *only))
+    while not any("trial1" in line for line in log(folder)) and process.running():
+        time.sleep(0.02)
+    os.kill(process.processes[0].pid, signal.SIGKILL)
+    process.wait()
+    monkeypatch.delenv("HEM_TEST_EPOCH")
+    with lock(folder / f"runs/small/search/{CELL}/hem/trial1") as held:
+        assert held is None, "the training goes on"
+    assert run(folder, path, *only) == 0
+    assert trials(folder, "hem") == undisturbed
 
 
 @pytest.mark.parametrize("kept", ["sqlite", "journal"])

@@ -172,6 +172,8 @@ class Search:
         return waited(self.folder.parents[1])
 
     def _do(self, worker: Worker, extra: Mapping[str, str]) -> str:
+        if self.done:
+            return "done"
         if self.changed:
             return f"{self.folder} was begun with another space or command: give those it was begun with, or delete it."
         with self._alone():
@@ -210,14 +212,18 @@ class Search:
             trials = study.get_trials(deepcopy=False)
             running = [trial for trial in trials if not trial.state.is_finished()]
             for trial in running:
-                if (descriptor := held.enter_context(lock(self.folder / f"trial{trial.number}"))) is not None:
-                    return trial, descriptor
+                # two locks: one that the training is handed as well, and one of whoever will tell of it
+                folder = self.folder / f"trial{trial.number}"
+                if held.enter_context(lock(folder / "told")) is not None:
+                    descriptor = held.enter_context(lock(folder))
+                    # held: whoever began it is dead, and it goes on. The next one is to know how it ended
+                    return (None, 0) if descriptor is None else (trial, descriptor)
             if self._spent(trials):
                 return (None, 0) if running else None
             trial = self._ask(study, trials)
-            descriptor = held.enter_context(lock(self.folder / f"trial{trial.number}"))
-            assert descriptor is not None
-            return trial, descriptor
+            folder = self.folder / f"trial{trial.number}"
+            descriptors = [held.enter_context(lock(each)) for each in (folder / "told", folder)]
+            return trial, descriptors[1] or 0
 
     def _spent(self, trials: list[optuna.trial.FrozenTrial]) -> bool:
         if self.block.trials is not None:
