@@ -56,8 +56,8 @@ IMPORTS = {name: set(imported(name)) for name in FILES if name != "hem"}
 
 
 def room(name: str) -> str:
-    """The folder or file of ``hem`` that a module lies in."""
-    return name.split(".")[1]
+    """The folder or file of ``hem`` that a module lies in; a program stands above all rooms, wherever it lies."""
+    return "__main__" if name.endswith(".__main__") else name.split(".")[1]
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:

@@ -554,14 +554,14 @@ def test_several_runs_share_a_gpu(folder, monkeypatch, capsys):
 def test_plan(folder, capsys):
     """What the runs that are done say of the seeds that are needed, by each task's primary metric."""
     path = written(folder, tasks=[{"train": DIGITS, "primary": "test/accuracy"}, {"train": DIGITS, "name": "other"}])
-    assert run(folder, path, "--plan") == 0
+    assert command.main([path, "--root", str(folder / "runs"), "--plan"], seeds_needed) == 0
     assert "hem_0.2 against ce: 0 pairs of runs are done, and a spread needs two" in capsys.readouterr().out
     for loss, values in (("ce", (0.5, 0.6)), ("hem_0.2", (0.52, 0.64))):
         for seed, value in enumerate(values):
             results_of = folder / f"runs/small/classification_digits/{loss}/seed{seed}/results.json"
             results_of.parent.mkdir(parents=True)
             results_of.write_text(json.dumps({"metrics": {"test/accuracy": value}}))
-    assert run(folder, path, "--plan") == 0
+    assert command.main([path, "--root", str(folder / "runs"), "--plan"], seeds_needed) == 0
     lines = capsys.readouterr().out.splitlines()
     needed = seeds_needed([0.52 - 0.5, 0.64 - 0.6])
     assert lines[0] == "classification_digits: accuracy in % ↑"

@@ -23,7 +23,7 @@ from hem.names import near
 from hem.runs.files import write_atomically
 from hem.study.grid import PLAN, Study, load
 from hem.study.local import command, fitting, gpus, run_here
-from hem.study.plan import plan
+from hem.study.plan import SeedsNeeded, plan
 from hem.study.progress import Progress
 from hem.study.run import Run, Work
 from hem.study.search import Search
@@ -203,8 +203,12 @@ def interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None, seeds_needed: SeedsNeeded | None = None) -> int:
     """Run the command line.
+
+    Args:
+        args: The arguments; None: those of the process.
+        seeds_needed: The statistics behind ``--plan``.
 
     Returns:
         0 if all runs are done, 1 if some are not, 2 for a mistake in the arguments or the file, 130 if stopped.
@@ -227,8 +231,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if not runs:
             names = ", ".join(dict.fromkeys(run.cell for run in study.runs()))
             raise ValueError(f"no run's name holds '{chosen.only}'; the tasks are {names}.")
-        if chosen.plan:
-            print(plan(study, [run for run in runs if isinstance(run, Run)]))
+        if chosen.plan and seeds_needed:
+            print(plan(study, [run for run in runs if isinstance(run, Run)], seeds_needed))
             return 0
         devices = gpus()
         if chosen.per_gpu and not devices:

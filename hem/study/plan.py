@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import mean, stdev
+from typing import Protocol
 
 from hem.metrics import catalog
-from hem.report.statistics import seeds_needed
 from hem.runs import RunFolder
 from hem.runs.files import read_json
 from hem.study.grid import Study
 from hem.study.run import Run
 
 
-def plan(study: Study, runs: Sequence[Run]) -> str:
+class SeedsNeeded(Protocol):
+    """What :func:`hem.report.statistics.seeds_needed` does."""
+
+    def __call__(self, differences: Sequence[float], *, comparisons: int) -> int:
+        """Return the seeds that show the mean of some differences."""
+
+
+def plan(study: Study, runs: Sequence[Run], seeds_needed: SeedsNeeded) -> str:
     """Return, for each task with a primary metric and each loss, the seeds that would show the pilot's difference.
 
     Each loss is compared with the first one of its task, seed by seed.
@@ -21,6 +28,7 @@ def plan(study: Study, runs: Sequence[Run]) -> str:
     Args:
         study: The study.
         runs: Those of its runs that count; of them those that are done are the pilot.
+        seeds_needed: The statistics behind it.
     """
     lines = []
     for cell, about in study.cells().items():
@@ -43,11 +51,11 @@ def plan(study: Study, runs: Sequence[Run]) -> str:
         for loss in others:
             seeds = sorted(values[loss].keys() & values[first].keys())
             differences = [values[loss][seed] - values[first][seed] for seed in seeds]
-            lines.append(f"  {loss} against {first}: {_needed(differences, len(others), metric.scale)}")
+            lines.append(f"  {loss} against {first}: {_needed(differences, len(others), metric.scale, seeds_needed)}")
     return "\n".join(lines)
 
 
-def _needed(differences: Sequence[float], comparisons: int, scale: float) -> str:
+def _needed(differences: Sequence[float], comparisons: int, scale: float, seeds_needed: SeedsNeeded) -> str:
     if len(differences) < 2:
         return (
             f"{len(differences)} pairs of runs are done, and a spread needs two: --only seed0, --only seed1 make them."
