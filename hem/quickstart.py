@@ -41,7 +41,7 @@ def main() -> int:
     if RUNS.exists():
         shutil.rmtree(RUNS)  # this script's own folder, made again each time
     console = Console()
-    table = Table("loss", "accuracy %", "calibration error %", "noise rejected (AUROC %)", "seconds")
+    table = Table("loss", "accuracy %", "calibration error %", "calibrated", "noise rejected (AUROC %)", "seconds")
     for loss, name in LOSSES.items():
         run, begun = RUNS / loss, time.perf_counter()
         configs = ["--config", "configs/classification/digits.yaml", "--config", f"configs/loss/{loss}.yaml"]
@@ -53,10 +53,14 @@ def main() -> int:
             if code := command(["test", *configs, "--run_dir", str(run), "--ckpt_path", "last"]):
                 return code
         metrics = read_json(RunFolder(run).results)["metrics"]
-        figures = (metrics["test/accuracy"], metrics["test/calibration_error"], noise_auroc(run))
+        errors = (metrics[f"test/{when}calibration_error"] for when in ("", "calibrated/"))
+        figures = (metrics["test/accuracy"], *errors, noise_auroc(run))
         table.add_row(name, *(f"{100 * figure:.1f}" for figure in figures), f"{seconds:.0f}")
     console.print(table)
-    console.print("One seed of a small data set: it shows that everything works, not which loss is better.")
+    console.print(
+        "One seed of a small data set: it shows that everything works, not which loss is better; three seeds with"
+    )
+    console.print("their spread: `make study`. HEM's scores are no probabilities before they are calibrated.")
     console.print(f"Curves: `make tensorboard`; configs, checkpoints and results: {RUNS}/")
     return 0
 

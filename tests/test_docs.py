@@ -149,13 +149,11 @@ class Reader:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if "\n```" in (ROOT / page).read_text()])
 def test_page(page, hem_command, data, own, tmp_path, monkeypatch):
     text = (ROOT / page).read_text()
     blocks = list(BLOCK.finditer(text))
     assert len(blocks) == text.count("\n```") / 2, "a block that is not closed, or is indented"
-    if not blocks:
-        pytest.skip("no code on this page")
     folder = tmp_path / "here"
     shutil.copytree(own, folder)
     monkeypatch.setenv("HEM_DATA", str(data))

@@ -38,6 +38,7 @@ data = OpenSetDataModule("digits", [0, 1, 2, 3, 4, 5, 6], batch_size=64, val_fra
 task = ClassificationTask(
     LeNet(num_classes=7, in_channels=1, image_size=(8, 8)),
     HEMLoss(margin=0.5),
+    lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS),
     num_classes=7,
 )
 trainer = Trainer(max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False,

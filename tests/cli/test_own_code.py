@@ -40,6 +40,16 @@ class PlainTask(LightningModule):
 
 class Nothing:
     pass
+
+class Small(torch.nn.Module):
+    def __init__(self, num_classes: int, in_channels: int, image_size: tuple[int, int], width: int = 8):
+        super().__init__()
+        pixels = in_channels * image_size[0] * image_size[1]
+        self.layers = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(pixels, width), torch.nn.Linear(width, num_classes))
+
+    def forward(self, input):
+        return self.layers(input)
 """,
     "own_import": "import not_installed_lib\n",
     "own_syntax": "class Loss(\n",
@@ -72,6 +82,11 @@ def test_own_loss_trains(folder, capsys):
         assert typed == [command, "--run", run]
         assert main([*typed, "--trainer.enable_progress_bar", "false"]) == 0
     assert (folder / run / "predictions.csv").is_file()
+
+
+def test_own_network_gets_its_sizes_from_the_data(folder):
+    """Arguments without a default come from the data, also where another argument is given."""
+    assert main([*WHOLE, *QUIET, "--model.net", "own_good.Small", "--model.net.width", "16"]) == 0
 
 
 WRONG = {
