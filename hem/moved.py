@@ -23,6 +23,13 @@ MOVED: dict[str, tuple[str, ...]] = {
     "hem.grid": ("hem.study.grid", "hem.study.run"),
     "hem.jobs": ("hem.study.local", "hem.study.slurm"),
     "hem.run": ("hem.runs.files", "hem.runs.checkpoints", "hem.runs.csv_logger", "hem.runs.callbacks"),
+    "hem.scores": (
+        "hem.rejection.logits",
+        "hem.rejection.features",
+        "hem.rejection.inputs",
+        "hem.rejection.curves",
+        "hem.rejection.rejector",
+    ),
     "hem.statistics": ("hem.report.statistics",),
     "hem.modules.masking": ("hem.attacks.masking",),
     "hem.modules.robustness": ("hem.attacks.evaluation",),

@@ -6,6 +6,7 @@ import importlib
 import traceback
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any, get_args
 
 from hem.names import near
 
@@ -14,12 +15,12 @@ class Unusable(ValueError):
     """A class that an argument or a config names cannot be used."""
 
 
-def check_class(path: str, base: type, what: str, names: Iterable[str], functions: bool = False) -> None:
+def check_class(path: str, base: Any, what: str, names: Iterable[str], functions: bool = False) -> None:
     """Refuse a path that leads to no class of a kind.
 
     Args:
         path: ``module.Class``; the module may lie in the current folder.
-        base: What the class must derive from.
+        base: What the class must derive from; of several, joined by ``|``, one.
         what: The kind in words, for the sentence.
         names: Our own classes of the kind, for near names.
         functions: Whether a function that makes one serves as well.
@@ -44,6 +45,7 @@ def check_class(path: str, base: type, what: str, names: Iterable[str], function
         by_name = "; one of torchvision or timm comes by --model.net Named --model.net.name NAME"
         raise Unusable(f"Expected a class for the {what}, got {path}{by_name if what == 'network' else ''}.")
     if not issubclass(found, base):
+        base = (*get_args(base), base)[0]
         inside = base.__module__.partition(".modules.module")[0]  # torch.nn's
         room = inside.rpartition(".")[0] if inside.startswith("hem.") else inside
         raise Unusable(f"{path} is no {what}: derive it from {room}.{base.__qualname__}.")

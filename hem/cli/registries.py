@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import lightning.pytorch.callbacks
 import lightning.pytorch.cli
@@ -29,6 +29,7 @@ import hem.datamodules
 import hem.losses
 import hem.modules
 import hem.networks
+import hem.rejection
 import hem.runs
 import hem.schedulers
 import hem.strategies
@@ -37,6 +38,7 @@ from hem.cli.own import check_class
 from hem.datamodules import CorruptedImages, ImageDataModule, MaskDataset, Sampling, Subset
 from hem.modules import Task
 from hem.modules.adversarial_training import AdversarialTraining
+from hem.rejection import FeatureScore, InputScore
 from hem.strategies import Strategy
 
 
@@ -44,7 +46,7 @@ class Registry(NamedTuple):
     """What one key of a config may name."""
 
     what: str  #: in words, for a sentence
-    base: type  #: what all of them derive from
+    base: Any  #: what all of them derive from: a class, or several
     classes: dict[str, str]  #: the path of each class by its short name
     former: Mapping[str, Any] = MappingProxyType({})  #: what stands in a config now for a word of former ones
 
@@ -62,14 +64,15 @@ class Registry(NamedTuple):
             return now
         path = self.classes.get(name, name)
         if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", path) and path not in self.classes.values():
-            check_class(path, self.base, self.what, self.classes, functions=self.base in (Optimizer, LRScheduler))
+            functions = self.base in (Optimizer, LRScheduler, SCORES)
+            check_class(path, self.base, self.what, self.classes, functions)
         return path
 
 
 NO_CHOICE = ("Network", "CosineLinear", "Normalize")  # parts of networks
 
 
-def offered(base: type, *rooms: ModuleType) -> dict[str, str]:
+def offered(base: Any, *rooms: ModuleType) -> dict[str, str]:
     """Return the classes that rooms offer under one base, the base itself left out: their paths by their names."""
     found = {
         name: f"{room.__name__}.{name}"
@@ -78,7 +81,7 @@ def offered(base: type, *rooms: ModuleType) -> dict[str, str]:
         if isinstance(value, type)
         and issubclass(value, base)
         and name[0] != "_"
-        and value is not base
+        and value not in (get_args(base) or (base,))
         and name not in NO_CHOICE
     }
     return dict(sorted(found.items()))
@@ -113,6 +116,16 @@ REGISTRIES["attacks"] = Registry(
     {
         name: {"class_path": f"hem.attacks.{kind.__name__}", "init_args": dict(given)}
         for name, (kind, given) in hem.attacks.FORMER.items()
+    },
+)
+SCORES = FeatureScore | InputScore
+REGISTRIES["scores"] = Registry(
+    "rejection score",
+    SCORES,
+    offered(SCORES, hem.rejection),
+    {
+        name: f"hem.rejection.{kind.__name__}"
+        for name, kind in (hem.rejection.FEATURE_SCORES | hem.rejection.INPUT_SCORES).items()
     },
 )
 OF_THE_TRAINER = (["trainer", "logger"], ["trainer", "callbacks"])  # `trainer.strategy` is Lightning's

@@ -29,6 +29,7 @@ photographs of :func:`frost` are not shipped, a texture stands in for them.
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from hem.corruptions.blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur
@@ -112,11 +113,11 @@ def corrupt(
         ValueError: If there is no such corruption or severity, pixels are outside [0, 1], or the shapes are wrong.
 
     Example:
-        >>> import torch
         >>> corrupt(torch.full((1, 1, 28, 28), 0.5), "brightness", 1, torch.tensor([0])).unique() * 255
         tensor([140.])
     """
     check_name(corruption, CORRUPTIONS, "corruption")
-    if corruption == "frost":
-        return truncate(frost(images, severity, key, photographs=photographs))
-    return truncate(CORRUPTIONS[corruption](images, severity, key))
+    with torch.autocast(images.device.type, enabled=False):  # a network may be examined in half precision
+        if corruption == "frost":
+            return truncate(frost(images, severity, key, photographs=photographs))
+        return truncate(CORRUPTIONS[corruption](images, severity, key))

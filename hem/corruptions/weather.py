@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -66,7 +67,11 @@ def frost_photographs(folder: str | Path, size: tuple[int, int]) -> list[Tensor]
     scale = FROST_SCALE[min(FROST_SCALE, key=lambda known: abs(math.log(known) - side))]
     photographs = []
     for path in paths:
-        pixels = torch.from_numpy(np.array(decode_image(path))).permute(2, 0, 1).float() / 255
+        try:
+            with Image.open(path) as photograph:
+                pixels = torch.from_numpy(np.array(photograph.convert("RGB"))).permute(2, 0, 1).float() / 255
+        except OSError as error:
+            raise ValueError(f"{path} is not a readable image ({error}): fetch it anew.") from error
         pixels = F.interpolate(pixels[None], scale_factor=scale, mode="bilinear", align_corners=False)[0]
         if pixels.shape[1] <= size[0] or pixels.shape[2] <= size[1]:
             raise ValueError(

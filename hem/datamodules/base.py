@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hem.datamodules.augment import Augmentation, Mixing, check, mix
+from hem.datamodules.evaluation import EvaluationSet
 from hem.datamodules.images import Fit, Images, unlabelled
 from hem.datamodules.loader import Batch, Batches, Loader, RawBatch
 from hem.datamodules.longtail import Sampling, Subset, repeats
@@ -109,6 +110,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.sampling = sampling
         self.predict_folder = predict_folder
         self.on_device = on_device
+        self.evaluation_sets: list[EvaluationSet] = []
         self._images: dict[str, Images] = {}
         self._training: Loader | None = None
         self._position: dict[str, int] | None = None
@@ -259,13 +261,14 @@ class ImageDataModule(LightningDataModule, ABC):
         drawn = index[self.sampling.draw(images.targets.cpu()[index], self.seed, epoch)]
         return drawn + len(images) * repeats(drawn)
 
-    def loader(self, images: Images, index: Tensor, *, training: bool = False) -> Loader:
+    def loader(self, images: Images, index: Tensor, *, training: bool = False, once: bool = False) -> Loader:
         """Batches of some of the images for this process, in order; for training shuffled and augmented.
 
         Args:
             images: Where they are, for example from :meth:`part`.
             index: (N,) int64, which ones.
             training: Shuffle, augment, and leave the incomplete last batch out.
+            once: They are gone through once: processes that decode files end with them.
         """
         trainer, images = self.trainer, self.placed(images)
         shuffled = training and not getattr(trainer, "overfit_batches", 0)  # then the same batches every time
@@ -285,6 +288,7 @@ class ImageDataModule(LightningDataModule, ABC):
             seed=self.seed if training and drawn else None,
             partners=index if training and self.mixing else None,
             workers=self.num_workers,
+            once=once,
         )
         if training:
             self._training = made
@@ -357,9 +361,11 @@ class ImageDataModule(LightningDataModule, ABC):
             return []
         return self.loader(*self.part("val"))
 
-    def test_dataloader(self) -> Loader:
-        """The test part."""
-        return self.loader(*self.part("test"))
+    def test_dataloader(self) -> Loader | list[Loader]:
+        """The test part; or, where a task has set :attr:`evaluation_sets`, a loader for each of them."""
+        if not self.evaluation_sets:
+            return self.loader(*self.part("test"))
+        return [self.loader(each.images, each.index, once=True) for each in self.evaluation_sets]
 
     def predict_dataloader(self) -> Loader:
         """The images of ``predict_folder``, else the test part."""

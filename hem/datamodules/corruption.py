@@ -5,7 +5,8 @@ module, which brings channels, size, loaders and the order of the images.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import hem.corruptions  # as a module: it imports this package for its random numbers
+import hem.corruptions
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.datasets.folder import scan
+from hem.datamodules.evaluation import EvaluationSet
 from hem.datamodules.images import FileImages, Fit, Images, MemoryImages, subfolders
-from hem.datamodules.loader import Loader
 from hem.names import check_name
 from hem.rng import key as key_of
 from hem.rng import permutation
@@ -35,9 +36,9 @@ CLEAN = Condition("clean", 0)
 
 
 class Pass(NamedTuple):
-    """A way once through some images: every batch of the loader is seen under each of the conditions."""
+    """A way once through some images: every batch is seen under each of the conditions."""
 
-    loader: Loader
+    images: EvaluationSet
     conditions: list[Condition]
 
 
@@ -86,7 +87,7 @@ class CorruptedImages(ABC):
         """
 
     @abstractmethod
-    def passes(self, known: ImageDataModule) -> Iterator[Pass]:
+    def passes(self, known: ImageDataModule) -> list[Pass]:
         """The ways through the images that show the clean ones and every condition once.
 
         Args:
@@ -105,6 +106,10 @@ class CorruptedImages(ABC):
             (N, C, H, W) float in [0, 1].
         """
         return input
+
+    def examined(self, name: str, images: Images) -> EvaluationSet:
+        """The chosen ones of some images."""
+        return EvaluationSet(name, "corruption", images, self.chosen(len(images)))
 
     def chosen(self, count: int) -> Tensor:
         """The places of the chosen images among ``count``, (K,) int64, ascending."""
@@ -163,11 +168,9 @@ class ComputedCorruptions(CorruptedImages):
             for severity in self.severities
         ]
 
-    def passes(self, known: ImageDataModule) -> Iterator[Pass]:
+    def passes(self, known: ImageDataModule) -> list[Pass]:
         """One way through the clean images, on which everything is computed: files are decoded once."""
-        conditions = self.conditions(known)
-        images = known.images("test")
-        yield Pass(known.loader(images, self.chosen(len(images))), [CLEAN, *conditions])
+        return [Pass(self.examined("clean", known.images("test")), [CLEAN, *self.conditions(known)])]
 
     def apply(self, input: Tensor, index: Tensor, condition: Condition) -> Tensor:
         """Corrupt a batch."""
@@ -284,17 +287,16 @@ class OfficialCorruptions(CorruptedImages):
                 )
         return [Condition(name, severity, name in official.extra) for name in names for severity in severities]
 
-    def passes(self, known: ImageDataModule) -> Iterator[Pass]:
+    def passes(self, known: ImageDataModule) -> list[Pass]:
         """A way through the clean images, and one through the files of each condition."""
-        conditions = self.conditions(known)
-        images = known.images("test")
-        yield Pass(known.loader(images, self.chosen(len(images))), [CLEAN])
-        for condition in conditions:
-            images = self.load(known, condition)
-            yield Pass(known.loader(images, self.chosen(len(images))), [condition])
+        found = {condition: self.load(known, condition) for condition in self.conditions(known)}
+        return [
+            Pass(self.examined(f"{condition.corruption}/{condition.severity}", images), [condition])
+            for condition, images in {CLEAN: known.images("test"), **found}.items()
+        ]
 
     def load(self, known: ImageDataModule, condition: Condition) -> Images:
-        """The images of a condition; arrays stay on the disk until a batch needs them.
+        """The images of a condition; arrays stay on the disk, and files are not listed, until a batch needs them.
 
         Args:
             known: The data set.
@@ -320,7 +322,7 @@ class OfficialCorruptions(CorruptedImages):
             raise ValueError(
                 f"{path} holds {len(classes)} class folders, but {known.title} has {known.num_classes} classes."
             )
-        return FileImages(*scan(path, classes), Fit(known.image_size), channels=known.in_channels)
+        return ListedImages(path, classes, known.image_size, known.in_channels, len(known.images("test")))
 
     def _where(self, known: ImageDataModule) -> tuple[Official, Path]:
         if known.name not in OFFICIAL:
@@ -360,7 +362,55 @@ class OfficialCorruptions(CorruptedImages):
             raise ValueError(
                 f"{labels_path} is damaged: expected one or more labels, 0 to {known.num_classes - 1}. Fetch it anew."
             )
-        return MemoryImages(torch.from_numpy(pixels[part]).permute(0, 3, 1, 2), targets, title)
+        return MappedImages(torch.from_numpy(pixels[part]).permute(0, 3, 1, 2), targets, title)
+
+
+class MappedImages(MemoryImages):
+    """Images in a file, of which a batch is read: they are gone through once, and do not go to an accelerator."""
+
+    def placed(self, device: torch.device) -> MemoryImages:
+        """The same images."""
+        return self
+
+
+class ListedImages(Images):
+    """Images in a folder for each class, listed when the first is asked for: all conditions of ImageNet have millions.
+
+    Args:
+        folder: Where the classes' folders are.
+        classes: Their names.
+        size: Height and width of the images.
+        channels: 3 for RGB, 1 for grey.
+        count: How many there must be.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str], size: tuple[int, int], channels: int, count: int) -> None:
+        self.place = (folder, tuple(classes), size, channels, count)
+
+    def __len__(self) -> int:
+        return self.place[-1]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return listed(*self.place)[index]
+
+    def name_of(self, index: int) -> str:
+        """The path of an image."""
+        return listed(*self.place).name_of(index)
+
+
+@lru_cache(maxsize=1)  # the lists of one condition alone are kept
+def listed(folder: Path, classes: tuple[str, ...], size: tuple[int, int], channels: int, count: int) -> FileImages:
+    """The images in a folder for each class.
+
+    Raises:
+        ValueError: There are not as many as there must be.
+    """
+    images = FileImages(*scan(folder, classes), Fit(size), channels=channels)
+    if len(images) != count:
+        raise ValueError(
+            f"Expected {count} images in {folder}, as the test part has, got {len(images)}: unpack it anew."
+        )
+    return images
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -131,6 +131,7 @@ class Loader:
         seed: The seed of the augmentation; ``None`` for none.
         partners: Indices from which each sample gets a partner to be mixed with; ``None`` for none.
         workers: Processes that decode files.
+        once: Whether they end with the epoch.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Loader:
         seed: int | None = None,
         partners: Tensor | None = None,
         workers: int = 0,
+        once: bool = False,
     ) -> None:
         self.images = images
         self.sampler = batches  # under this name Lightning finds set_epoch,
@@ -148,6 +150,7 @@ class Loader:
         self.seed = seed
         self.partners = None if partners is None else partners.to(batches.device)
         self.workers = workers
+        self.once = once
         self._resume: dict[str, int] | None = None
         self._position = 0
         self._files: DataLoader[RawBatch | Exception] | None = None
@@ -206,7 +209,7 @@ class Loader:
                 num_workers=self.workers,
                 collate_fn=_as_it_is,
                 pin_memory=torch.cuda.is_available(),
-                persistent_workers=self.workers > 0,
+                persistent_workers=self.workers > 0 and not self.once,
                 generator=torch.Generator(),  # or each epoch's workers draw their seed from the global one
             )
         cast(_Requests, self._files.sampler).pending = requests

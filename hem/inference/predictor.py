@@ -20,11 +20,12 @@ from hem.datamodules.pairs import Pad, Stretch
 from hem.datamodules.segmentation import SegmentationDataModule
 from hem.decoder import decode_image
 from hem.modules.calibrator import RunCalibration, Scores, most_probable, named_sets, probabilities
-from hem.modules.rejector import Rejector
+from hem.modules.rejector import load_rejector
 from hem.names import check_name
 from hem.networks import Normalize
 from hem.networks.weights import without_start
 from hem.plots.masks import Color, indexed
+from hem.rejection import Rejector
 from hem.runs import AtomicCheckpointIO, RunFolder
 from hem.runs.checkpoints import check_state
 
@@ -250,7 +251,7 @@ def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
         shape = Stretch(size) if facts["fit"] == "resize" else Pad(size)
         return Segmenter(net, facts["class_names"], palette, shape, calibration).eval()
     form = (facts["class_names"], facts["in_channels"], size, Fit(size, facts["shorter"]))
-    return Trained(net, *form, Rejector.load(run.path, net), calibration).eval()
+    return Trained(net, *form, load_rejector(run, net), calibration).eval()
 
 
 def _network(model: dict[str, Any], facts: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
@@ -301,6 +302,6 @@ def _with_data(run: RunFolder, record: dict[str, Any], path: Path) -> Trained | 
     calibration = RunCalibration.load(run, cli.model.net)
     if isinstance(data, SegmentationDataModule):
         return Segmenter(cli.model.net, data.class_names, data.palette, data.shape, calibration).eval()
-    rejector = Rejector.load(run.path, cli.model.net)
+    rejector = load_rejector(run, cli.model.net)
     form = (data.class_names, data.in_channels, data.image_size, data.eval_transform())
     return Trained(cli.model.net, *form, rejector, calibration).eval()

@@ -1,6 +1,6 @@
 """How well a score of confidence knows its network's own mistakes: risk against coverage, and errors against hits.
 
-Scores are unknownness, as in :mod:`hem.scores`: higher means less sure.
+Scores are unknownness, as in :mod:`hem.rejection`: higher means less sure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from hem.metrics.probability import joined
 from hem.metrics.samples import rows, wide
-from hem.scores import auroc
+from hem.rejection import auroc
 
 
 def risk_coverage(unknownness: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,13 +94,13 @@ class Selective(Metric):
     """:func:`aurc` and :func:`error_auroc` of a score of logits, over batches and processes.
 
     Args:
-        score: Logits (N, C) to unknownness (N,), such as those of :data:`hem.scores.LOGIT_SCORES`.
+        score: Logits (N, C) to unknownness (N,), such as those of :data:`hem.rejection.LOGIT_SCORES`.
         ignore_index: The label of what has none.
         name: Stands behind both names, with a slash.
         **kwargs: See :class:`torchmetrics.Metric`.
 
     Example:
-        >>> from hem.scores import max_logit
+        >>> from hem.rejection import max_logit
         >>> metric = Selective(max_logit)
         >>> metric.update(torch.tensor([[3.0, 0.0], [2.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 0, 1]))
         >>> {name: round(value.item(), 3) for name, value in metric.compute().items()}

@@ -29,9 +29,9 @@ from hem.modules.examination import write_figure
 from hem.modules.rejector import calibration_loader, fingerprint, gathered, keeping_folder, passed, run_folder, say
 from hem.names import check_name
 from hem.plots.reliability import reliability_diagram
+from hem.rejection import LOGIT_SCORES
 from hem.runs import RunFolder
 from hem.runs.files import read_json, write_atomically
-from hem.scores import LOGIT_SCORES
 
 Scores = Literal["calibrated", "raw"]
 
@@ -136,7 +136,7 @@ class Calibrator(nn.Module):
 
     For the test (``test/``) it logs of the softmax of the logits ``nll`` (in nats), ``brier`` (0 to 2),
     ``calibration_error`` (15 bins of equal width) and ``calibration_error_mass`` (of equal mass); and for each score of
-    :data:`hem.scores.LOGIT_SCORES` how well it knows the network's mistakes, ``aurc/<score>`` and
+    :data:`hem.rejection.LOGIT_SCORES` how well it knows the network's mistakes, ``aurc/<score>`` and
     ``error_auroc/<score>``. The same of the calibrated probabilities is below ``calibrated/``, for the scores whose
     order a temperature changes (``msp``, ``energy``, ``entropy``); with ``temperature`` itself or, for vector scaling,
     the ``calibrated/accuracy`` of its decisions. ``reliability.png`` draws both. Prediction sets add

@@ -19,9 +19,9 @@ from hem.modules.calibrator import (
     run_calibration,
 )
 from hem.modules.probe import use_features
-from hem.modules.rejector import Rejector, run_rejector, save_rejector
+from hem.modules.rejector import run_rejector, save_rejector
 from hem.names import check_name
-from hem.scores import LOGIT_SCORES, check_score
+from hem.rejection import LOGIT_SCORES, Rejector, check_score
 
 
 def logit_margin(logits: Tensor, target: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class ClassificationTask(Task):
 
     Args:
         *args: See :class:`~hem.modules.base.Task`.
-        rejection_score: The rejector's score, one of :data:`hem.scores.LOGIT_SCORES`; of the logits as they are.
+        rejection_score: The rejector's score, one of :data:`hem.rejection.LOGIT_SCORES`; of the logits as they are.
         keep: The share, in (0, 1].
         calibrator: Fits the probabilities; None: one temperature.
         scores: Whether predictions have ``"calibrated"`` probabilities, or ``"raw"`` ones, the softmax of the logits.

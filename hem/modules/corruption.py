@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import csv
 import json
-from itertools import islice
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.progress import track
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from hem.corruptions import GROUPS
 from hem.datamodules.corruption import CLEAN, ComputedCorruptions, Condition, CorruptedImages
+from hem.datamodules.evaluation import EvaluationSet
+from hem.metrics import catalog
 from hem.modules.base import Task
 from hem.modules.examination import data_of, write_figure, write_table
-from hem.modules.rejector import limited
 from hem.plots.corruption import image_sheet, severity_curves
 from hem.runs import RunFolder
 
 Accuracies = dict[tuple[str, int], float]  # by corruption and severity; ("clean", 0) is among them
-PREFIX = "test/corruption/"  # of the keys in results.json
+WHOLE = Condition("test", 0)  # of the whole test part as it is
 
 
 def read_accuracies(path: str | Path) -> Accuracies:
@@ -50,8 +51,9 @@ def read_accuracies(path: str | Path) -> Accuracies:
     try:
         if path.suffix == ".json":
             metrics = json.loads(path.read_text())["metrics"]
-            keys = {key: key.removeprefix(PREFIX).split("/") for key in metrics if key.startswith(PREFIX)}
-            found = {(name, int(s)): float(metrics[key]) for key, (name, s) in keys.items() if s.isdigit()}
+            matches = {key: match for key in metrics if (match := catalog.CORRUPTION.match(key))}
+            conditions = {key: (match.parts["corruption"], match.parts["severity"]) for key, match in matches.items()}
+            found = {(name, int(s)): float(metrics[key]) for key, (name, s) in conditions.items()}
         else:
             with open(path, newline="") as file:
                 rows = list(csv.DictReader(file))
@@ -147,57 +149,63 @@ class CorruptionTask(Task):
         super().__init__(*args, **kwargs)
         self.corrupted = ComputedCorruptions() if corrupted is None else corrupted
         self.baseline = baseline
+        self.conditions: list[list[Condition]] = []  # of each loader
+        self.right: dict[Condition, Tensor] = {}
+        self.seen: dict[Condition, int] = {}
         self.found: dict[Condition, float] = {}  # what the last test found
         self.examples: dict[Condition, Tensor] = {}
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------
 
-    def on_test_start(self) -> None:
-        """Refuse what cannot be tested or compared, before the work begins."""
-        conditions = self.corrupted.conditions(data_of(self))
+    def setup(self, stage: str) -> None:
+        """Hand the data module all that the test goes through; refuse what cannot be tested or compared."""
+        super().setup(stage)
+        if stage != "test":
+            return
+        data = data_of(self)
+        passes = self.corrupted.passes(data)
+        self.conditions = [[WHOLE], *(each.conditions for each in passes)]
+        conditions = [condition for each in passes for condition in each.conditions]
         if self.baseline is not None:
-            own = {(c.corruption, c.severity): 0.0 for c in [CLEAN, *conditions]}
-            names = list(dict.fromkeys(c.corruption for c in conditions if not c.extra))
+            own = {(c.corruption, c.severity): 0.0 for c in conditions}
+            names = list(dict.fromkeys(c.corruption for c in conditions if c != CLEAN and not c.extra))
             mean_corruption_error(own, read_accuracies(self.baseline), names)
+        whole = EvaluationSet("test", "clean", *data.part("test"))
+        data.evaluation_sets = [whole, *(each.images for each in passes)]
 
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the clean accuracy."""
-        self.log_accuracy(batch, "test")
+    def teardown(self, stage: str) -> None:
+        """Leave the data module as it was."""
+        if stage == "test":
+            data_of(self).evaluation_sets = []
+
+    def on_test_start(self) -> None:
+        """Begin anew; the table of this task stands for Lightning's, which has a column for each loader."""
+        self.trainer.test_loop.verbose = False
+        self.right, self.seen, self.examples = {}, {}, {}
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count what is classified rightly in one batch, under each of its conditions."""
+        input, target, index = batch
+        for condition in self.conditions[dataloader_idx]:
+            images = input if condition == WHOLE else self.corrupted.apply(input, index, condition)
+            right = (self(images).argmax(1) == target).sum()
+            self.right[condition] = self.right.get(condition, 0) + right
+            self.seen[condition] = self.seen.get(condition, 0) + len(target)
+            self.examples.setdefault(condition, images[0].float().cpu())
 
     def on_test_epoch_end(self) -> None:
-        """Go through the corrupted images, then log and write what was found."""
-        self.found, count = self._run()
+        """Put all processes together, then log and write what was found."""
+        right = torch.stack(list(self.right.values()))
+        counts = torch.stack([right, torch.tensor(list(self.seen.values()), device=right.device)])
+        counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        shares = (counts[0].double() / counts[1]).tolist()
+        self.found = dict(zip(self.right, shares, strict=True))
+        self.log(catalog.ACCURACY.key("test"), self.found.pop(WHOLE), prog_bar=True, sync_dist=True)
         self._log()
         if self.trainer.is_global_zero:
-            self._write(count)
+            self._write(int(counts[1, 1:].max()))
 
-    # -- the test ------------------------------------------------------------------------------------------
-
-    def _run(self) -> tuple[dict[Condition, float], int]:
-        """Accuracy of every condition over all processes, and the number of images that one has."""
-        trainer, self.examples = self.trainer, {}
-        right: dict[Condition, Tensor] = {}
-        seen: dict[Condition, Tensor] = {}
-        for loader, conditions in self.corrupted.passes(data_of(self)):
-            batches: Any = islice(loader, limited(trainer.limit_test_batches, len(loader)))
-            if trainer.progress_bar_callback is not None and trainer.is_global_zero:
-                title = "all corruptions" if len(conditions) > 1 else "{} {}".format(*conditions[0])
-                batches = track(batches, title, total=len(loader), transient=True)
-            for raw in batches:
-                input, target, index = trainer.strategy.batch_to_device(raw, dataloader_idx=0)
-                for condition in conditions:
-                    images = self.corrupted.apply(input, index, condition)
-                    with trainer.precision_plugin.forward_context():
-                        label = self(images).argmax(1)
-                    hits = (label == target).sum()
-                    right[condition] = right.get(condition, 0) + hits
-                    seen[condition] = seen.get(condition, 0) + torch.ones_like(target).sum()
-                    self.examples.setdefault(condition, images[0].float().cpu())
-        # one sum over all processes: right and seen of every condition
-        counts = torch.stack([torch.stack(list(each.values())) for each in (right, seen)])
-        counts = trainer.strategy.reduce(counts, reduce_op="sum")
-        shares = (counts[0].double() / counts[1]).tolist()
-        return dict(zip(right, shares, strict=True)), int(counts[1].max())
+    # -- what was found ------------------------------------------------------------------------------------
 
     def _mean(self, name: str) -> float:
         return mean(value for condition, value in self.found.items() if condition.corruption == name)
@@ -209,25 +217,26 @@ class CorruptionTask(Task):
     def _log(self) -> None:
         # all into results.json; the means alone on the screen and into TensorBoard
         for (name, severity, _), value in self.found.items():
-            self.log(f"{PREFIX}{name}/{severity}", value, logger=False, sync_dist=True)
+            key = catalog.CORRUPTION.key("test", corruption=name, severity=severity)
+            self.log(key, value, logger=False, sync_dist=True)
         for name in self._names():
-            self.log(f"{PREFIX}{name}/mean", self._mean(name), sync_dist=True)
+            self.log(catalog.CORRUPTION_MEAN.key("test", corruption=name), self._mean(name), sync_dist=True)
         for suffix, extra in (("", None), ("_common", False), ("_extra", True)):
             if names := self._names(extra):
                 value = mean(self._mean(name) for name in names)
-                self.log(f"test/corruption_accuracy{suffix}", value, sync_dist=True)
+                self.log(catalog.CORRUPTION_ACCURACY.key("test", group=suffix), value, sync_dist=True)
         if self.baseline is None or not self._names(False):
             return
         own = {(name, severity): value for (name, severity, _), value in self.found.items()}
         baseline = read_accuracies(self.baseline)
-        for key, relative in (("mce", False), ("relative_mce", True)):
+        for template, relative in ((catalog.MCE, False), (catalog.RELATIVE_MCE, True)):
             error, left_out = mean_corruption_error(own, baseline, self._names(False), relative=relative)
             if left_out:
                 rank_zero_warn(
-                    f"{key} leaves out {', '.join(left_out)}: the baseline {self.baseline} "
+                    f"{template.path} leaves out {', '.join(left_out)}: the baseline {self.baseline} "
                     f"{'loses' if relative else 'errs'} nothing there to compare with."
                 )
-            self.log(f"test/{key}", error, sync_dist=True)
+            self.log(template.key("test"), error, sync_dist=True)
 
     # -- what is written -----------------------------------------------------------------------------------
 
@@ -238,6 +247,10 @@ class CorruptionTask(Task):
             for c, value in self.found.items()
         )
         write_table(self, "corruption", columns, conditions)
+        table = Table("corruption", "accuracy (%), mean of severities")
+        for name in [CLEAN.corruption, *self._names()]:
+            table.add_row(name, f"{100 * self._mean(name):.2f}")
+        Console().print(table)
         names, clean = self._names(), CLEAN.corruption
         severities = sorted({condition.severity for condition in self.found})
         curves = {

@@ -2,73 +2,100 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import mean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-import torch
-from matplotlib.figure import Figure
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from hem import scores as metrics
+from hem.attacks import pgd
+from hem.attacks.fooling import nonsense
 from hem.calibration import Temperature, calibrate
+from hem.corruptions import CORRUPTIONS, corrupt
 from hem.datamodules.base import ImageDataModule
-from hem.datamodules.loader import Batch
-from hem.datamodules.unknown import UNKNOWN, check_unknown, kind_of, unknown_images
+from hem.datamodules.evaluation import EvaluationSet
+from hem.datamodules.unknown import UNKNOWN, Kind, check_unknown, kind_of, unknown_images
+from hem.metrics import catalog
 from hem.modules.base import Task
-from hem.modules.calibrator import CHANGED, validation_logits
+from hem.modules.calibrator import CHANGED
 from hem.modules.examination import data_of, folder_of, write_figure, write_record, write_table, writes
-from hem.modules.rejector import calibration_loader, gathered, passed
+from hem.modules.rejector import calibration_images, gathered
 from hem.names import check_name
 from hem.plots.rejection import rejection_curves
+from hem.rejection import (
+    FEATURE_SCORES,
+    INPUT_SCORES,
+    LOGIT_SCORES,
+    METRICS,
+    FeatureScore,
+    InputScore,
+    accept_threshold,
+    auroc,
+    oscr,
+    oscr_curve,
+    roc,
+)
+from hem.rejection.evaluation import Row, Scored, table
 from hem.rng import key, permutation
-from hem.scores import LOGIT_SCORES, check_score
 
 DEFAULT_UNKNOWN = {"unrecognisable": [name for name, entry in UNKNOWN.items() if entry.kind == "unrecognisable"]}
+KNOWN = ("clean", "corrupt", "adversarial")  # kinds of known images
+RESERVED = {*KNOWN, "overall"}  # names in tables that no group may have
+TEMPLATES = {
+    each.path.partition("/")[0]: each
+    for each in (catalog.AUROC, catalog.AUPR_IN, catalog.AUPR_OUT, catalog.FPR95_UNKNOWN, catalog.FPR95_KNOWN,
+                 catalog.OSCR, catalog.DAR, catalog.DAR_STRICT)
+}  # fmt: skip
 
-RESERVED = {"clean", "corrupt", "adversarial", "overall"}  # names in tables that no group may have
+LogitScore = Callable[[Tensor], Tensor]
 
 
-def nonsense(net: Callable[[Tensor], Tensor], input: Tensor, steps: int = 20, size: float = 0.02) -> Tensor:
-    """Climb from noise towards an image that a network takes for one of its classes.
+class Part(NamedTuple):
+    """What a network says of a batch: kept on the CPU until all that scores need is fitted."""
 
-    x <- clip(x + size * sign(grad_x g(x)), 0, 1) where g is the margin of the class that leads at the start
-    over the best other one, z_k - max_{j != k} z_j. The margin asks for no particular loss; the image stays
-    within steps * size of the noise, which nobody recognises.
+    logits: Tensor  #: (N, C)
+    features: Tensor | None  #: (N, D)
+    asked: dict[str, Tensor]  #: the scores of input, each (N,)
+    target: Tensor  #: (N,)
+
+
+def score_of(score: FeatureScore | InputScore | str) -> tuple[str, Any]:
+    """Return the name of a score and what computes it.
 
     Args:
-        net: Images to logits.
-        input: Noise (N, C, H, W) in [0, 1].
-        steps: Number of steps.
-        size: Length of a step, in pixel units of [0, 1].
+        score: An object; a name of :data:`hem.rejection.LOGIT_SCORES`; the path of a function of logits.
 
-    Returns:
-        Images (N, C, H, W) in [0, 1].
-
-    Source: Nguyen et al., "Deep neural networks are easily fooled", CVPR 2015, section 3.3 (gradient ascent).
+    Raises:
+        ValueError: There is none of this name.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        image = input.clone()
-        label: Tensor | None = None
-        for _ in range(steps):
-            image.requires_grad_()
-            logits = net(image)
-            label = logits.argmax(1, keepdim=True) if label is None else label
-            rival = logits.scatter(1, label, -torch.inf).amax(1)
-            (gradient,) = torch.autograd.grad((logits.gather(1, label).squeeze(1) - rival).sum(), image)
-            image = (image.detach() + size * gradient.sign()).clamp(0, 1)
-    return image
+    if not isinstance(score, str):
+        return str(score), score
+    if score in LOGIT_SCORES:
+        return score, LOGIT_SCORES[score]
+    former: dict[str, Any] = {**FEATURE_SCORES, **INPUT_SCORES}
+    if score in former:
+        rank_zero_warn(f"The score '{score}' is a class by now: hem.rejection.{former[score].__name__}.",
+                       category=FutureWarning)  # fmt: skip
+        return score, former[score]()
+    module, _, name = score.rpartition(".")
+    if not module:
+        check_name(score, (*LOGIT_SCORES, *former), "rejection score")
+    try:
+        return name, getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"Expected the path of a function of logits as a score, got '{score}': {error}.") from error
 
 
 class RejectionTask(Task):
     """Test a classifier, trained with whatever loss, against unknown sets.
 
-    Scores are unknownness (positive = unknown, higher = more unknown; see :mod:`hem.scores`). For each score s,
-    each unknown set u and the means over each group of them ``results.json`` has ``test/<figure>/<s>/<u>``:
+    Scores are unknownness (positive = unknown, higher = more unknown; see :mod:`hem.rejection`). For each score s,
+    each unknown set u and the means over each group of them ``results.json`` has ``test/<metric>/<s>/<u>``:
 
     * ``auroc``, ``aupr_in``, ``aupr_out``, ``fpr95_unknown_positive`` (OpenOOD's), ``fpr95_known_positive``;
     * ``oscr``, the area under the open-set classification rate curve;
@@ -83,7 +110,7 @@ class RejectionTask(Task):
 
     ``test/accuracy`` is of the known test images. A set that is not there is named and left out of the means:
     ``test/sets/<group>`` says how many sets a mean is over, ``rejection.json`` which. ``rejection.csv`` holds all
-    figures, ``rejection_<s>.png`` the histograms and the curves.
+    metrics, ``rejection_<s>.png`` the histograms and the curves.
 
     The task can train as well, and validates with ``val/accuracy``.
 
@@ -91,7 +118,9 @@ class RejectionTask(Task):
         *args: See :class:`~hem.modules.base.Task`.
         unknown: Groups of unknown sets by name: keys of :data:`hem.datamodules.UNKNOWN`, or paths of folders of
             images (with a ``/`` in them). None: noise of every kind, as ``unrecognisable``.
-        scores: Names of scores, of :data:`hem.scores.SCORES`. None: all that need logits alone.
+        scores: Names of :data:`hem.rejection.LOGIT_SCORES`, or the path of one's own function of logits; scores
+            that are fitted on features, or ask the network, such as :class:`~hem.rejection.KNN`, or one's own under
+            :class:`~hem.rejection.FeatureScore`. None: all that need logits alone.
         keep: Share of rightly classified validation samples that DAR's threshold accepts, in (0, 1].
         max_images: At most so many images of each unknown set, always the same ones.
         nonsense_images: At most so many of the set ``nonsense``, which takes gradients.
@@ -114,7 +143,7 @@ class RejectionTask(Task):
         self,
         *args: Any,
         unknown: dict[str, list[str]] | None = None,
-        scores: list[str] | None = None,
+        scores: list[FeatureScore | InputScore | str] | None = None,
         keep: float = 0.95,
         max_images: int = 10_000,
         nonsense_images: int = 1000,
@@ -129,23 +158,22 @@ class RejectionTask(Task):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.groups = {group: list(names) for group, names in (unknown or DEFAULT_UNKNOWN).items()}
-        self.sets = list(dict.fromkeys(name for names in self.groups.values() for name in names))
-        self.asked = list(scores) if scores is not None else list(LOGIT_SCORES)
-        self.scores = self.asked  # and, in a test, what a temperature makes of them
+        self.unknown = list(dict.fromkeys(name for names in self.groups.values() for name in names))
+        chosen = list(LOGIT_SCORES) if scores is None else scores
+        self.scores = dict(map(score_of, chosen))  # by name
+        if len(self.scores) < len(chosen):
+            raise ValueError(
+                "Expected scores of different names, got two of one name: give one of them another `name`."
+            )
         self.temperature: Temperature | None = None
-        for name in self.sets:
+        for name in self.unknown:
             check_unknown(name)
-        if len({short(name) for name in self.sets}) < len(self.sets):
-            raise ValueError(f"Two unknown sets have the same name in tables: {', '.join(map(short, self.sets))}.")
-        if both := self.groups.keys() & ({short(name) for name in self.sets} | RESERVED):
+        if len({short(name) for name in self.unknown}) < len(self.unknown):
+            raise ValueError(f"Two unknown sets have the same name in tables: {', '.join(map(short, self.unknown))}.")
+        if both := self.groups.keys() & ({short(name) for name in self.unknown} | RESERVED):
             raise ValueError(f"A group of unknown sets needs a name of its own, but '{min(both)}' is taken.")
-        for name in self.scores:
-            check_score(name)
-        if corruptions:
-            from hem.corruptions import CORRUPTIONS
-
-            for name in corruptions:
-                check_name(name, CORRUPTIONS, "corruption")
+        for name in corruptions or ():
+            check_name(name, CORRUPTIONS, "corruption")
         if not 1 <= severity <= 5:
             raise ValueError(f"severity is 1 to 5, but it is {severity}.")
         if attack_eps is not None and not 0 <= attack_eps <= 1:
@@ -166,13 +194,89 @@ class RejectionTask(Task):
         self.fit_images = fit_images
         self.unknown_root = Path(unknown_root).expanduser() if unknown_root is not None else None
         self.noise_seed = noise_seed
-        self.fitted: dict[str, Callable[[Tensor], Tensor]] = {}
-        self.clean = Seen(self)
+        self.sets: list[EvaluationSet] = []  # what the test goes through
+        self.missing: dict[str, str] = {}
+        self.parts: list[list[Part]] = []  # of each set, batch by batch
 
-    # -- one pass over a set -------------------------------------------------------------------------------
+    # -- what is gone through ------------------------------------------------------------------------------
+
+    def _of(self, kind: type) -> dict[str, Any]:
+        return {name: score for name, score in self.scores.items() if isinstance(score, kind)}
+
+    @property
+    def logit_scores(self) -> dict[str, LogitScore]:
+        """Those that read logits alone."""
+        others = (FeatureScore, InputScore)
+        return {name: score for name, score in self.scores.items() if not isinstance(score, others)}
+
+    def setup(self, stage: str) -> None:
+        """Hand the data module all that the test goes through, so that what is missing is known at once."""
+        super().setup(stage)
+        if stage != "test":
+            return
+        data = data_of(self)
+        test, places = data.part("test")
+        known = chosen(places, self.known_images)
+        sets, self.missing = [EvaluationSet("clean", "clean", test, places)], {}
+        self.no_validation = ""
+        try:
+            sets.append(EvaluationSet("validation", "validation", *calibration_images(data)))
+        except LookupError as error:
+            self.no_validation = str(error)
+        if self._of(FeatureScore):
+            images, index = data.part("train")
+            sets.append(EvaluationSet("fit", "fit", images, chosen(index, self.fit_images)))
+        for name in self.unknown:
+            limit = min(self.max_images, self.nonsense_images) if name == "nonsense" else self.max_images
+            try:
+                found = unknown_images(name, data, self.unknown_root, limit, self.noise_seed)
+                sets.append(EvaluationSet(short(name), kind_of(name), *found))
+            except FileNotFoundError as error:
+                self.missing[name] = str(error)
+                self._say(f"skipped: the unknown set {name} is missing: {error}")
+        sets += [EvaluationSet(name, "corrupt", test, known) for name in self.corruptions]
+        if self.attack_eps is not None:
+            sets.append(EvaluationSet("adversarial", "adversarial", test, known))
+        self.sets = data.evaluation_sets = sets
+
+    def teardown(self, stage: str) -> None:
+        """Leave the data module as it was."""
+        if stage == "test":
+            data_of(self).evaluation_sets = []
+
+    def on_test_start(self) -> None:
+        """Begin anew; the table of this task stands for Lightning's, which has a column for each set."""
+        self.trainer.test_loop.verbose = False
+        self.parts = [[] for _ in self.sets]
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Keep what the network says of one batch of one set."""
+        each = self.sets[dataloader_idx]
+        input, target, index = batch
+        input = self._changed(each, input, target, index)
+        features = None
+        if self._of(FeatureScore):
+            features = self.features(input)
+            logits = self.net.backbone.head(features)  # type: ignore[operator, union-attr]
+            features = features.detach().cpu()
+        else:
+            logits = self(input)
+        scores = {} if each.kind == "fit" else self._of(InputScore)
+        asked = {name: score(self.net, input).detach().cpu() for name, score in scores.items()}
+        self.parts[dataloader_idx].append(Part(logits.detach().cpu(), features, asked, target.cpu()))
+
+    def _changed(self, each: EvaluationSet, input: Tensor, target: Tensor, index: Tensor) -> Tensor:
+        """Corrupt or attack known images, by their own keys however batches are cut; climb from noise to nonsense."""
+        if each.kind == "corrupt":
+            words = key(self.noise_seed, 6, self.corruptions.index(each.name), index)
+            return corrupt(input.float(), each.name, self.severity, words).to(input)
+        if each.kind == "adversarial" and self.attack_eps is not None:
+            words = key(self.noise_seed, 7, index)
+            return pgd(self.net, input, target, self.attack_eps, seed=words)
+        return nonsense(self.net, input) if each.name == "nonsense" else input
 
     def features(self, input: Tensor) -> Tensor:
-        """What the last layer sees, (N, D).
+        """Return what the last layer sees, (N, D).
 
         Raises:
             ValueError: The network does not tell its features and its last layer apart.
@@ -180,203 +284,132 @@ class RejectionTask(Task):
         backbone: Any = self.net.backbone
         if not (hasattr(backbone, "forward_features") and hasattr(backbone, "head")):
             raise ValueError(
-                f"The scores {', '.join(metrics.FEATURE_SCORES)} need a network with `forward_features` and "
-                f"`head`, but {type(backbone).__name__} lacks them: take another network or other scores."
+                f"The scores {', '.join(self._of(FeatureScore))} need a network with `forward_features` and `head`, "
+                f"but {type(backbone).__name__} lacks them: take another network or other scores."
             )
         normalize: Any = self.net.normalize
         features: Tensor = backbone.forward_features(normalize(input))
         return features
 
-    def score(self, input: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Every score of a batch, each (N,), and the predicted classes (N,); the logits are computed once."""
-        found: dict[str, Tensor] = {}
-        if self.fitted:
-            features = self.features(input)
-            logits = self.net.backbone.head(features)  # type: ignore[operator, union-attr]
-            found |= {name: scorer(features) for name, scorer in self.fitted.items()}
-        else:
-            logits = self(input)
-        found |= {name: LOGIT_SCORES[name](logits) for name in self.asked if name in LOGIT_SCORES}
-        if self.temperature is not None:
-            scaled = self.temperature.to(logits.device).scaled(logits)
-            found |= {f"{name}_calibrated": LOGIT_SCORES[name](scaled) for name in self.asked if name in CHANGED}
-        if "odin" in self.scores:
-            found["odin"] = metrics.odin(self.net, input)
-        return found, logits.argmax(1)
-
-    def see(self, batches: Iterable[Batch]) -> Gathered:
-        """Score all batches of a set, on all processes."""
-        seen = Seen(self)
-        for input, target, _ in batches:
-            seen.add(input, target)
-        return seen.gather()
-
-    def corrupted(self) -> Iterator[Batch]:
-        """Known test images, each under every corruption."""
-        from hem.corruptions import corrupt
-
-        for number, name in enumerate(self.corruptions):
-            for input, target, index in self._known():
-                words = key(self.noise_seed, 6, number, index)
-                yield Batch(corrupt(input.float(), name, self.severity, words).to(input), target, index)
-
-    def attacked(self, eps: float) -> Iterator[Batch]:
-        """Known test images, each attacked."""
-        from hem.attacks import pgd
-
-        for input, target, index in self._known():
-            words = key(self.noise_seed, 7, index)  # from where each begins is its own, however batches are cut
-            images = pgd(self.net, input, target, eps, seed=words)
-            yield Batch(images, target, index)
-
-    def _known(self) -> Iterator[Batch]:
-        """Some of the known test images, always the same ones."""
-        data = data_of(self)
-        images, index = data.part("test")
-        chosen = index[permutation(len(index), 0)[: self.known_images]].sort().values
-        return passed(self, data.loader(images, chosen))
-
-    # -- Lightning's hooks ---------------------------------------------------------------------------------
-
-    def on_test_start(self) -> None:
-        """Fit the temperature on validation images, and on training images the scores that read features."""
-        data = data_of(self)
-        self.fitted, self.temperature, self.scores = {}, None, self.asked
-        if changed := [name for name in self.asked if name in CHANGED]:
-            try:
-                temperature = calibrate(*validation_logits(self))
-                assert isinstance(temperature, Temperature)
-                self.temperature = temperature
-                self.scores = [*self.asked, *(f"{name}_calibrated" for name in changed)]
-            except (LookupError, ValueError) as error:
-                self._say(f"no calibrated scores: {error}")
-        self.clean = Seen(self)
-        wanted = [name for name in self.scores if name in metrics.FEATURE_SCORES]
-        if not wanted:
-            return
-        images, index = data.part("train")
-        index = index[permutation(len(index), 0)[: self.fit_images]].sort().values
-        batches = passed(self, data.loader(images, index))
-        found = [(self.features(input), target) for input, target, _ in batches]
-        features = gathered(self, [features for features, _ in found])
-        target = gathered(self, [target for _, target in found])
-        head: Any = self.net.backbone.head  # type: ignore[union-attr]
-        self.fitted = {name: metrics.fit(name, features, target, head) for name in wanted}
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Score one batch of the known test images."""
-        input, target, *_ = batch
-        self.clean.add(input, target)
+    # -- what was found ------------------------------------------------------------------------------------
 
     def on_test_epoch_end(self) -> None:
-        """Go through the unknown sets, then log and write what was found."""
-        data = data_of(self)
-        clean = self.clean.gather()
-        try:
-            validation = self.see(passed(self, calibration_loader(self)))
+        """Fit what scores need, score all sets, then log and write what was found."""
+        calibrated = self._calibrated(self._parts("validation"))
+        fitted = self._fitted(self._parts("fit"))
+        thresholds = {}
+        validation = self._scored(self._parts("validation"), calibrated, fitted)
+        if validation.correct.any():
             thresholds = {
-                name: metrics.accept_threshold(scores[validation.correct], self.keep)
+                name: accept_threshold(scores[validation.correct], self.keep)
                 for name, scores in validation.scores.items()
-                if validation.correct.any()
             }
-            reason = "no validation sample is classified rightly"
-        except LookupError as error:
-            thresholds, reason = {}, str(error)
-        if not thresholds:
+        else:
+            reason = self.no_validation or "no validation sample is classified rightly"
             self._say(f"no threshold, so no DAR: {reason}")
-        seen: dict[str, Gathered] = {}
-        missing: dict[str, str] = {}
-        for name in self.sets:
-            limit = min(self.max_images, self.nonsense_images if name == "nonsense" else self.max_images)
-            try:
-                images, index = unknown_images(name, data, self.unknown_root, limit, self.noise_seed)
-            except FileNotFoundError as error:
-                missing[name] = str(error)
-                self._say(f"skipped: the unknown set {name} is missing: {error}")
-                continue
-            batches = passed(self, data.loader(images, index))
-            if name == "nonsense":
-                batches = (Batch(nonsense(self.net, input), target, index) for input, target, index in batches)
-            seen[name] = self.see(batches)
-        known = {"clean": clean}
-        if self.corruptions:
-            known["corrupt"] = self.see(self.corrupted())
-        if self.attack_eps is not None:
-            known["adversarial"] = self.see(self.attacked(self.attack_eps))
-        rows = self._rows(known, seen, thresholds)
-        self._log(clean, seen, rows)
+        known = {kind: self._scored(parts, calibrated, fitted) for kind in KNOWN if (parts := self._parts(kind))}
+        unknown = {
+            each.name: self._scored(parts, calibrated, fitted)
+            for each, parts in zip(self.sets, self.parts, strict=True)
+            if each.kind in get_args(Kind)
+        }
+        self.parts = []
+        kinds = {short(name): kind_of(name) for name in self.unknown}
+        groups = {group: [short(name) for name in names] for group, names in self.groups.items()}
+        rows = table(known, unknown, kinds, groups, thresholds)
+        self._log(known["clean"], unknown, groups, rows)
         if self.trainer.is_global_zero:
-            self._write(data, known, seen, missing, thresholds, rows)
+            self._write(known, unknown, groups, thresholds, rows)
+
+    def _parts(self, kind: str) -> list[Part]:
+        """Return the batches of all sets of a kind."""
+        return [part for each, parts in zip(self.sets, self.parts, strict=True) if each.kind == kind for part in parts]
+
+    def _calibrated(self, validation: Sequence[Part]) -> dict[str, LogitScore]:
+        """Return the scores that a temperature changes, of logits over the one that fits the validation images."""
+        self.temperature = None
+        changed = [name for name in CHANGED if name in self.logit_scores]
+        if not changed:
+            return {}
+        try:
+            if not validation:
+                raise LookupError(self.no_validation or "no validation image came within limit_test_batches")
+            logits = gathered(self, [part.logits.float() for part in validation])
+            found = calibrate(logits, gathered(self, [part.target for part in validation]))
+        except (LookupError, ValueError) as error:
+            self._say(f"no calibrated scores: {error}")
+            return {}
+        assert isinstance(found, Temperature)
+        self.temperature = found.to(self.device)
+        return {name: partial(scaled, LOGIT_SCORES[name], self.temperature) for name in changed}
+
+    def _fitted(self, training: Sequence[Part]) -> dict[str, LogitScore]:
+        """Return the scores of features, as training images make them."""
+        if not training:
+            return {}
+        features = gathered(self, [part.features for part in training if part.features is not None]).float()
+        target = gathered(self, [part.target for part in training])
+        head: Any = self.net.backbone.head  # type: ignore[union-attr]
+        return {name: score.fit(features, target, head) for name, score in self._of(FeatureScore).items()}
+
+    def _scored(
+        self, parts: Sequence[Part], calibrated: Mapping[str, LogitScore], fitted: Mapping[str, LogitScore]
+    ) -> Scored:
+        """Return every score of a set, of all processes."""
+        names = [*self.scores, *(f"{name}_calibrated" for name in calibrated)]
+        found: dict[str, list[Tensor]] = {name: [] for name in names}
+        right = []
+        for part in parts:
+            logits = part.logits.to(self.device)
+            values = {name: score(logits) for name, score in self.logit_scores.items()} | part.asked
+            values |= {f"{name}_calibrated": score(logits) for name, score in calibrated.items()}
+            if part.features is not None:
+                values |= {name: score(part.features.to(self.device)) for name, score in fitted.items()}
+            for name, value in values.items():
+                found[name].append(value.detach().double().cpu())
+            right.append(part.logits.argmax(1) == part.target)
+        scores = {name: gathered(self, values) for name, values in found.items()}
+        return Scored(scores, gathered(self, right).bool())
 
     def _say(self, line: str) -> None:
         if self.trainer.is_global_zero:
             print(line)
 
-    # -- figures -------------------------------------------------------------------------------------------
-
-    def _rows(self, same: dict[str, Gathered], seen: dict[str, Gathered], thresholds: dict[str, float]) -> list[Row]:
-        """All figures: for each score each set of known and of unknown classes, each group, the kinds together."""
-        rows: list[Row] = []
-        clean = same["clean"]
-        for score in self.scores:
-            known = clean.scores[score]
-            figures: dict[str, dict[str, float]] = {}
-            for name, found in seen.items():
-                unknown = found.scores[score]
-                figures[name] = {figure: metric(known, unknown) for figure, metric in metrics.METRICS.items()}
-                figures[name]["oscr"] = metrics.oscr(known, clean.correct, unknown)
-            kinds: dict[str, list[dict[str, float]]] = defaultdict(list)
-            if score in thresholds:
-                for name, found in (same | seen).items():
-                    correct: Tensor | bool = found.correct if name in same else False
-                    dar = {
-                        figure: metrics.detection_accuracy(
-                            found.scores[score], correct, thresholds[score], strict=strict
-                        )
-                        for figure, strict in (("dar", False), ("dar_strict", True))
-                    }
-                    figures.setdefault(name, {}).update(dar)
-                    kinds[name if name in same else kind_of(name)].append(dar)
-            rows += [Row(score, short(name), 1, found) for name, found in figures.items()]
-            for group, names in self.groups.items():
-                if present := [figures[name] for name in names if name in seen]:
-                    rows.append(Row(score, group, len(present), averaged(present)))
-            if kinds:
-                rows.append(Row(score, "overall", len(same) + len(seen), averaged(list(map(averaged, kinds.values())))))
-        return rows
-
-    def _log(self, clean: Gathered, seen: dict[str, Gathered], rows: list[Row]) -> None:
-        self.log("test/accuracy", clean.correct.double().mean(), sync_dist=True)
+    def _log(
+        self, clean: Scored, unknown: Mapping[str, Scored], groups: Mapping[str, Sequence[str]], rows: Sequence[Row]
+    ) -> None:
+        self.log(catalog.ACCURACY.key("test"), clean.correct.double().mean(), sync_dist=True)
         for row in rows:
-            for figure, value in row.figures.items():
+            for metric, value in row.metrics.items():
                 # all into results.json; the means of AUROC alone on the screen and into TensorBoard
-                shown = figure == "auroc" and row.name in self.groups
-                self.log(f"test/{figure}/{row.score}/{row.name}", value, logger=shown, sync_dist=True)
-        for group, names in self.groups.items():
-            present = sum(name in seen for name in names)
-            self.log(f"test/sets/{group}", float(present), logger=False, sync_dist=True)
+                shown = metric == "auroc" and row.name in groups
+                name = TEMPLATES[metric].key("test", score=row.score, set=row.name)
+                self.log(name, value, logger=shown, sync_dist=True)
+        for group, names in groups.items():
+            present = sum(name in unknown for name in names)
+            self.log(catalog.SETS.key("test", set=group), float(present), logger=False, sync_dist=True)
 
     def _write(
         self,
-        data: ImageDataModule,
-        known: dict[str, Gathered],
-        seen: dict[str, Gathered],
-        missing: dict[str, str],
-        thresholds: dict[str, float],
-        rows: list[Row],
+        known: Mapping[str, Scored],
+        unknown: Mapping[str, Scored],
+        groups: Mapping[str, Sequence[str]],
+        thresholds: Mapping[str, float],
+        rows: Sequence[Row],
     ) -> None:
-        clean = known["clean"]
-        Console().print(self._table(data, clean, seen, rows))
-        for score in self.scores:
-            write_figure(self, f"rejection_{score}", self._figure(score, clean, seen, thresholds.get(score)))
-        sizes = {short(name): len(found.correct) for name, found in (known | seen).items()}
-        columns = ["score", "name", "sets", "images", *metrics.METRICS, "oscr", "dar", "dar_strict"]
-        table = (
+        data, clean = data_of(self), known["clean"]
+        Console().print(self._table(data, clean, unknown, groups, rows))
+        for score in clean.scores:
+            values = {name: found.scores[score] for name, found in unknown.items()}
+            write_figure(self, f"rejection_{score}", self._curves(score, clean, values, thresholds.get(score)))
+        sizes = {name: len(found.correct) for name, found in {**known, **unknown}.items()}
+        columns = ["score", "name", "sets", "images", *METRICS, "oscr", "dar", "dar_strict"]
+        lines = (
             {"score": row.score, "name": row.name, "sets": row.sets, "images": sizes.get(row.name)}
-            | {key: round(value, 6) for key, value in row.figures.items()}
+            | {metric: round(value, 6) for metric, value in row.metrics.items()}
             for row in rows
         )
-        write_table(self, "rejection", columns, table)
+        write_table(self, "rejection", columns, lines)
         record = {
             "convention": "scores are unknownness: positive = unknown, higher = more unknown",
             "known": data.name,
@@ -387,12 +420,12 @@ class RejectionTask(Task):
             "images": sizes,
             "groups": {
                 group: {
-                    "present": [name for name in names if name in seen],
-                    "missing": [name for name in names if name in missing],
+                    "present": [name for name in names if name not in self.missing],
+                    "missing": [name for name in names if name in self.missing],
                 }
                 for group, names in self.groups.items()
             },
-            "missing": missing,
+            "missing": self.missing,
             "corruptions": {"names": self.corruptions, "severity": self.severity},
             "attack_eps": self.attack_eps,
             "noise_seed": self.noise_seed,
@@ -401,87 +434,52 @@ class RejectionTask(Task):
         if writes(self):
             print(f"rejection: {folder_of(self) / 'rejection.csv'}, rejection.json and rejection_<score>.png")
 
-    def _table(self, data: ImageDataModule, clean: Gathered, seen: dict[str, Gathered], rows: list[Row]) -> Table:
+    def _table(
+        self,
+        data: ImageDataModule,
+        clean: Scored,
+        unknown: Mapping[str, Scored],
+        groups: Mapping[str, Sequence[str]],
+        rows: Sequence[Row],
+    ) -> Table:
         """AUROC in per cent: unknown sets and means of groups against the scores that were asked for."""
         accuracy = 100 * float(clean.correct.double().mean())
-        table = Table(title=f"AUROC (%), {data.title} known, accuracy {accuracy:.2f} %")
-        table.add_column("unknown set")
-        for score in self.asked:
-            table.add_column(score, justify="right")
-        values = {(row.name, row.score): row.figures.get("auroc") for row in rows}
-        names = [short(name) for name in seen]
-        for label, name in [*zip(names, names, strict=True), *(self._mean_of(g, seen) for g in self.groups)]:
-            cells = [values.get((name, score)) for score in self.asked]
-            table.add_row(
-                label, *("-" if cell is None else f"{100 * cell:.2f}" for cell in cells), end_section=name in names[-1:]
-            )
-        return table
+        made = Table(title=f"AUROC (%), {data.title} known, accuracy {accuracy:.2f} %")
+        made.add_column("unknown set")
+        for score in self.scores:
+            made.add_column(score, justify="right")
+        values = {(row.name, row.score): row.metrics.get("auroc") for row in rows}
+        labels = {name: name for name in unknown}
+        for group, names in groups.items():
+            labels[group] = f"{group}, mean of {sum(name in unknown for name in names)}/{len(names)}"
+        last = list(unknown)[-1:]
+        for name, label in labels.items():
+            cells = [values.get((name, score)) for score in self.scores]
+            texts = ("-" if cell is None else f"{100 * cell:.2f}" for cell in cells)
+            made.add_row(label, *texts, end_section=name in last)
+        return made
 
-    def _mean_of(self, group: str, seen: dict[str, Gathered]) -> tuple[str, str]:
-        names = self.groups[group]
-        present = sum(name in seen for name in names)
-        return f"{group}, mean of {present}/{len(names)}", group
-
-    def _figure(self, score: str, clean: Gathered, seen: dict[str, Gathered], threshold: float | None) -> Figure:
+    def _curves(self, score: str, clean: Scored, unknown: dict[str, Tensor], threshold: float | None) -> Any:
         """Histograms of one score beside its ROC and OSCR curves, one line per unknown set."""
         known, correct = clean.scores[score], clean.correct
-        unknown = {short(name): found.scores[score] for name, found in seen.items()}
-        rocs = {name: metrics.roc(known, values) for name, values in unknown.items()}
-        return rejection_curves(
-            score,
-            {"known": known, **unknown},
-            {name: (curve.fpr, curve.tpr, metrics.auroc(known, unknown[name])) for name, curve in rocs.items()},
-            {
-                name: (*metrics.oscr_curve(known, correct, values), metrics.oscr(known, correct, values))
-                for name, values in unknown.items()
-            },
-            threshold,
-            self.keep,
-        )
-
-
-class Row(NamedTuple):
-    """Figures of one score for one unknown set, or the means over several."""
-
-    score: str
-    name: str
-    sets: int
-    figures: dict[str, float]
-
-
-class Gathered(NamedTuple):
-    """The scores of a whole set, and what of it is classified rightly (nothing of an unknown one)."""
-
-    scores: dict[str, Tensor]  # each (N,)
-    correct: Tensor  # (N,) bool
-
-
-class Seen:
-    """The scores of a set as they come, batch by batch."""
-
-    def __init__(self, task: RejectionTask) -> None:
-        self.task = task
-        self.scores: dict[str, list[Tensor]] = {name: [] for name in task.scores}
-        self.correct: list[Tensor] = []
-
-    def add(self, input: Tensor, target: Tensor) -> None:
-        """Score a batch."""
-        scores, label = self.task.score(input)
-        for name, values in scores.items():
-            self.scores[name].append(values.detach().double().cpu())
-        self.correct.append((label == target).cpu())
-
-    def gather(self) -> Gathered:
-        """The whole set, of all processes."""
-        scores = {name: gathered(self.task, parts) for name, parts in self.scores.items()}
-        return Gathered(scores, gathered(self.task, self.correct).bool())
+        rocs = {name: (*roc(known, values)[:2], auroc(known, values)) for name, values in unknown.items()}
+        oscrs = {
+            name: (*oscr_curve(known, correct, values), oscr(known, correct, values))
+            for name, values in unknown.items()
+        }
+        return rejection_curves(score, {"known": known, **unknown}, rocs, oscrs, threshold, self.keep)
 
 
 def short(name: str) -> str:
-    """The name of a set in tables: a folder's own name."""
+    """Return the name of a set in tables: a folder's own name."""
     return Path(name).name
 
 
-def averaged(figures: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each figure that all have."""
-    return {key: mean(each[key] for each in figures) for key in figures[0] if all(key in each for each in figures)}
+def chosen(index: Tensor, count: int) -> Tensor:
+    """Return at most so many of the positions, always the same ones, ascending."""
+    return index[permutation(len(index), 0)[:count]].sort().values
+
+
+def scaled(score: LogitScore, temperature: Temperature, logits: Tensor) -> Tensor:
+    """Return a score of logits over a temperature."""
+    return score(temperature.scaled(logits))

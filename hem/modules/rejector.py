@@ -6,22 +6,22 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from hem import scores as metrics
 from hem.datamodules.base import ImageDataModule
+from hem.datamodules.images import Images
 from hem.datamodules.loader import Batch
 from hem.modules.base import Task
+from hem.rejection import LOGIT_SCORES, Rejector, accept_threshold, check_score
 from hem.rng import permutation
 from hem.runs import RunFolder
 from hem.runs.callbacks import partial
 from hem.runs.checkpoints import identity
 from hem.runs.files import write_atomically
-from hem.scores import LOGIT_SCORES, check_score
 
 CALIBRATION = 10_000  # validation images, at most, that a threshold is found on
 
@@ -31,45 +31,24 @@ def fingerprint(net: nn.Module) -> str:
     return identity(net.state_dict())
 
 
-class Rejector(NamedTuple):
-    """Accepts what does not look too unknown: where the score of its logits is at most the threshold."""
+def load_rejector(folder: RunFolder, net: nn.Module) -> Rejector | None:
+    """Return the rejector of a run, or None where the run has none, or one for other weights than ``net`` has.
 
-    score: str  # one of LOGIT_SCORES
-    threshold: float
-    keep: float  # the share of rightly classified validation samples that it accepts
-    weights: str  # identity of the network that the threshold belongs to
-
-    def unknownness(self, logits: Tensor) -> Tensor:
-        """The score of each sample, (N, C) -> (N,): higher means more unknown."""
-        return LOGIT_SCORES[self.score](logits)
-
-    def accepts(self, unknownness: Tensor) -> Tensor:
-        """Which samples are accepted as known, (N,) bool."""
-        return unknownness.double() <= self.threshold
-
-    def save(self, folder: Path) -> None:
-        """Write ``rejector.json`` into the folder of a run."""
-        write_atomically(RunFolder(folder).rejector, json.dumps(self._asdict(), indent=2) + "\n")
-
-    @classmethod
-    def load(cls, folder: Path, net: nn.Module) -> Rejector | None:
-        """The rejector of a run, or None where the run has none, or one for other weights than ``net`` has.
-
-        Raises:
-            ValueError: ``rejector.json`` is damaged.
-        """
-        run, weights = RunFolder(folder), fingerprint(net)
-        path = run.of_weights(run.rejector, weights)
-        if not path.is_file():
-            return None
-        try:
-            found = cls(**json.loads(path.read_text()))
-            check_score(found.score, LOGIT_SCORES)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is no rejector ({error}): delete it, or make it anew with `python cli.py test`."
-            ) from error
-        return found if found.weights == weights else None
+    Raises:
+        ValueError: ``rejector.json`` is damaged.
+    """
+    weights = fingerprint(net)
+    path = folder.of_weights(folder.rejector, weights)
+    if not path.is_file():
+        return None
+    try:
+        found = Rejector(**json.loads(path.read_text()))
+        check_score(found.score)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no rejector ({error}): delete it, or make it anew with `python cli.py test`."
+        ) from error
+    return found if found.weights == weights else None
 
 
 def run_folder(trainer: Trainer) -> Path | None:
@@ -116,13 +95,12 @@ def gathered(task: Task, parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part for part in everyone if part.numel()] or [whole])
 
 
-def calibration_loader(task: Task) -> Any:
-    """Clean validation images, always the same ones.
+def calibration_images(data: Any) -> tuple[Images, Tensor]:
+    """Return clean validation images and the positions of those to look at, always the same ones.
 
     Raises:
         LookupError: There are none; the sentence says why.
     """
-    data: Any = task.trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(data, ImageDataModule):
         raise LookupError("there is no data module with a validation part")
     try:
@@ -133,7 +111,17 @@ def calibration_loader(task: Task) -> Any:
         raise LookupError("there is no validation part, since val_fraction is 0")
     if len(index) > CALIBRATION:
         index = index[permutation(len(index), 0)[:CALIBRATION]].sort().values
-    return data.loader(images, index)
+    return images, index
+
+
+def calibration_loader(task: Task) -> Any:
+    """Return the batches of :func:`calibration_images`.
+
+    Raises:
+        LookupError: There are none; the sentence says why.
+    """
+    data: Any = task.trainer.datamodule  # type: ignore[attr-defined]
+    return data.loader(*calibration_images(data))
 
 
 def save_rejector(task: Task, score: str, keep: float, logits: Tensor, target: Tensor) -> None:
@@ -141,7 +129,7 @@ def save_rejector(task: Task, score: str, keep: float, logits: Tensor, target: T
 
     Args:
         task: A classifier at the end of its test.
-        score: One of :data:`hem.scores.LOGIT_SCORES`.
+        score: One of :data:`hem.rejection.LOGIT_SCORES`.
         keep: The share, in (0, 1].
         logits: Of the validation samples of all processes, (N, C).
         target: Their classes, (N,).
@@ -153,7 +141,8 @@ def save_rejector(task: Task, score: str, keep: float, logits: Tensor, target: T
     if not len(right):
         print("no rejector: no validation sample is classified rightly")
         return
-    Rejector(score, metrics.accept_threshold(right, keep), keep, fingerprint(task.net)).save(folder)
+    found = Rejector(score, accept_threshold(right, keep), keep, fingerprint(task.net))
+    write_atomically(RunFolder(folder).rejector, json.dumps(found._asdict(), indent=2) + "\n")
 
 
 def say(task: Task, *lines: str) -> None:
@@ -166,7 +155,7 @@ def say(task: Task, *lines: str) -> None:
 def run_rejector(task: Task) -> Rejector | None:
     """The rejector of the run for the weights that predict now; a line says so where there is none."""
     folder = run_folder(task.trainer)
-    found = Rejector.load(folder, task.net) if folder is not None else None
+    found = load_rejector(RunFolder(folder), task.net) if folder is not None else None
     if found is None and folder is not None and task.trainer.is_global_zero:
         path = RunFolder(folder).rejector
         state = "belongs to other weights" if path.is_file() else "is not there"

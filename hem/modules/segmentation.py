@@ -12,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from hem import scores
 from hem.metrics import Accuracy, MeanLoss, ScoreHistogram, catalog, collection
 from hem.metrics.masks import Overlap
 from hem.modules.base import Task, datamodule
@@ -22,11 +21,12 @@ from hem.modules.rejector import calibration_loader, gathered, passed, run_folde
 from hem.networks.views import scaled, sliding_window
 from hem.plots.masks import Example, indexed_png, overlays
 from hem.plots.matrices import confusion
+from hem.rejection import max_logit, msp
 from hem.rng import integers, key
 from hem.runs import RunFolder
 
 PIXELS = 9  # the first word of the keys that choose pixels
-UNKNOWNNESS = {"max_logit": scores.max_logit, "msp": scores.msp}
+UNKNOWNNESS = {"max_logit": max_logit, "msp": msp}
 
 
 class SegmentationTask(Task):

@@ -132,11 +132,14 @@ def partial(trainer: Trainer) -> str | None:
     """Return how much of the test (or validation) part was gone through, in words; None: all of it."""
     testing = trainer.state.fn == "test"
     limit = trainer.limit_test_batches if testing else trainer.limit_val_batches
-    loader: Any = trainer.test_dataloaders if testing else trainer.val_dataloaders
+    given: Any = trainer.test_dataloaders if testing else trainer.val_dataloaders
     if limit == 1.0 and isinstance(limit, float):
         return None
-    whole = len(loader) if isinstance(loader, Sized) else None
-    done = limit if isinstance(limit, int) else None if whole is None else int(limit * whole)
+    sizes = [len(each) if isinstance(each, Sized) else None for each in (given if isinstance(given, list) else [given])]
+    known = [size for size in sizes if size is not None]
+    whole = sum(known) if len(known) == len(sizes) else None
+    parts = [min(limit, size) if isinstance(limit, int) else int(limit * size) for size in known]
+    done = sum(parts) if whole is not None else limit if isinstance(limit, int) else None
     if whole is not None and done is not None and done >= whole:
         return None
     return f"{limit if done is None else done} of {'all' if whole is None else whole} batches"

@@ -27,12 +27,12 @@ def cifar_c_tree(root, names=COMMON, n=10):
 def seen(corrupted, known):
     """What a task sees of every condition: images in [0, 1], targets, places."""
     found = {}
-    for loader, conditions in corrupted.passes(known):
-        for raw in loader:
+    for images, conditions in corrupted.passes(known):
+        for raw in known.loader(images.images, images.index, once=True):
             batch = known.on_after_batch_transfer(raw, 0)
             for condition in conditions:
-                images = corrupted.apply(batch.input, batch.index, condition)
-                found.setdefault(condition, []).append((images, batch.target, batch.index))
+                changed = corrupted.apply(batch.input, batch.index, condition)
+                found.setdefault(condition, []).append((changed, batch.target, batch.index))
     return {key: [torch.cat(parts) for parts in zip(*value, strict=True)] for key, value in found.items()}
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hem.metrics.histogram import ScoreHistogram, bins
-from hem.scores import auroc
+from hem.rejection import auroc
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])

@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from hem.metrics import Selective, aurc, error_auroc, risk_coverage
-from hem.scores import LOGIT_SCORES
+from hem.rejection import LOGIT_SCORES
 
 
 def test_curve_by_loops():

@@ -19,8 +19,8 @@ from hem.losses import HEMLoss
 from hem.metrics import aurc, brier_score, calibration_error, error_auroc, negative_log_likelihood
 from hem.modules import Calibrator, ClassificationTask, LongTailTask, SegmentationTask
 from hem.modules.calibrator import CHANGED, RunCalibration
+from hem.rejection import LOGIT_SCORES
 from hem.runs import RunFolder
-from hem.scores import LOGIT_SCORES
 from tests.conftest import ROOT
 from tests.datamodules.mask_trees import mask_folder_tree
 

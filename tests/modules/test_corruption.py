@@ -143,7 +143,7 @@ def test_mean_corruption_error():
     [
         ("results.json", '{"metrics": {"test/accuracy": 0.9}}', "holds no accuracies under corruption"),
         ("results.json", "{", "is no corruption.csv or results.json"),
-        ("results.json", '{"metrics": {"test/corruption/fog": 1}}', "is no corruption.csv or results.json"),
+        ("results.json", '{"metrics": {"test/corruption/fog": 1}}', "holds no accuracies under corruption"),
         ("corruption.csv", "a,b\n1,2\n", "is no corruption.csv or results.json"),
         ("corruption.csv", "", "holds no accuracies under corruption"),
     ],

@@ -10,14 +10,15 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import hem
+from hem.attacks.fooling import nonsense
 from hem.cli import quiet
 from hem.datamodules import DigitsDataModule
 from hem.datamodules.unknown import unknown_images
 from hem.modules import ClassificationTask, RejectionTask
-from hem.modules.rejection import nonsense
-from hem.modules.rejector import Rejector
+from hem.modules.rejector import load_rejector
+from hem.rejection import FEATURE_SCORES, KNN, LOGIT_SCORES, Rejector, accept_threshold, auroc
+from hem.runs import RunFolder
 from hem.runs.checkpoints import identity
-from hem.scores import FEATURE_SCORES, LOGIT_SCORES, accept_threshold, auroc
 from tests.conftest import ROOT
 from tests.datamodules import test_datasets as trees
 from tests.datamodules.test_unknown import drawing
@@ -85,7 +86,7 @@ def test_a_rejector_belongs_to_its_weights(run, tmp_path, hem_command):
     assert model.rejector is not None
     with torch.no_grad():
         next(model.net.parameters()).add_(1.0)
-    assert Rejector.load(run, model.net) is None
+    assert load_rejector(RunFolder(run), model.net) is None
     common = (*DIGITS, "--config", "configs/loss/hem.yaml", "--run_dir", tmp_path, "--trainer.max_epochs", 1,
               "--data.val_fraction", 0)  # fmt: skip
     assert hem_command("fit", *common).code == 0
@@ -206,7 +207,8 @@ def test_scores_by_pytorch_ood(run, tmp_path, hem_command):
     pytest.importorskip("pytorch_ood")
     groups = json.dumps({"noise": ["uniform", "blobs"]})
     common = ("test", *TASK, "--ckpt_path", run / "checkpoints/last.ckpt", "--model.unknown", groups,
-              "--model.scores", json.dumps(["msp", *FEATURE_SCORES, "odin"]), "--model.max_images", 100)  # fmt: skip
+              "--model.scores", json.dumps(["msp", "ODIN", *(each.__name__ for each in FEATURE_SCORES.values())]),
+              "--model.max_images", 100)  # fmt: skip
     outcome = hem_command(*common, "--run_dir", tmp_path / "a")
     assert outcome.code == 0, outcome.err
     found = json.loads((tmp_path / "a" / "results.json").read_text())["metrics"]
@@ -223,6 +225,44 @@ def test_scores_by_pytorch_ood(run, tmp_path, hem_command):
     outcome = hem_command(*common, "--run_dir", tmp_path / "c", "--model.fit_images", 9)
     assert outcome.code == 1
     assert "needs features of every class" in outcome.err
+
+
+OWN = """
+from hem.rejection import FeatureScore
+
+class Far(FeatureScore):
+    def fit(self, features, target, head):
+        centre = features.mean(0)
+        return lambda each: (each - centre.to(each)).norm(dim=1)
+
+def second(logits):
+    return logits.topk(2).values[:, 1]
+"""
+
+
+def test_scores_of_ones_own(run, tmp_path, hem_command, monkeypatch):
+    """A class that is fitted on features and a function of logits, by their paths, beside those of former words."""
+    (tmp_path / "own_scores.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    common = ("test", *TASK, "--ckpt_path", run / "checkpoints/last.ckpt", "--model.max_images", 40,
+              "--model.unknown", '{"noise": [uniform]}', "--model.scores")  # fmt: skip
+    with pytest.warns(FutureWarning, match="The rejection score 'knn' is a class by now: write hem.rejection.KNN"):
+        outcome = hem_command(
+            *common, "[max_logit, own_scores.Far, own_scores.second, knn]", "--run_dir", tmp_path / "a"
+        )
+    assert outcome.code == 0, outcome.err
+    found = json.loads((tmp_path / "a" / "results.json").read_text())["metrics"]
+    assert {key.split("/")[2] for key in found if "auroc" in key} == {"max_logit", "far", "second", "knn"}
+    known, unknown = (logits_of(run, each.images[:360]).topk(2).values[:, 1] for each in (
+        DigitsDataModule().load("test"), unknown_images("uniform", DigitsDataModule(), limit=40)[0]))  # fmt: skip
+    assert found["test/auroc/second/uniform"] == pytest.approx(auroc(known, unknown), abs=1e-5)
+    for wrong, words in (
+        ("[own_scores.third]", "Expected the path of a function of logits as a score, got 'own_scores.third'"),
+        ("[{class_path: KNN, init_args: {neighbours: 3}}]", "KNN has no argument 'neighbours'; it takes k"),
+    ):
+        outcome = hem_command(*common, wrong, "--run_dir", tmp_path / "b")
+        assert outcome.code in (1, 2)
+        assert words in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -255,7 +295,7 @@ def test_a_checkpoint_of_other_classes(run, hem_command, tmp_path):
 
 
 def test_features_need_a_network_that_shows_them():
-    task = RejectionTask(nn.Linear(2, 2), nn.CrossEntropyLoss(), scores=["knn"])
+    task = RejectionTask(nn.Linear(2, 2), nn.CrossEntropyLoss(), scores=[KNN()])
     with pytest.raises(ValueError, match="need a network with `forward_features` and `head`, but Linear lacks them"):
         task.features(torch.rand(1, 2))
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import hem
 from hem.losses import DiceLoss, FocalLoss, HEMLoss, SumLoss
 from hem.modules import PolyLR, SegmentationTask
-from hem.scores import auroc, max_logit
+from hem.rejection import auroc, max_logit
 from tests.datamodules.mask_trees import mask_folder_tree, pair
 
 # Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
