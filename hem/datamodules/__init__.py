@@ -2,7 +2,8 @@
 
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.continual import ContinualDataModule
-from hem.datamodules.corruption import ComputedCorruptions, CorruptedImages, OfficialCorruptions
+from hem.datamodules.corruption import ComputedCorruptions, CorruptedImages
+from hem.datamodules.corruption_files import OfficialCorruptions
 from hem.datamodules.datasets.camvid import CamVid, CamVidOriginal
 from hem.datamodules.datasets.cifar import CIFAR10DataModule, CIFAR100DataModule
 from hem.datamodules.datasets.cityscapes import Cityscapes

@@ -98,18 +98,13 @@ class ImageDataModule(LightningDataModule, ABC):
         if num_workers > cores:
             rank_zero_warn(f"num_workers is {num_workers}, but there are {cores} processor cores: {cores} will work.")
         self.root = Path(root or os.environ.get("HEM_DATA") or "data").expanduser()
-        self.batch_size = batch_size
-        self.val_fraction = val_fraction
-        self.split_seed = split_seed
-        self.seed = seed
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.val_fraction, self.split_seed, self.seed = val_fraction, split_seed, seed
         self.num_workers = min(num_workers, cores)
         self.augment, self.mixing = check(self.usual_augment() if augment is None else augment)
         self.download = download
-        self.eval_batch_size = eval_batch_size
-        self.subset = subset
-        self.sampling = sampling
-        self.predict_folder = predict_folder
-        self.on_device = on_device
+        self.subset, self.sampling = subset, sampling
+        self.predict_folder, self.on_device = predict_folder, on_device
         self.evaluation_sets: list[EvaluationSet] = []
         self._images: dict[str, Images] = {}
         self._training: Loader | None = None
@@ -362,10 +357,9 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.loader(*self.part("val"))
 
     def test_dataloader(self) -> Loader | list[Loader]:
-        """The test part; or, where a task has set :attr:`evaluation_sets`, a loader for each of them."""
-        if not self.evaluation_sets:
-            return self.loader(*self.part("test"))
-        return [self.loader(each.images, each.index, once=True) for each in self.evaluation_sets]
+        """A loader for each of :attr:`evaluation_sets`, which a task sets; by default one for the test part."""
+        loaders = [self.loader(each.images, each.index, once=True) for each in self.evaluation_sets]
+        return loaders or self.loader(*self.part("test"))
 
     def predict_dataloader(self) -> Loader:
         """The images of ``predict_folder``, else the test part."""

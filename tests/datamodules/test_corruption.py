@@ -6,7 +6,8 @@ import torch
 
 from hem.corruptions import COMMON, CORRUPTIONS, EXTRA
 from hem.datamodules import DATA, ComputedCorruptions, OfficialCorruptions
-from hem.datamodules.corruption import CLEAN, Condition, read_array
+from hem.datamodules.corruption import CLEAN, Condition
+from hem.datamodules.corruption_files import read_array
 from tests.datamodules import test_datasets as trees
 
 # the trees are small, and the modules say so

@@ -192,7 +192,7 @@ def test_shipped_config_on_a_classification_checkpoint(hem_command, tmp_path):
 
 
 def test_there_is_a_config_for_every_official_set():
-    from hem.datamodules.corruption import OFFICIAL
+    from hem.datamodules.corruption_files import OFFICIAL
 
     assert set(OFFICIAL) <= set(DATA)
     assert len(COMMON) == 15

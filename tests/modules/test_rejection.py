@@ -257,7 +257,7 @@ def test_scores_of_ones_own(run, tmp_path, hem_command, monkeypatch):
         DigitsDataModule().load("test"), unknown_images("uniform", DigitsDataModule(), limit=40)[0]))  # fmt: skip
     assert found["test/auroc/second/uniform"] == pytest.approx(auroc(known, unknown), abs=1e-5)
     for wrong, words in (
-        ("[own_scores.third]", "Expected the path of a function of logits as a score, got 'own_scores.third'"),
+        ("[own_scores.third]", "own_scores has no class 'third'"),
         ("[{class_path: KNN, init_args: {neighbours: 3}}]", "KNN has no argument 'neighbours'; it takes k"),
     ):
         outcome = hem_command(*common, wrong, "--run_dir", tmp_path / "b")
