@@ -22,7 +22,7 @@ def library(score: str) -> Any:
         import pytorch_ood.detector
     except ImportError as error:
         raise ImportError(
-            f"The score '{score}' is computed by pytorch-ood, which is not installed: pip install 'hem[ood]'."
+            f"The score '{score}' is computed by pytorch-ood, which is not installed: pip install 'hem-loss[ood]'."
         ) from error
     return pytorch_ood.detector
 
