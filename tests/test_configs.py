@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import save_file
 
 import hem
 from hem.cli import main
+from hem.cli.configs import expanded
+from hem.cli.parser import build
+from hem.cli.registries import spelt_out
 from hem.losses import LOSSES
 from hem.metrics.catalog import match
 from hem.strategies import STRATEGIES
@@ -25,6 +29,8 @@ TASKS = sorted(
     for p in ROOT.glob("configs/*/*.yaml")
     if p.parent.name not in ("evaluate", "loss", "trainer", "strategy", "study")
 )
+SETS = ("cifar10", "cifar100", "svhn", "tiny_imagenet")
+OF_DATA = sorted(str(p.relative_to(ROOT / "configs/evaluate")) for p in ROOT.glob("configs/evaluate/*/*.yaml"))
 EXAMINATIONS = sorted(p.stem for p in ROOT.glob("configs/evaluate/*.yaml"))
 OVERLAYS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/trainer/*.yaml"))
 STRATEGY_CONFIGS = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/strategy/*.yaml"))
@@ -108,10 +114,7 @@ def assert_in_catalogue(run: Path) -> None:
 
 @pytest.mark.parametrize("config", TASKS)
 def test_task_config(config, hem_command, tmp_path, shelf, monkeypatch):
-    """Fits two batches and tests two, on small data in the official layout where the data set is none of ours.
-
-    A config that examines a trained network is given one: two batches of the classification config of that name.
-    """
+    """Fits two batches and tests two, on small data in the official layout where the data set is none of ours."""
     task, name = Path(config).parent.name, Path(config).stem
     data_set = re.sub("_(pgd|trades|open|small|permuted|fast|finetune|probe)$", "", name)
     root = tmp_path / "data"
@@ -126,15 +129,13 @@ def test_task_config(config, hem_command, tmp_path, shelf, monkeypatch):
         if "datamodules.LongTail" in (ROOT / config).read_text():
             data += ["--data.subset.imbalance", 1]  # there is no tail in one or two images of each class
     validation = 0 if data_set in ONE_IMAGE_PER_CLASS else 0.5
-    examined = task in SHORT and name == data_set
-    # whole parts and many attacks go through the network: a small one where the config's own is large
+    # many attacks go through the network: a small one where the config's own is large
     small = ("--model.net", "ResNet8") if task in SHORT and "mnist" not in name else SMALL_NETWORK.get(name, ())
     if task == "segmentation":
         data += ["--data.image_size", "[48, 64]", "--data.crop_size", "[32, 48]"]
     tasks = ("--trainer.max_epochs", 2) if task == "continual" else ()  # an epoch of each of the first two
     common = (*DEBUG, *tasks, "--data.batch_size", 4, "--data.val_fraction", validation, *data, *small)
-    trained = f"configs/classification/{name}.yaml" if examined else config
-    outcome = hem_command("fit", "--config", trained, *common, "--run_dir", tmp_path / "fit")
+    outcome = hem_command("fit", "--config", config, *common, "--run_dir", tmp_path / "fit")
     assert outcome.code == 0, outcome.err
     checkpoint = tmp_path / "fit" / "checkpoints" / "last.ckpt"
     outcome = hem_command("test", "--config", config, *common, *SHORT.get(task, ()),
@@ -165,6 +166,41 @@ def test_examination_config(name, hem_command, examined):
     assert outcome.code == 0, outcome.err
     assert json.loads((examined / "evaluate" / name / "results.json").read_text())["metrics"]
     assert_in_catalogue(examined / "evaluate" / name)
+
+
+@pytest.mark.parametrize("own", OF_DATA)
+def test_examination_of_a_data_set(own):
+    """What differs by data set is parsed and built behind the examination that it belongs to."""
+    path = Path("configs/evaluate") / own
+    files = [(ROOT / each).read_text() for each in (path.parent.with_suffix(".yaml"), path)]
+    model = {"net": {"class_path": "MLP"}, "loss": {"class_path": "torch.nn.CrossEntropyLoss"}}
+    for given in (yaml.safe_load(text)["model"] for text in files):
+        model |= given["init_args"]
+    kind = yaml.safe_load(files[0])["model"]["class_path"]
+    config = {"model": {"class_path": kind, "init_args": model}, "data": {"class_path": "DigitsDataModule"}}
+    assert type(build(spelt_out(config), run=False).model).__name__ in kind
+
+
+FORMER = [
+    *(f"rejection/{data}" for data in (*SETS, "digits", "fashion_mnist", "imagenet", "mnist", "mnist_open")),
+    *(f"corruption/{data}" for data in (*SETS, "fashion_mnist", "imagenet", "mnist")),
+    *(f"adversarial/{data}" for data in (*SETS, "digits", "fashion_mnist", "mnist")),
+]
+
+
+@pytest.mark.parametrize("name", FORMER)
+@pytest.mark.parametrize("form", ["configs/{}.yaml", "{}"])
+def test_former_config(name, form):
+    """It stands for network and data, the examination, and what differs by data set: each of them is there."""
+    examination, data = name.split("/")
+    with pytest.warns(FutureWarning, match=f"{name}.* is evaluate/{examination} by now"):
+        command, *words = expanded(["test", "--config", form.format(name), "--ckpt_path", "best"])
+    paths = words[1:-2:2]
+    assert (command, words[:-2:2], words[-2:]) == ("test", ["--config"] * len(paths), ["--ckpt_path", "best"])
+    assert all(Path(path).is_file() for path in paths)
+    names = [str(Path(path).with_suffix("")).rpartition("configs/")[2] for path in paths]
+    assert names[:2] == [f"classification/{data}", f"evaluate/{examination}"]
+    assert len(names) == 3 or data in SETS or examination == "corruption"
 
 
 @pytest.mark.parametrize("loss", LOSSES)

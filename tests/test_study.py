@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMITATION = ROOT / "tests" / "imitation.py"
 STUDIES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/study/*.yaml"))
 DIGITS = "configs/classification/digits.yaml"
-REJECTION = "configs/rejection/digits.yaml"
+REJECTION = "configs/evaluate/rejection.yaml"
 EXAMINATION = "/evaluate/rejection_digits"
 SMALL = {
     "name": "small",

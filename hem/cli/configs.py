@@ -5,6 +5,7 @@ Nothing here imports torch: what is wrong with a config's name or its YAML is sa
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # an installed package holds them itself; a checkout without symbolic links has them at its top alone
 SHIPPED = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 OPTIONS = ("--config", "-c")
+EXAMINATIONS = ("adversarial", "corruption", "rejection")
 
 
 def base_config() -> Path:
@@ -62,6 +64,8 @@ def find(name: str) -> Path:
         for path in (place, place.with_name(f"{place.name}.yaml") if place.name else place):
             if path.is_file():
                 return path
+    if now := former(name):
+        return find(now[1])  # a study examines runs, whose data is known
     shipped = short_names()
     folder = [each for each in shipped if each.startswith(f"{inside.rstrip('/')}/")]
     if there := ", ".join(folder or sorted(map(str, Path(name).glob("*.yaml")))):
@@ -74,6 +78,28 @@ def find(name: str) -> Path:
         f"Expected a config, got '{name}', which is no file and not among those that come with hem{meant} "
         "`hem configs` lists them."
     )
+
+
+def former(name: str) -> list[str]:
+    """Return what stands for a config of former versions, which examined networks of one data set, with a warning.
+
+    Args:
+        name: As :func:`find` takes it.
+
+    Returns:
+        Names of configs: network and data, the examination, and what differs by data set; empty for any other name.
+    """
+    examination, _, data = name.removeprefix("configs/").removesuffix(".yaml").partition("/")
+    parts = [f"classification/{data}", f"evaluate/{examination}"]
+    if examination not in EXAMINATIONS or not (SHIPPED / f"{parts[0]}.yaml").is_file() or Path(name).is_file():
+        return []
+    own = f"evaluate/{examination}/{data.replace('mnist_open', 'open_set')}"
+    warnings.warn(
+        f"The config {name} is {parts[1]} by now, for all data sets: `test --run FOLDER --config {parts[1]}`.",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return [*parts, own] if (SHIPPED / f"{own}.yaml").is_file() else parts
 
 
 class Strict(yaml.SafeLoader):
@@ -152,6 +178,15 @@ def expanded(args: Sequence[str]) -> list[str]:
         FileNotFoundError: If a config is not there.
         ValueError: If one is no YAML, is given twice, or would be overruled by one behind it.
     """
+    words: list[str] = []
+    for option, value in pairwise(["", *args]):
+        name = value if option in OPTIONS else value.partition("=")[2] if value.startswith("--config=") else ""
+        if now := former(name):
+            words = words[:-1] if option in OPTIONS else words
+            words += [word for each in now for word in ("--config", each)]
+        else:
+            words.append(value)
+    args = words
     names = [value for value in given(args) if not is_text(value)]
     paths = {name: find(name) for name in names}
     for index, name in enumerate(names):

@@ -14,6 +14,7 @@ from hem.datamodules.datasets.imagenet_lt import ImageNetLTDataModule
 from hem.datamodules.datasets.inaturalist import INaturalistDataModule
 from hem.datamodules.datasets.mask_folder import MaskFolder
 from hem.datamodules.datasets.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
+from hem.datamodules.datasets.open_set import OpenSetDataModule
 from hem.datamodules.datasets.svhn import SVHNDataModule
 from hem.datamodules.datasets.tiny_imagenet import TinyImageNetDataModule
 from hem.datamodules.datasets.voc import VOC
@@ -23,7 +24,7 @@ from hem.datamodules.longtail import LongTail, PowerSampling, Sampling, Subset
 from hem.datamodules.masks import MaskDataset
 from hem.datamodules.pairs import RandomScale
 from hem.datamodules.segmentation import SegmentationDataModule
-from hem.datamodules.unknown import UNKNOWN, OpenSetDataModule
+from hem.datamodules.unknown import UNKNOWN
 
 CLASSES = [each for each in vars().values() if isinstance(each, type) and "name" in vars(each)]
 DATA: dict[str, type[ImageDataModule]] = {str(each.name): each for each in CLASSES if issubclass(each, ImageDataModule)}

@@ -4,8 +4,6 @@ A name in :data:`UNKNOWN` stands for images of another data set (``novel``) or f
 (``unrecognisable``), brought to the channels and the size of a known data module. Noise is a function of
 (seed, position) alone, so that every network sees the same. What depends on a network, nonsense that it is
 sure about, is made by :class:`hem.modules.RejectionTask` from the set ``nonsense``.
-
-:class:`OpenSetDataModule` splits one data set into known and unknown classes.
 """
 
 from __future__ import annotations
@@ -18,63 +16,35 @@ from typing import Literal, NamedTuple
 
 import torch
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from hem.datamodules.augment import Augmentation, Mixing
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.datasets.cifar import CIFAR10DataModule, CIFAR100DataModule
-from hem.datamodules.datasets.digits import DigitsDataModule
 from hem.datamodules.datasets.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
+from hem.datamodules.datasets.open_set import OpenSetDataModule
 from hem.datamodules.datasets.svhn import SVHNDataModule
 from hem.datamodules.datasets.tiny_imagenet import TinyImageNetDataModule
-from hem.datamodules.images import NO_TARGET, FileImages, Fit, Images, MemoryImages, conform, image_files
-from hem.datamodules.splits import Split
-from hem.names import check_name, near
-from hem.rng import key, permutation, uniform
+from hem.datamodules.images import NO_TARGET, FileImages, Fit, Images, conform, image_files
+from hem.datamodules.noise import (
+    DerivedImages,
+    blobs,
+    gaussian_noise,
+    permuted,
+    phase_randomised,
+    stacked,
+    uniform_noise,
+)
+from hem.names import near
+from hem.rng import permutation
 
 Kind = Literal["novel", "unrecognisable"]
-
-
-class DerivedImages(Images):
-    """Images that are made when they are asked for, from their positions.
-
-    Args:
-        make: From positions (N,) int64 to images (N, C, H, W) uint8.
-        count: How many there are.
-        name: What the set is called in tables.
-    """
-
-    def __init__(self, make: Callable[[Tensor], Tensor], count: int, name: str) -> None:
-        self.make = make
-        self.name = name
-        self.targets = torch.full((count,), NO_TARGET)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.make(torch.tensor([index]))[0], NO_TARGET
-
-    def name_of(self, index: int) -> str:
-        """The name of the set and the position."""
-        return f"{self.name}/{index:05d}"
-
-    def in_memory(self, index: Tensor) -> MemoryImages:
-        """The images at some positions, made in parts of 500 and kept."""
-        images = torch.cat([self.make(part) for part in torch.split(index, 500)])
-        return MemoryImages(images, self.targets[index], self.name)
-
-
-def _stacked(images: Images, index: Tensor) -> Tensor:
-    """The images at some positions in one tensor (N, C, H, W) uint8, on the CPU."""
-    if isinstance(images, MemoryImages):
-        return images.images[index.to(images.images.device)].cpu()
-    return torch.stack([images[i][0] for i in index.tolist()])
 
 
 # -- novel: other data sets ----------------------------------------------------------------------------------
 
 
 def _conformed(images: Images, channels: int, size: tuple[int, int], index: Tensor) -> Tensor:
-    return conform(_stacked(images, index), channels, size)
+    return conform(stacked(images, index), channels, size)
 
 
 def _test_part(module: type[ImageDataModule], known: ImageDataModule, root: Path) -> Images:
@@ -145,70 +115,6 @@ def _held_out(known: ImageDataModule, root: Path) -> Images:
 
 NOISE_COUNT = 10_000  # images in a set of noise
 IN_MEMORY = 2**27  # bytes of made images that are kept; more of them are made when they are asked for
-
-
-def _draw(seed: int, stream: int, index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Numbers in [0, 1), (N, *shape), of the images at positions (N,)."""
-    return uniform(key(seed, stream, index), math.prod(shape)).view(-1, *shape)
-
-
-def _bytes(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 1] as bytes; what is beyond is cut off."""
-    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def uniform_noise(shape: tuple[int, int, int], seed: int, index: Tensor) -> Tensor:
-    """Every value equally likely, independently: (N, C, H, W) uint8.
-
-    Example:
-        >>> uniform_noise((1, 28, 28), 0, torch.arange(2)).shape
-        torch.Size([2, 1, 28, 28])
-    """
-    return (_draw(seed, 1, index, shape) * 256).to(torch.uint8)
-
-
-def gaussian_noise(shape: tuple[int, int, int], seed: int, index: Tensor) -> Tensor:
-    """Normal with mean 1/2 and standard deviation 1/4, cut off at 0 and 1: (N, C, H, W) uint8.
-
-    In [-1, 1] this is the outlier-exposure code's deviation of 1/2. Source: Hendrycks et al., "Deep anomaly
-    detection with outlier exposure", ICLR 2019, appendix.
-    """
-    radius, angle = _draw(seed, 2, index, (2, *shape)).unbind(1)
-    normal = (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * torch.pi * angle)
-    return _bytes(0.5 + 0.25 * normal)
-
-
-def blobs(shape: tuple[int, int, int], seed: int, index: Tensor) -> Tensor:
-    """Bernoulli(0.7) pixels, blurred (Gaussian, sigma 1.5 pixels), those below 3/4 black: (N, C, H, W) uint8.
-
-    As in the outlier-exposure code, the channels are a third axis of the blur. Source: Hendrycks et al.,
-    "Deep anomaly detection with outlier exposure", ICLR 2019, appendix.
-    """
-    pixels = (_draw(seed, 3, index, shape) < 0.7).float().numpy()
-    blurred = torch.from_numpy(gaussian_filter(pixels, sigma=(0, 1.5, 1.5, 1.5), mode="nearest"))
-    return _bytes(torch.where(blurred < 0.75, 0.0, blurred))
-
-
-def permuted(images: Images, seed: int, index: Tensor) -> Tensor:
-    """Images with their pixels in another order, one of its own for each image: (N, C, H, W) uint8."""
-    pixels = _stacked(images, index)
-    place = torch.arange(pixels.shape[2] * pixels.shape[3])
-    order = torch.argsort(key(seed, 4, index[:, None], place), dim=1)
-    return pixels.flatten(2).gather(2, order[:, None].expand(-1, pixels.shape[1], -1)).view(pixels.shape)
-
-
-def phase_randomised(images: Images, seed: int, index: Tensor) -> Tensor:
-    """Images with the phases of their Fourier transform replaced by those of white noise: (N, C, H, W) uint8.
-
-    All channels take the same phases. The mean stays, but for what is cut off outside of [0, 1]: noise in
-    [0, 1) has phase 0 there. Source: Spratling, "A comprehensive assessment benchmark for rigorously
-    evaluating deep learning image classifiers", Neural Networks 192, 2025, which names the kind of image.
-    """
-    pixels = _stacked(images, index).float() / 255
-    size = (pixels.shape[2], pixels.shape[3])
-    phases = torch.fft.rfft2(_draw(seed, 5, index, (1, *size))).angle()
-    return _bytes(torch.fft.irfft2(torch.polar(torch.fft.rfft2(pixels).abs(), phases), s=size))
-
 
 Noise = Callable[[tuple[int, int, int], int, Tensor], Tensor]
 Destroyer = Callable[[Images, int, Tensor], Tensor]
@@ -346,101 +252,3 @@ def unknown_images(
     if isinstance(images, DerivedImages) and len(index) * math.prod((known.in_channels, *known.image_size)) < IN_MEMORY:
         return images.in_memory(index), torch.arange(len(index))
     return images, index
-
-
-# -- an open-set split ----------------------------------------------------------------------------------------
-
-WHOLE: dict[str, type[ImageDataModule]] = {
-    module.name: module
-    for module in (
-        DigitsDataModule,
-        MNISTDataModule,
-        FashionMNISTDataModule,
-        KMNISTDataModule,
-        CIFAR10DataModule,
-        CIFAR100DataModule,
-        SVHNDataModule,
-        TinyImageNetDataModule,
-    )
-}
-
-
-class OpenSetDataModule(ImageDataModule):
-    """Some classes of a data set, relabelled 0..K-1; the others are the unknown set ``held_out``.
-
-    The literature's open-set splits are lists of classes: CIFAR-10 and SVHN have 6 known and 4 unknown ones,
-    five times over. Source: Neal et al., "Open set learning with counterfactual images", ECCV 2018.
-
-    Args:
-        of: The data set: a key of :data:`WHOLE`.
-        known_classes: The known classes, in the order of their new labels.
-        root: As of :class:`ImageDataModule`.
-        download: As of :class:`ImageDataModule`.
-        **kwargs: As of :class:`ImageDataModule`.
-
-    Raises:
-        ValueError: There is no such data set or class, a class is named twice, or none is left unknown.
-
-    Example:
-        >>> data = OpenSetDataModule("mnist", [0, 1, 7], val_fraction=0)
-        >>> data.num_classes, data.class_names, data.class_counts
-        (3, ('0', '1', '7'), [5923, 6742, 6265])
-    """
-
-    def __init__(
-        self,
-        of: str,
-        known_classes: list[int],
-        root: str | None = None,
-        download: bool = False,
-        **kwargs: object,
-    ) -> None:
-        check_name(of, WHOLE, "data set")
-        whole = WHOLE[of](root=root)
-        valid = set(range(whole.num_classes))
-        if len(set(known_classes)) != len(known_classes) or not set(known_classes) < valid:
-            raise ValueError(
-                f"known_classes of {whole.title} are some of 0 to {whole.num_classes - 1}, each once and not all, "
-                f"but they are {known_classes}."
-            )
-        if len(known_classes) < 2:
-            raise ValueError(f"A classifier needs two known classes or more, but known_classes is {known_classes}.")
-        self.whole = whole
-        self.known_classes = list(known_classes)
-        self.name = f"{of}_open"
-        self.title = f"{whole.title} (open-set split)"
-        self.source = whole.source
-        self.class_names = tuple(whole.class_names[c] for c in known_classes)
-        self.train_counts = [whole.train_counts[c] for c in known_classes]
-        self.in_channels, self.image_size = whole.in_channels, whole.image_size
-        self.mean, self.std = whole.mean, whole.std
-        super().__init__(root=root, download=download, **kwargs)  # type: ignore[arg-type]
-
-    def load(self, split: Split) -> Images:
-        """The known classes of an official part."""
-        label = torch.full((self.whole.num_classes,), NO_TARGET)
-        label[self.known_classes] = torch.arange(len(self.known_classes))
-        images = self._whole(split)
-        target = label[images.targets]
-        chosen = target != NO_TARGET
-        return MemoryImages(images.images[chosen], target[chosen], f"{self.name}/{split}")
-
-    def unknown_images(self) -> Images:
-        """The other classes of the official test part, without labels."""
-        images = self._whole("test")
-        chosen = ~torch.isin(images.targets, torch.tensor(self.known_classes))
-        targets = torch.full((int(chosen.sum()),), NO_TARGET)
-        return MemoryImages(images.images[chosen], targets, f"{self.name}/held_out")
-
-    def _whole(self, split: Split) -> MemoryImages:
-        images = self.whole.load(split)
-        assert isinstance(images, MemoryImages), "the sets of WHOLE lie in memory"
-        return images
-
-    def fetch(self) -> None:
-        """Download the whole set."""
-        self.whole.fetch()
-
-    def usual_augment(self) -> list[Augmentation | Mixing]:
-        """The whole set's."""
-        return self.whole.usual_augment()

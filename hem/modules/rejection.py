@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from hem.attacks import pgd
 from hem.attacks.fooling import nonsense
 from hem.calibration import Temperature, calibrate
 from hem.corruptions import CORRUPTIONS, corrupt
-from hem.datamodules.base import ImageDataModule
 from hem.datamodules.evaluation import EvaluationSet
 from hem.datamodules.unknown import UNKNOWN, Kind, check_unknown, kind_of, unknown_images
 from hem.metrics import catalog
 from hem.modules.base import Task
 from hem.modules.calibrator import CHANGED
-from hem.modules.examination import data_of, folder_of, write_figure, write_record, write_table, writes
+from hem.modules.examination import data_of
+from hem.modules.rejection_files import write_rejection
 from hem.modules.rejector import calibration_images, gathered
 from hem.names import check_name
-from hem.plots.rejection import rejection_curves
-from hem.rejection import (
-    FEATURE_SCORES,
-    INPUT_SCORES,
-    LOGIT_SCORES,
-    METRICS,
-    FeatureScore,
-    InputScore,
-    accept_threshold,
-    auroc,
-    oscr,
-    oscr_curve,
-    roc,
-)
+from hem.rejection import LOGIT_SCORES, FeatureScore, InputScore, accept_threshold
 from hem.rejection.evaluation import Row, Scored, table
+from hem.rejection.named import score_of
 from hem.rng import key, permutation
 
 DEFAULT_UNKNOWN = {"unrecognisable": [name for name, entry in UNKNOWN.items() if entry.kind == "unrecognisable"]}
@@ -62,33 +46,6 @@ class Part(NamedTuple):
     features: Tensor | None  #: (N, D)
     asked: dict[str, Tensor]  #: the scores of input, each (N,)
     target: Tensor  #: (N,)
-
-
-def score_of(score: FeatureScore | InputScore | str) -> tuple[str, Any]:
-    """Return the name of a score and what computes it.
-
-    Args:
-        score: An object; a name of :data:`hem.rejection.LOGIT_SCORES`; the path of a function of logits.
-
-    Raises:
-        ValueError: There is none of this name.
-    """
-    if not isinstance(score, str):
-        return str(score), score
-    if score in LOGIT_SCORES:
-        return score, LOGIT_SCORES[score]
-    former: dict[str, Any] = {**FEATURE_SCORES, **INPUT_SCORES}
-    if score in former:
-        rank_zero_warn(f"The score '{score}' is a class by now: hem.rejection.{former[score].__name__}.",
-                       category=FutureWarning)  # fmt: skip
-        return score, former[score]()
-    module, _, name = score.rpartition(".")
-    if not module:
-        check_name(score, (*LOGIT_SCORES, *former), "rejection score")
-    try:
-        return name, getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"Expected the path of a function of logits as a score, got '{score}': {error}.") from error
 
 
 class RejectionTask(Task):
@@ -319,7 +276,27 @@ class RejectionTask(Task):
         rows = table(known, unknown, kinds, groups, thresholds)
         self._log(known["clean"], unknown, groups, rows)
         if self.trainer.is_global_zero:
-            self._write(known, unknown, groups, thresholds, rows)
+            record = {
+                "convention": "scores are unknownness: positive = unknown, higher = more unknown",
+                "known": data_of(self).name,
+                "accuracy": float(known["clean"].correct.double().mean()),
+                "keep": self.keep,
+                "temperature": None if self.temperature is None else self.temperature.temperature.item(),
+                "thresholds": thresholds,
+                "images": {name: len(found.correct) for name, found in {**known, **unknown}.items()},
+                "groups": {
+                    group: {
+                        "present": [name for name in names if name not in self.missing],
+                        "missing": [name for name in names if name in self.missing],
+                    }
+                    for group, names in self.groups.items()
+                },
+                "missing": self.missing,
+                "corruptions": {"names": self.corruptions, "severity": self.severity},
+                "attack_eps": self.attack_eps,
+                "noise_seed": self.noise_seed,
+            }
+            write_rejection(self, list(self.scores), known["clean"], unknown, groups, rows, record)
 
     def _parts(self, kind: str) -> list[Part]:
         """Return the batches of all sets of a kind."""
@@ -388,86 +365,6 @@ class RejectionTask(Task):
         for group, names in groups.items():
             present = sum(name in unknown for name in names)
             self.log(catalog.SETS.key("test", set=group), float(present), logger=False, sync_dist=True)
-
-    def _write(
-        self,
-        known: Mapping[str, Scored],
-        unknown: Mapping[str, Scored],
-        groups: Mapping[str, Sequence[str]],
-        thresholds: Mapping[str, float],
-        rows: Sequence[Row],
-    ) -> None:
-        data, clean = data_of(self), known["clean"]
-        Console().print(self._table(data, clean, unknown, groups, rows))
-        for score in clean.scores:
-            values = {name: found.scores[score] for name, found in unknown.items()}
-            write_figure(self, f"rejection_{score}", self._curves(score, clean, values, thresholds.get(score)))
-        sizes = {name: len(found.correct) for name, found in {**known, **unknown}.items()}
-        columns = ["score", "name", "sets", "images", *METRICS, "oscr", "dar", "dar_strict"]
-        lines = (
-            {"score": row.score, "name": row.name, "sets": row.sets, "images": sizes.get(row.name)}
-            | {metric: round(value, 6) for metric, value in row.metrics.items()}
-            for row in rows
-        )
-        write_table(self, "rejection", columns, lines)
-        record = {
-            "convention": "scores are unknownness: positive = unknown, higher = more unknown",
-            "known": data.name,
-            "accuracy": float(clean.correct.double().mean()),
-            "keep": self.keep,
-            "temperature": None if self.temperature is None else self.temperature.temperature.item(),
-            "thresholds": thresholds,
-            "images": sizes,
-            "groups": {
-                group: {
-                    "present": [name for name in names if name not in self.missing],
-                    "missing": [name for name in names if name in self.missing],
-                }
-                for group, names in self.groups.items()
-            },
-            "missing": self.missing,
-            "corruptions": {"names": self.corruptions, "severity": self.severity},
-            "attack_eps": self.attack_eps,
-            "noise_seed": self.noise_seed,
-        }
-        write_record(self, "rejection", record)
-        if writes(self):
-            print(f"rejection: {folder_of(self) / 'rejection.csv'}, rejection.json and rejection_<score>.png")
-
-    def _table(
-        self,
-        data: ImageDataModule,
-        clean: Scored,
-        unknown: Mapping[str, Scored],
-        groups: Mapping[str, Sequence[str]],
-        rows: Sequence[Row],
-    ) -> Table:
-        """AUROC in per cent: unknown sets and means of groups against the scores that were asked for."""
-        accuracy = 100 * float(clean.correct.double().mean())
-        made = Table(title=f"AUROC (%), {data.title} known, accuracy {accuracy:.2f} %")
-        made.add_column("unknown set")
-        for score in self.scores:
-            made.add_column(score, justify="right")
-        values = {(row.name, row.score): row.metrics.get("auroc") for row in rows}
-        labels = {name: name for name in unknown}
-        for group, names in groups.items():
-            labels[group] = f"{group}, mean of {sum(name in unknown for name in names)}/{len(names)}"
-        last = list(unknown)[-1:]
-        for name, label in labels.items():
-            cells = [values.get((name, score)) for score in self.scores]
-            texts = ("-" if cell is None else f"{100 * cell:.2f}" for cell in cells)
-            made.add_row(label, *texts, end_section=name in last)
-        return made
-
-    def _curves(self, score: str, clean: Scored, unknown: dict[str, Tensor], threshold: float | None) -> Any:
-        """Histograms of one score beside its ROC and OSCR curves, one line per unknown set."""
-        known, correct = clean.scores[score], clean.correct
-        rocs = {name: (*roc(known, values)[:2], auroc(known, values)) for name, values in unknown.items()}
-        oscrs = {
-            name: (*oscr_curve(known, correct, values), oscr(known, correct, values))
-            for name, values in unknown.items()
-        }
-        return rejection_curves(score, {"known": known, **unknown}, rocs, oscrs, threshold, self.keep)
 
 
 def short(name: str) -> str:

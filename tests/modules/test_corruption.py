@@ -169,7 +169,7 @@ def test_mistakes_get_a_sentence(trained, hem_command, tmp_path):
 
 
 def test_shipped_config_on_a_classification_checkpoint(hem_command, tmp_path):
-    """The one command of the config, on MNIST in its official layout, whatever loss the checkpoint was trained with."""
+    """A former config of one data set, on MNIST in its official layout, whatever loss a checkpoint was trained with."""
     trees.mnist_tree(tmp_path)
     quick = ("--config", "configs/trainer/debug.yaml", "--trainer.enable_progress_bar", "false",
              "--data.root", tmp_path, "--data.batch_size", 4)  # fmt: skip
@@ -178,7 +178,8 @@ def test_shipped_config_on_a_classification_checkpoint(hem_command, tmp_path):
     assert outcome.code == 0, outcome.err
     checkpoint = tmp_path / "fit" / "checkpoints" / "last.ckpt"
     test = ("test", "--config", "configs/corruption/mnist.yaml", *quick, "--ckpt_path", checkpoint)
-    outcome = hem_command(*test, "--run_dir", tmp_path / "test")
+    with pytest.warns(FutureWarning, match="configs/corruption/mnist.yaml is evaluate/corruption by now"):
+        outcome = hem_command(*test, "--run_dir", tmp_path / "test")
     assert outcome.code == 0, outcome.err
     metrics = json.loads((tmp_path / "test" / "results.json").read_text())["metrics"]
     assert {f"test/corruption/{name}/{s}" for name in CORRUPTIONS for s in range(1, 6)} <= metrics.keys()
@@ -186,6 +187,7 @@ def test_shipped_config_on_a_classification_checkpoint(hem_command, tmp_path):
         assert {row["images"] for row in csv.DictReader(file)} == {"8"}  # two batches, as debug.yaml says
 
     official = ("--model.corrupted", "OfficialCorruptions")
+    test = ("test", "--run", tmp_path / "fit", "--config", "evaluate/corruption", *quick)
     outcome = hem_command(*test, "--run_dir", tmp_path / "official", *official)
     assert outcome.code == 1
     assert f"MNIST-C is missing: {tmp_path}/mnist_c/shot_noise is not there" in outcome.err

@@ -58,6 +58,7 @@ def changed_weights(run: RunFolder) -> None:
     torch.save(state, run.last)
 
 
+@pytest.mark.filterwarnings("ignore:The config .* by now:FutureWarning")
 @pytest.mark.parametrize("way", ["run", "checkpoint"])
 def test_inherits_the_run(hem_command, run, way):
     """With ``--run``, and by the checkpoint's folder under the configs of old, which name another network and loss."""
@@ -158,6 +159,7 @@ def test_trial_runs_write_nothing_and_partial_ones_say_so(hem_command, run):
     assert "partial" not in results(run), "the whole takes the place of the part"
 
 
+@pytest.mark.filterwarnings("ignore:The config .* by now:FutureWarning")
 def test_a_loose_checkpoint_keeps_the_files_of_another(hem_command, run, tmp_path):
     """Outside any run all that a test left is set aside together, and the record says that the loss is the config's."""
     changed_weights(run)
