@@ -15,7 +15,6 @@ import os
 
 import matplotlib.pyplot as plt
 import torch
-from hem.scores import accept_threshold, auroc, max_logit, msp
 from lightning.pytorch import Trainer
 
 import hem
@@ -24,6 +23,7 @@ from hem.losses import HEMLoss
 from hem.metrics import calibration_error
 from hem.modules import ClassificationTask
 from hem.networks import LeNet
+from hem.rejection import accept_threshold, auroc, max_logit, msp
 
 EPOCHS = 2 if os.environ.get("HEM_QUICK") else 30  # the tests set it
 torch.manual_seed(0)
