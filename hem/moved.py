@@ -29,6 +29,7 @@ MOVED: dict[str, tuple[str, ...]] = {
         "hem.rejection.inputs",
         "hem.rejection.curves",
         "hem.rejection.rejector",
+        "hem.rejection.named",
     ),
     "hem.statistics": ("hem.report.statistics",),
     "hem.modules.masking": ("hem.attacks.masking",),

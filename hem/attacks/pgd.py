@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -178,48 +178,44 @@ class PGD(Attack):
         if isinstance(objective, str):
             check_name(objective, (*OBJECTIVES, "loss"), "objective")
         check_counts(1 if steps is None else steps, 1 if restarts is None else restarts)
-        self.objective, self.steps, self.restarts = objective, steps, restarts
-        self.step_size, self.schedule, self.momentum = step_size, schedule, momentum
-        self.early_stop = early_stop
+        self.options: dict[str, Any] = {
+            "objective": objective,
+            "steps": steps,
+            "restarts": restarts,
+            "step_size": step_size,
+            "schedule": schedule,
+            "momentum": momentum,
+            "early_stop": early_stop,
+        }
         self.name = name or f"pgd_{objective if isinstance(objective, str) else type(objective).__name__}"
         self.min_classes = 4 if objective == "dlr" else 2
 
     def __eq__(self, other: object) -> bool:
         """Whether it is the same attack, whatever it is called."""
-        return isinstance(other, PGD) and {**vars(self), "name": None} == {**vars(other), "name": None}
+        return isinstance(other, PGD) and self.options == other.options
 
     __hash__ = object.__hash__
 
     def __call__(self, net: Model, input: Tensor, target: Tensor, eps: float, norm: Norm, keys: Tensor) -> Tensor:
         """Return the images of :func:`pgd`."""
-        if self.objective == "loss":
+        if self.options["objective"] == "loss":
             raise ValueError(
                 "Expected an attack on the training loss to be told it, got none: give the criterion as the objective, "
                 "or attack.bound(loss, Budget())."
             )
-        return pgd(
-            net,
-            input,
-            target,
-            eps,
-            norm=norm,
-            steps=self.steps or 40,
-            step_size=self.step_size,
-            restarts=self.restarts or 1,
-            objective=self.objective,
-            schedule=self.schedule,
-            momentum=self.momentum,
-            early_stop=self.early_stop,
-            seed=keys,
-        )
+        return pgd(net, input, target, eps, norm=norm, seed=keys, **self._within(Budget()))
 
     def bound(self, loss: nn.Module, budget: Budget) -> Attack:
         """Return the attack on a loss, where it climbs that; with a budget, where it has none of its own."""
         bound = copy.copy(self)
-        if self.objective == "loss":
-            bound.objective = "ce" if plain_ce(loss) else loss
-        bound.steps, bound.restarts = self.steps or budget.steps, self.restarts or budget.restarts
+        bound.options = self._within(budget)
+        if self.options["objective"] == "loss":
+            bound.options["objective"] = "ce" if plain_ce(loss) else loss
         return bound
+
+    def _within(self, budget: Budget) -> dict[str, Any]:
+        own = self.options
+        return own | {"steps": own["steps"] or budget.steps, "restarts": own["restarts"] or budget.restarts}
 
 
 class FGSM(Attack):

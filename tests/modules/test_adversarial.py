@@ -182,7 +182,7 @@ def test_an_attack_has_a_budget_of_its_own(weights, tmp_path):
 
     class Counted(PGD):
         def __call__(self, *args):
-            calls.append(self.steps)
+            calls.append(self.options["steps"])
             return super().__call__(*args)
 
     attacks = [Counted("margin", steps=2, name="short"), Counted("margin"), Counted("margin", steps=5, name="same")]

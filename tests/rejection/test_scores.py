@@ -136,7 +136,7 @@ def test_what_cannot_be_fitted(fitting):
 
 def test_without_pytorch_ood(fitting, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pytorch_ood.detector", None)
-    with pytest.raises(ImportError, match=r"pip install 'hem\[ood\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'hem-loss\[ood\]'"):
         KNN().fit(*fitting)
 
 
