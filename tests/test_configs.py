@@ -169,7 +169,7 @@ def test_examination_config(name, hem_command, examined):
 
 
 @pytest.mark.parametrize("own", OF_DATA)
-def test_examination_of_a_data_set(own):
+def test_examination_of_a_data_set(own, monkeypatch):
     """What differs by data set is parsed and built behind the examination that it belongs to."""
     path = Path("configs/evaluate") / own
     files = [(ROOT / each).read_text() for each in (path.parent.with_suffix(".yaml"), path)]
@@ -178,6 +178,7 @@ def test_examination_of_a_data_set(own):
         model |= given["init_args"]
     kind = yaml.safe_load(files[0])["model"]["class_path"]
     config = {"model": {"class_path": kind, "init_args": model}, "data": {"class_path": "DigitsDataModule"}}
+    monkeypatch.setattr("sys.argv", ["cli.py"])
     assert type(build(spelt_out(config), run=False).model).__name__ in kind
 
 
