@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from hem.corruptions.constants import constants
 from hem.corruptions.pixels import like, luma, normal, streak, truncate, uniform, zoom
-from hem.decoder import decode_image
 from hem.rng import integers
 from hem.rng import key as key_of
 

@@ -309,13 +309,6 @@ class Task(LightningModule):
         """Log the metrics of the test."""
         self.log_metrics("test")
 
-    def log_accuracy(self, batch: Any, stage: str) -> None:
-        """Log ``<stage>/accuracy``: the share of all samples, on all devices, that is classified rightly."""
-        input, target, *_ = batch
-        right = (self(input).argmax(1) == target).float().mean()
-        key = catalog.ACCURACY.key(stage)
-        self.log(key, right, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
-
     # -- hooks around a step -------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
