@@ -17,11 +17,13 @@ from matplotlib.figure import Figure
 from hem.metrics.catalog import Metric, describe
 from hem.names import near
 from hem.plots import comparison
+from hem.plots import search as plots
 from hem.plots.style import colours, saved, wrapped
 from hem.report import tables
 from hem.report.drawings import drawings
 from hem.report.findings import Finding, against, overall, ranked, tested
 from hem.report.records import Runs
+from hem.report.search import Search, budget_of, chosen_table, read_searches, trials_table, tuned_table
 from hem.report.statistics import FEWEST, critical_difference
 from hem.runs import RunFolder
 from hem.runs.files import write_atomically
@@ -88,6 +90,7 @@ class Page:
             ),
             "each": self.table(tables.runs_table(runs, cell, metrics), False),
             "baseline_there": len(runs.of(cell, self.baseline)) > 0,
+            "tuned": self.beside_untuned(cell, metrics[0]) if metrics else None,
             "pictures": [
                 self.picture(f"{cell}_{each.name}", each.title, each.figure)
                 for each in drawings(runs, cell, metrics, self.hues)
@@ -96,23 +99,69 @@ class Page:
             "runs": [described(run, runs.folder) for run in runs.of(cell).itertuples()],
         }
 
+    def search(self, cell: str, searches: Sequence[Search]) -> dict[str, Any]:
+        """The search of a cell: every trial, what mattered, what was chosen."""
+        trials, spaces = {}, {}
+        for each in searches:
+            rows = each.trials
+            if len(rows) and (rows.state == "complete").any():
+                best = each.record.get("best", {}).get("trial")
+                trials[each.loss] = rows[rows.state == "complete"].assign(best=rows.trial == best)
+                spaces[each.loss] = each.space
+        pictures = []
+        if trials:
+            label = searches[0].metric.label
+            pictures = [
+                self.picture(f"{cell}_slices", "Every complete trial, by each parameter; the star was chosen",
+                             plots.slices(trials, spaces, label, self.hues)),
+                self.picture(f"{cell}_parallel", "Every complete trial as a line through its parameters",
+                             plots.parallel_coordinates(trials, spaces, label, searches[0].record["mode"])),
+            ]  # fmt: skip
+        return {
+            "cell": cell,
+            "budget": budget_of(searches),
+            "warnings": [sentence for each in searches for sentence in each.at_the_edge()],
+            "chosen": self.table(chosen_table(cell, searches)),
+            "trials": self.table(trials_table(cell, searches), False),
+            "pictures": pictures,
+        }
+
+    def beside_untuned(self, cell: str, metric: Metric) -> dict[str, Any] | None:
+        """A cell of tuned runs beside that of the untuned ones; None: there is none, or it has no runs yet."""
+        untuned = self.runs.untuned(cell)
+        table = tuned_table(self.runs, cell, untuned, metric, self.baseline) if untuned else None
+        if table is None or table.frame.empty:
+            return None
+        values = self.runs.values
+        values = values[(values.metric == metric.key) & values.loss.isin(table.frame.loss)]
+        shown = values[values.cell.isin([untuned, cell])].assign(tuned=lambda rows: rows.cell == cell)
+        figure = plots.beside_untuned(shown.assign(value=metric.scale * shown.value), metric.label, self.hues)
+        return {
+            "table": self.table(table),
+            "picture": self.picture(f"{cell}_beside_untuned", "Tuned beside untuned", figure),
+        }
+
     def answer(self, findings: Mapping[str, Sequence[Finding]], primary: Mapping[str, Metric]) -> dict[str, Any]:
         """What the study says of its primary metrics, task by task and over all of them."""
         rows = [
             relative_row(cell, each) for cell, found in findings.items() for each in found
             if each.metric.higher is not None and each.values[1].mean() != 0
         ]  # fmt: skip
-        answer: dict[str, Any] = {"level": next((each.level for found in findings.values() for each in found), None)}
+        answer: dict[str, Any] = {"summary": None, "overall": [], "ranks": None}
+        answer["level"] = next((each.level for found in findings.values() for each in found), None)
         if rows:
             figure = comparison.relative_change(pd.DataFrame(rows), self.hues)
             answer["summary"] = self.picture("summary", "Relative change", figure)
         losses = [loss for loss in self.runs.losses if loss != self.baseline]
-        found = overall(findings, losses)
-        if any(each.tasks > 1 for each in found):
-            answer["overall"] = self.table(
-                tables.overall_table(found, "overall", f"Over all tasks, against {self.baseline}")
-            )
-        if ranks := ranked(self.runs, primary):
+        tuned = {cell: metric for cell, metric in primary.items() if self.runs.untuned(cell)}
+        untuned = {cell: metric for cell, metric in primary.items() if cell not in tuned}
+        parts = {"overall_tuned": (tuned, "Over all tasks, tuned"), "overall": (untuned, "Over all tasks")}
+        for name, (cells, title) in parts.items():
+            found = overall({cell: findings[cell] for cell in cells}, losses)
+            if any(each.tasks > 1 for each in found):
+                table = tables.overall_table(found, name, f"{title}, against {self.baseline}")
+                answer["overall"].append(self.table(table))
+        if ranks := ranked(self.runs, tuned or primary):
             distance = critical_difference(len(ranks.ranks), ranks.tasks)
             figure = comparison.critical_differences(ranks.ranks, ranks.pairs, distance, self.hues)
             title = f"Mean ranks over {ranks.tasks} tasks (1: the best); a bar joins losses that are not told apart"
@@ -181,7 +230,8 @@ def write(folder: str | Path | Runs, baseline: str | None = None, further: Seque
         coverage=coverage,
         missing=runs.missing,
         fewest=FEWEST,
-        answer={"summary": None, "overall": None, "ranks": None, **page.answer(findings, primary)},
+        answer=page.answer(findings, primary),
+        searches=[page.search(cell, each) for cell, each in read_searches(runs).items()],
         undeclared=undeclared,
         sections=[page.section(cell, findings.get(cell, ()), further) for cell in runs.cells],
     )

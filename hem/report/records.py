@@ -184,7 +184,8 @@ class Runs:
         after = (self.plan.get("runs", {}).get(name) or {}).get("after")
         if logs:
             return Missing(name, "begun, but it has no results: failed, stopped or still running", tail(logs[-1]))
-        if after and not RunFolder(self.folder / after).results.is_file():
+        over = after and (self.folder / f"{after}.yaml").is_file()  # a search, and what it has found
+        if after and not over and not RunFolder(self.folder / after).results.is_file():
             return Missing(name, f"not begun: {after} is not done", "")
         return Missing(name, "not begun", "")
 
@@ -259,6 +260,11 @@ class Runs:
         if declared not in keys:
             return found
         return [describe(declared), *(metric for metric in found if metric.key != declared)]
+
+    def untuned(self, cell: str) -> str | None:
+        """The cell of the same runs without what a search has found; None: this one is of no search."""
+        found: str | None = self.plan.get("cells", {}).get(cell, {}).get("untuned")
+        return found
 
     def declared(self, cell: str) -> str | None:
         """The key of the primary metric that the study's file declares of a cell."""

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import stats
 
 from hem import report
+from hem.report import page
 from hem.report.statistics import detectable, seeds_needed
 
 FACTS = {
@@ -68,6 +69,13 @@ def folder(tmp_path):
     return study
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Tables alone, for tests that look at nothing else."""
+    monkeypatch.setattr(page, "drawings", lambda *arguments: [])
+    monkeypatch.setattr(page, "saved", lambda figure, form: b"")
+
+
 def rows(path):
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
@@ -103,10 +111,10 @@ def test_page(folder, capsys):
     """Self-contained: no link leads out of the folder of the study, every picture is in the page."""
     assert report.main([str(folder)]) == 0
     assert "11 runs are missing" in capsys.readouterr().out
-    page = page_of(folder)
-    text = " ".join(page.text)
-    assert sum(link.startswith("data:image/svg+xml;base64,") for link in page.links) >= 5
-    for link in page.links:
+    shown = page_of(folder)
+    text = " ".join(shown.text)
+    assert sum(link.startswith("data:image/svg+xml;base64,") for link in shown.links) >= 5
+    for link in shown.links:
         assert re.match(r"#|data:image/|[\w./-]+$", link)
         if not link.startswith(("#", "data:")):
             assert (folder / "report" / link).is_file()
@@ -139,6 +147,7 @@ def test_it_is_the_same_each_time(folder):
     assert {p.name: p.read_bytes() for p in (folder / "report").iterdir()} == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables(folder):
     """Mean, standard deviation, number of seeds; differences, intervals and corrected p-values as scipy has them."""
     report.write(folder)
@@ -175,6 +184,7 @@ def test_tables(folder):
     assert "| missing |" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_raw(folder):
     """Every figure of every run, whole, with date, hardware and config."""
     report.write(folder)
@@ -189,6 +199,7 @@ def test_raw(folder):
     assert one["config"] == "classification_digits/hem/seed3/config_test.yaml"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_further_metrics(folder, capsys):
     """They stand in the tables and in the small file of runs behind the headline ones, once each."""
     assert report.main([str(folder), "--metrics", "class_accuracy/[01]", "test/accuracy"]) == 0
@@ -213,6 +224,7 @@ def test_further_metrics(folder, capsys):
     assert "got 'test/acuracy'; did you mean 'test/accuracy'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_figures_of_validation(folder):
     """What hyper-parameters are chosen by: the best epoch of each run."""
     assert report.main([str(folder), "--figures", "val/accuracy"]) == 0
@@ -221,6 +233,7 @@ def test_figures_of_validation(folder):
     assert last == ["accuracy of validation, best epoch in % ↑", *["75.00 ± 0.00 (5)"] * 3]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_only_seeds_of_both_are_paired(folder):
     """A seed that one loss lacks is left out of the comparison, not of the mean."""
     (folder / "classification_digits" / "ce" / "seed4" / "results.json").unlink()
@@ -232,6 +245,7 @@ def test_only_seeds_of_both_are_paired(folder):
     assert "(5)" in rows(folder / "report" / "classification_digits.csv")[0]["hem"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_baseline(folder, capsys):
     assert report.main([str(folder), "--baseline", "focal"]) == 0
     assert {r["loss"] for r in rows(folder / "report" / "classification_digits_primary.csv")} == {"ce", "hem"}
@@ -267,6 +281,7 @@ def test_missing_runs_say_why(folder):
     assert found["adversarial_digits/focal/seed0"].why == "not begun: classification_digits/focal/seed0 is not done"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_mixed_folder(folder):
     """Other machines, other versions, runs that nobody asked for, files that are none: each gets a sentence."""
     leave(folder, "classification_digits", "dice", 0, {"test/accuracy": 0.5}, hardware="another", devices=2,
@@ -319,6 +334,7 @@ def test_a_damaged_record_is_named(folder, path, content, capsys):
     assert "delete it, and it will be made anew" in said
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_came_to_nothing(folder):
     """NaN and infinity are named where they stand, and stop nothing."""
     path = folder / "classification_digits" / "hem" / "seed1" / "results.json"
@@ -331,6 +347,7 @@ def test_a_run_that_came_to_nothing(folder):
     assert next(row["verdict"] for row in found if row["loss"] == "hem") == "not a number in some seed"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_made_by_hand(folder, tmp_path):
     """A folder of runs without a plan is reported on as well."""
     (folder / "plan.json").unlink()
@@ -343,9 +360,9 @@ def test_a_run_is_drawn_once_it_has_pictures(folder):
     run = folder / "classification_digits" / "hem" / "seed0"
     Image.new("RGB", (4, 4)).save(run / "rejection_msp.png")
     report.write(folder)
-    page = page_of(folder)
-    assert sum(link.startswith("data:image/png") for link in page.links) == 1
-    assert "hem, seed 0" in page.text
+    shown = page_of(folder)
+    assert sum(link.startswith("data:image/png") for link in shown.links) == 1
+    assert "hem, seed 0" in shown.text
 
 
 def declare(folder, **primary):
@@ -355,6 +372,7 @@ def declare(folder, **primary):
     (folder / "plan.json").write_text(json.dumps(plan))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_declared_metric_is_the_one_that_is_tested(folder):
     """It stands first, and no other metric has a p-value or the word significant."""
     declare(folder, classification_digits="test/calibration_error", adversarial_digits="test/accuracy")
@@ -373,6 +391,7 @@ def test_the_declared_metric_is_the_one_that_is_tested(folder):
     assert "The study's file declares no primary metric for adversarial_digits:" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_further_losses_are_corrected_for_and_further_metrics_are_not(folder):
     """Holm over the losses of the primary metric, whatever else was measured."""
     report.write(folder)
@@ -384,6 +403,7 @@ def test_further_losses_are_corrected_for_and_further_metrics_are_not(folder):
         assert found[loss]["p (Holm)"] == ("< 0.0001" if corrected < 1e-4 else f"{corrected:.4f}")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_not_shown_says_what_it_could_have_shown(folder):
     """As the statistics have it, of these losses and this level."""
     for seed in range(5):

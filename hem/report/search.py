@@ -1,0 +1,190 @@
+"""The search of a study: its budget and space, every trial, what mattered, what was chosen, and what that brought."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hem.metrics.catalog import Metric, describe
+from hem.plots.search import position
+from hem.report.records import Runs
+from hem.report.statistics import compare
+from hem.report.tables import Table, number, spread
+from hem.runs.files import read_json
+from hem.study.progress import duration
+
+EDGE = 0.05  # share of a range, on its own scale, that counts as its edge
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search for the setting of one loss in one task."""
+
+    cell: str
+    loss: str
+    record: dict[str, Any]  #: ``search.json``: space, budget, sampler and, once it is over, the best trial
+    trials: pd.DataFrame  #: ``trial``, ``state``, ``value`` as it is shown, ``seconds``, ``why`` and the parameters
+    importances: dict[str, float]  #: of the parameters, 1 together; empty where there are too few trials
+
+    @property
+    def metric(self) -> Metric:
+        """What the trials are judged by."""
+        return describe(str(self.record["monitor"]))
+
+    @property
+    def space(self) -> dict[str, dict[str, Any]]:
+        """The parameters: ``low``, ``high``, ``log``, ``choices`` of each."""
+        return dict(self.record["space"])
+
+    def at_the_edge(self) -> Iterator[str]:
+        """Say of which parameters the best value lies at the end of the range: a better one may lie beyond it."""
+        best = self.record.get("best", {}).get("params", {})
+        for name, each in self.space.items():
+            if name in best and not each.get("choices"):
+                place = position(best[name], each)
+                if not EDGE < place < 1 - EDGE:
+                    side = "lower" if place < 0.5 else "upper"
+                    yield (
+                        f"The best {name} of {self.loss} in {self.cell}, {best[name]:.4g}, lies at the {side} edge of "
+                        f"its space, {range_of(each)}: a better one may lie beyond it. Widen it."
+                    )
+
+
+def range_of(space: Mapping[str, Any]) -> str:
+    """A parameter's space in words.
+
+    Example:
+        >>> range_of({"low": 0.01, "high": 1.0, "log": True})
+        '0.01 to 1, logarithmic'
+    """
+    if space.get("choices"):
+        return " | ".join(map(str, space["choices"]))
+    return f"{space['low']:g} to {space['high']:g}{', logarithmic' if space.get('log') else ''}"
+
+
+def read_searches(runs: Runs) -> dict[str, list[Search]]:
+    """The searches of a study by cell, as far as they have come; a note of the runs where the trials cannot be read."""
+    plan = runs.plan.get("search") or {}
+    found: dict[str, list[Search]] = {}
+    storage, known = None, set()
+    if plan:
+        try:
+            from hem.study.search import open_storage  # Optuna is needed where there was a search
+
+            storage = open_storage(place_of(runs.folder, str(plan["storage"])))
+            known = {each.study_name for each in storage.get_all_studies()}
+        except ImportError as error:
+            runs.notes.append(f"The trials of the search are not shown: {error}")
+    for name in plan.get("searches", ()):
+        path = runs.folder / "search" / name / "search.json"
+        if path.is_file():
+            cell, _, loss = name.rpartition("/")
+            record = read_json(path)
+            scale = describe(record["monitor"]).scale
+            trials, importances = read_trials(storage, name, scale) if name in known else (pd.DataFrame(), {})
+            found.setdefault(cell, []).append(Search(cell, loss, record, trials, importances))
+    return found
+
+
+def place_of(folder: Path, storage: str) -> str:
+    """Where the trials are: in the study's folder, wherever that lies now, or at a URL."""
+    for name, prefix in (("search.db", "sqlite:///"), ("search.journal", "")):
+        if storage.endswith(name) and (folder / name).is_file():
+            return f"{prefix}{folder / name}"
+    return storage
+
+
+def read_trials(storage: Any, name: str, scale: float) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Every trial of a search, and the importances of its parameters (Optuna's, fANOVA of a forest of trees)."""
+    import optuna
+
+    study = optuna.load_study(study_name=name, storage=storage)
+    rows = [
+        {"trial": t.number, "state": t.state.name.lower(), "value": math.nan if t.value is None else scale * t.value,
+         "seconds": t.user_attrs.get("seconds", math.nan), "why": t.user_attrs.get("why", ""), **t.params}
+        for t in study.get_trials(deepcopy=False)
+    ]  # fmt: skip
+    complete = [row for row in rows if row["state"] == "complete"]
+    if len({row["value"] for row in complete}) < 2:
+        return pd.DataFrame(rows), {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return pd.DataFrame(rows), dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+
+
+# -- tables --------------------------------------------------------------------------------------------------------
+
+
+def chosen_table(cell: str, searches: list[Search]) -> Table:
+    """A row for each loss and parameter: its space, what was chosen, and how much it mattered."""
+    rows = []
+    for each in searches:
+        best = each.record.get("best", {})
+        for name, space in each.space.items():
+            value = best.get("params", {}).get(name)
+            rows.append({
+                "loss": each.loss, "parameter": name, "space": range_of(space),
+                "chosen": "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value),
+                "importance": f"{each.importances[name]:.2f}" if name in each.importances else "-",
+                "best trial": f"{best['trial']}" if best else "not over",
+                f"its {each.metric.title}": number(best["value"], each.metric) if best else "-",
+            })  # fmt: skip
+    return Table(f"{cell}_chosen", f"{cell}: what was chosen", pd.DataFrame(rows))
+
+
+def trials_table(cell: str, searches: list[Search]) -> Table:
+    """Every trial of every loss."""
+    found = [each.trials.assign(loss=each.loss) for each in searches if len(each.trials)]
+    if not found:
+        return Table(f"{cell}_trials", f"{cell}: every trial", pd.DataFrame())
+    rows = pd.concat(found)
+    names = [column for column in rows if column not in ("loss", "trial", "state", "value", "seconds", "why")]
+    shown = {name: rows[name].map(lambda v: "" if pd.isna(v) else f"{v:.4g}" if isinstance(v, float) else str(v))
+             for name in (*names, "value", "seconds")}  # fmt: skip
+    return Table(
+        f"{cell}_trials",
+        f"{cell}: every trial",
+        rows.assign(**shown)[["loss", "trial", *names, "value", "state", "why", "seconds"]],
+    )
+
+
+def budget_of(searches: list[Search]) -> str:
+    """The budget in words: the same for every loss."""
+    record = searches[0].record
+    budget = f"{record['trials']} trials" if record.get("trials") else duration(record.get("seconds") or 0)
+    times = (f" in {duration(each.trials.seconds.sum())}" if len(each.trials) else "" for each in searches)
+    counts = [f"{each.loss} {len(each.trials)} trials{time}" for each, time in zip(searches, times, strict=True)]
+    sampler, pruner = (name if isinstance(name, str) else name[0] for name in (record["sampler"], record["pruner"]))
+    return (
+        f"{budget} for each loss; sampler {sampler}, pruner {pruner}, seed {record['seed']}; judged by "
+        f"{describe(record['monitor']).label}, on validation images alone. Done: {', '.join(counts)}."
+    )
+
+
+def tuned_table(runs: Runs, cell: str, untuned: str, metric: Metric, baseline: str) -> Table:
+    """How much was the loss, and how much the setting: the tuned runs beside the untuned ones, seed by seed."""
+    after, before = runs.by_loss(cell, metric.key), runs.by_loss(untuned, metric.key)
+    rows = []
+    for loss in [loss for loss in runs.losses if loss in after and loss in before]:
+        rows.append({
+            "loss": loss, "untuned": spread(before[loss], metric), "tuned": spread(after[loss], metric),
+            "by the setting": gain(after[loss], before[loss], metric),
+            f"over {baseline}, untuned": "" if loss == baseline else gain(before[loss], before.get(baseline), metric),
+            f"over {baseline}, tuned": "" if loss == baseline else gain(after[loss], after.get(baseline), metric),
+        })  # fmt: skip
+    return Table(f"{cell}_beside_untuned", f"{cell}: {metric.label}, tuned beside untuned", pd.DataFrame(rows))
+
+
+def gain(x: pd.Series, y: pd.Series | None, metric: Metric) -> str:
+    """The difference of two, seed by seed, with its interval."""
+    both = [] if y is None else sorted(x.index.intersection(y.index))
+    if not both or y is None:
+        return "-"
+    found = compare(np.asarray(x[both], dtype=float), np.asarray(y[both], dtype=float))
+    low, high = (number(end, metric, "+") for end in (found.low, found.high))
+    return number(found.difference, metric, "+") + (f" ({low} to {high})" if low != "-" else "")
