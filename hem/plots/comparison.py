@@ -155,9 +155,10 @@ def critical_differences(ranks: pd.Series, pairs: pd.DataFrame, distance: float,
     figure, ((panel,),) = blank(6.4, 1.4 + 0.2 * len(ranks))
     panel.grid(visible=False)
     critical_difference_diagram(
-        ranks, pairs, cd=distance, ax=panel, color_palette=dict(hues), label_fmt_left="{label} ({rank:.2f})",
+        ranks, pairs, ax=panel, color_palette=dict(hues), text_h_margin=0.05, label_fmt_left="{label} ({rank:.2f})",
         label_fmt_right="({rank:.2f}) {label}", crossbar_props={"linestyle": "-"}, elbow_props={"linestyle": "-"},
     )  # fmt: skip
+    panel.set_title(f"mean rank; critical difference {distance:.2f}", pad=14)
     return figure
 
 
