@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from hem.metrics.catalog import Metric, describe
@@ -75,7 +74,7 @@ def read_searches(runs: Runs) -> dict[str, list[Search]]:
     storage, known = None, set()
     if plan:
         try:
-            from hem.study.search import open_storage  # Optuna is needed where there was a search
+            from hem.study.storage import open_storage  # Optuna is needed where there was a search
 
             storage = open_storage(place_of(runs.folder, str(plan["storage"])))
             known = {each.study_name for each in storage.get_all_studies()}
@@ -120,7 +119,7 @@ def read_trials(storage: Any, name: str, scale: float) -> tuple[pd.DataFrame, di
 # -- tables --------------------------------------------------------------------------------------------------------
 
 
-def chosen_table(cell: str, searches: list[Search]) -> Table:
+def chosen_table(cell: str, searches: Sequence[Search]) -> Table:
     """A row for each loss and parameter: its space, what was chosen, and how much it mattered."""
     rows = []
     for each in searches:
@@ -137,7 +136,7 @@ def chosen_table(cell: str, searches: list[Search]) -> Table:
     return Table(f"{cell}_chosen", f"{cell}: what was chosen", pd.DataFrame(rows))
 
 
-def trials_table(cell: str, searches: list[Search]) -> Table:
+def trials_table(cell: str, searches: Sequence[Search]) -> Table:
     """Every trial of every loss."""
     found = [each.trials.assign(loss=each.loss) for each in searches if len(each.trials)]
     if not found:
@@ -153,7 +152,7 @@ def trials_table(cell: str, searches: list[Search]) -> Table:
     )
 
 
-def budget_of(searches: list[Search]) -> str:
+def budget_of(searches: Sequence[Search]) -> str:
     """The budget in words: the same for every loss."""
     record = searches[0].record
     budget = f"{record['trials']} trials" if record.get("trials") else duration(record.get("seconds") or 0)
@@ -185,6 +184,6 @@ def gain(x: pd.Series, y: pd.Series | None, metric: Metric) -> str:
     both = [] if y is None else sorted(x.index.intersection(y.index))
     if not both or y is None:
         return "-"
-    found = compare(np.asarray(x[both], dtype=float), np.asarray(y[both], dtype=float))
+    found = compare(x[both].tolist(), y[both].tolist())
     low, high = (number(end, metric, "+") for end in (found.low, found.high))
     return number(found.difference, metric, "+") + (f" ({low} to {high})" if low != "-" else "")

@@ -110,7 +110,7 @@ def test_without_optuna(folder, monkeypatch):
     report.write(folder.rename(folder.with_name("moved")))
     text = " ".join(page_of(folder.with_name("moved")).text)
     assert "The trials of the search are not shown:" in text
-    assert "pip install 'hem[search]'" in text
+    assert "pip install 'hem-loss[search]'" in text
     assert rows(folder.with_name("moved") / "report" / f"{CELL}_chosen.csv")[0]["chosen"] == "0.1"
 
 
