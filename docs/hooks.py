@@ -60,7 +60,7 @@ def render(script: Path, folder: Path) -> None:
             with contextlib.redirect_stdout(printed):
                 exec(compile(cell.source, str(script), "exec"), namespace)
             page.append(f"```python\n{cell.source}\n```")
-            if said := printed.getvalue().strip():
+            if said := printed.getvalue().rstrip().lstrip("\n"):
                 page.append(f'```text title="prints"\n{said}\n```')
             for number in plt.get_fignums():
                 drawn += 1
