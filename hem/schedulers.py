@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, PolynomialLR
 
 
 class WarmUpMultiStepLR(LRScheduler):
-    """A linear start, then drops: the schedule of the long-tail literature.
+    """A linear start, then drops: the scheduler of the long-tail literature.
 
     With e the number of the epoch (from 0), w ``warm_up`` epochs and g ``gamma``:
 
@@ -33,12 +33,12 @@ class WarmUpMultiStepLR(LRScheduler):
     Example:
         >>> import torch
         >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
-        >>> schedule = WarmUpMultiStepLR(optimizer, [4, 5], gamma=0.01, warm_up=2)
+        >>> scheduler = WarmUpMultiStepLR(optimizer, [4, 5], gamma=0.01, warm_up=2)
         >>> rates = []
         >>> for _ in range(6):
-        ...     rates.append(round(schedule.get_last_lr()[0], 6))
+        ...     rates.append(round(scheduler.get_last_lr()[0], 6))
         ...     optimizer.step()
-        ...     schedule.step()
+        ...     scheduler.step()
         >>> rates
         [0.05, 0.1, 0.1, 0.1, 0.001, 1e-05]
     """
@@ -72,7 +72,7 @@ class WarmUpMultiStepLR(LRScheduler):
 
 
 class PolyLR(PolynomialLR):
-    """The poly schedule, lr (1 - step / total_steps)^power: torch's, told how long the training is.
+    """The poly scheduler, lr (1 - step / total_steps)^power: torch's, told how long the training is.
 
     Args:
         optimizer: The optimiser.

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -49,6 +50,10 @@ def test_two_processes_are_one(loss, tmp_path):
         if (loss, name) == ("dice", "test/loss"):
             continue  # no mean over samples: it depends on how the test set is cut into batches
         assert two["metrics"][name] == pytest.approx(expected, rel=1e-4, abs=1e-5), name
+    if loss == "hem":  # the curves too, those of training batches among them: no process tells its own share alone
+        one, two = (pd.read_csv(tmp_path / str(devices) / "metrics.csv").groupby("epoch").mean() for devices in (1, 2))
+        for name in ("train/loss", "train/active", "train/active_loss", "train/accuracy", "val/loss", "val/active"):
+            assert two[name].tolist() == pytest.approx(one[name].tolist(), rel=1e-3, abs=1e-4), name
 
 
 # the end of the command is that of `run`

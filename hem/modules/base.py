@@ -1,4 +1,4 @@
-"""The base of every task: a network, a loss, an optimiser and a schedule, put together for Lightning."""
+"""Task base class: a network, a loss, an optimiser and a scheduler for Lightning, and the metrics of each stage."""
 
 from __future__ import annotations
 
@@ -46,16 +46,24 @@ class Task(LightningModule):
     samples that still carry error. During training that count is taken over the whole global batch: over
     all devices, and over all micro-batches of an accumulated step (see :mod:`hem.losses.reduction`).
 
+    What is logged in training (``train/``), validation (``val/``) and test (``test/``) are the metrics that
+    :meth:`configure_metrics` returns, here ``accuracy``, and ``loss``, ``active`` and ``active_loss``:
+
+    * ``loss`` is the sum over all labelled samples divided by their number, whatever the loss divides by in training.
+      It falls as the network learns, so early stopping and the best checkpoint can go by it.
+    * ``active`` is the share of samples that still carry error, and ``active_loss`` the mean over those: what HEM
+      minimises, which *rises* as fewer and harder samples are left.
+
     Args:
         net: The network: input (N, C, H, W), logits (N, num_classes) or (N, num_classes, H, W).
         loss: The criterion, called as ``loss(logits, target)``: one of :data:`hem.losses.LOSSES` or any other.
         optimizer: Makes the optimiser from the parameters.
-        lr_scheduler: Makes the schedule from the optimiser. Where a schedule takes ``total_steps`` and the
+        lr_scheduler: Makes the scheduler from the optimiser. Where a scheduler takes ``total_steps`` and the
             config leaves it null, it gets the number of optimiser steps of the whole training. ``ReduceLROnPlateau``
             reads its ``monitor`` after every validation (torch's own, which names none: ``val/loss``).
-        lr_interval: Whether the schedule advances after each ``"step"`` or each ``"epoch"``.
+        lr_interval: Whether the scheduler steps after each ``"step"`` or each ``"epoch"``.
         num_classes: Number of classes; linked from the data module.
-        class_names: Names of the classes, for metrics and figures; linked from the data module.
+        class_names: Names of the classes, for metrics and plots; linked from the data module.
         mean: Mean of each input channel, in [0, 1]; linked from the data module. None: no normalisation. Where the
             network started from weights that expect another one, it is theirs that counts.
         std: Standard deviation of each input channel; linked from the data module.
@@ -78,7 +86,7 @@ class Task(LightningModule):
     Raises:
         ValueError: If ``class_names`` has another length, ``skip_separated`` meets a network whose samples mix,
             ``encoder_lr``, ``layer_decay`` or ``frozen_epochs`` is out of its range or meets a network without an
-            encoder, or a schedule overrides the learning rates of the layers.
+            encoder, or a scheduler overrides the learning rates of the layers.
     """
 
     #: the keys of metrics that the progress bar shows
@@ -113,7 +121,7 @@ class Task(LightningModule):
         if class_names is not None and (twice := [name for name, n in Counter(class_names).items() if n > 1]):
             raise ValueError(
                 f"Expected class names that differ, got '{twice[0]}' more than once: rename one of them, or one's "
-                "figures would replace the other's."
+                "metrics would replace the other's."
             )
         if skip_separated and (found := batch_dependent(net) + random_layers(net)):
             raise ValueError(
@@ -177,7 +185,7 @@ class Task(LightningModule):
 
     @property
     def logs_this_step(self) -> bool:
-        """Whether this step's figures are kept: the loggers write a row after it, or an epoch ends with it.
+        """Whether this step's metrics are kept: the loggers write a row after it, or an epoch ends with it.
 
         What is handed to ``self.log`` at other steps is shown nowhere, and costs as much as a small network's step.
         """
@@ -374,7 +382,7 @@ class Task(LightningModule):
     # -- optimisation --------------------------------------------------------------------------------------
 
     def total_steps(self) -> int:
-        """Return the number of optimiser steps that the schedule spans: those of the whole training.
+        """Return the number of optimiser steps that a scheduler spans: those of the whole training.
 
         Raises:
             ValueError: If the training has no end.

@@ -51,9 +51,10 @@ class ClassificationTask(Task):
     Logged for validation (``val/``) and test (``test/``): ``accuracy``, ``accuracy_top5`` (more than five
     classes), ``nll``, ``brier``, ``calibration_error`` (15 bins of equal width), ``calibration_error_mass`` (of equal
     mass), ``class_accuracy/<name>``, ``loss`` (the mean over all samples, whatever the training loss divides by),
-    ``active`` (the share of samples whose loss is not 0), and the means of the largest logit, ``max_logit``, and of
+    ``active`` (the share of samples whose loss is not 0), ``active_loss`` (the mean over these), and the means of the
+    largest logit, ``max_logit``, and of
     z_y - max_j z_j, ``logit_margin``. Every sample counts once, on however many devices. Training logs
-    ``train/loss``, ``train/accuracy``, ``train/active``.
+    ``train/loss``, ``train/accuracy``, ``train/active`` and ``train/active_loss``.
 
     The test of a run also finds a rejector, ``rejector.json``: the threshold on a score of the logits that
     accepts the share ``keep`` of the rightly classified validation samples. Predictions of the same weights

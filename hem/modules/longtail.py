@@ -31,11 +31,11 @@ class LongTailTask(Task):
     Logged for validation (``val/``) and test (``test/``): ``accuracy``, ``balanced_accuracy`` (the mean over the
     classes), ``many_shot_accuracy``, ``medium_shot_accuracy``, ``few_shot_accuracy`` (means over the classes with
     more than ``many``, with ``few`` to ``many``, with fewer than ``few`` training samples),
-    ``worst_class_accuracy``, ``accuracy_top5`` and ``class_accuracy/<name>``. Every sample counts once, on however
-    many devices. Two remedies that leave the training as it was add figures beside these, under
-    ``test/adjusted/...`` and ``test/tau_normalized/...``. Test also writes ``longtail.csv`` and ``longtail.png``,
-    the accuracy of each class against its frequency. Training logs ``train/loss``, ``train/accuracy`` and
-    ``train/active``.
+    ``worst_class_accuracy``, ``accuracy_top5``, ``class_accuracy/<name>``, ``loss``, ``active`` and
+    ``active_loss``. Every sample counts once, on however many devices. Two remedies that leave the training as it was
+    add metrics beside these, under ``test/adjusted/...`` and ``test/tau_normalized/...``. Test also writes
+    ``longtail.csv`` and ``longtail.png``, the accuracy of each class against its frequency. Training logs
+    ``train/accuracy``, ``train/loss``, ``train/active`` and ``train/active_loss``.
 
     Deferred re-weighting gives the loss a ``weight`` from one epoch on: effective numbers
     w_j = (1 - beta) / (1 - beta^n_j), scaled to the sum C (Cui et al. 2019; deferred: Cao et al. 2019), times the
@@ -45,7 +45,7 @@ class LongTailTask(Task):
     Probabilities are fitted on the validation samples in the test, as :class:`~hem.modules.Calibrator` says, and
     predictions have them as ``score``: they are those of the validation part's prior, which for a long tail is cut from
     balanced data or balanced itself. Where classes come as often as in training, other probabilities are right: below
-    ``test/train_prior/`` stand the same figures with every sample counting its class's share in training over its share
+    ``test/train_prior/`` stand the same metrics with every sample counting its class's share in training over its share
     in the part, the ``temperature`` fitted so as well.
 
     Args:
@@ -56,9 +56,9 @@ class LongTailTask(Task):
         drw_epoch: The first epoch (from 0) with re-weighting; None: never.
         drw_beta: beta in [0, 1).
         adjust_tau: Strength of post-hoc logit adjustment, z_j - tau log p_j: see :func:`adjusted`. None: no such
-            figures.
+            metrics.
         normalize_tau: Strength of tau-normalisation of the last layer: see :func:`tau_normalized`. None: no such
-            figures.
+            metrics.
         features: A folder in which the features of the images are kept, computed once, so that an epoch of the last
             layer takes a second; for encoders that stand still (``frozen_epochs: all``) and data without augmentation.
         calibrator: Fits the probabilities; None: one temperature.

@@ -37,7 +37,8 @@ class SegmentationTask(Task):
 
     Logged for validation (``val/``) and test (``test/``), all over the labelled pixels of the whole set: ``miou``
     (the mean over the classes that are there or predicted), ``iou/<name>``, ``mean_accuracy`` (over the classes
-    that are there), ``accuracy`` (of pixels), ``loss``, and ``active``, the share of pixels whose loss is not 0.
+    that are there), ``accuracy`` (of pixels), ``loss``, ``active``, the share of pixels whose loss is not 0, and
+    ``active_loss``, the mean over these.
     The test fits probabilities on a sample of the validation pixels and judges them on one of the test's, as
     :class:`~hem.modules.Calibrator` says. It adds ``unknown/auroc_max_logit`` and ``unknown/auroc_msp``: how well these
     scores tell the pixels of held-out classes, or, without such, the void ones, from the labelled ones. It leaves
