@@ -49,3 +49,12 @@ def test_names_that_left_a_module_go_on():
 
     with pytest.warns(DeprecationWarning, match=r"hem.datamodules.masks.Pad is now hem.datamodules.pairs.Pad"):
         assert masks.Pad is pairs.Pad
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("longtail", "shot_accuracies"), ("segmentation", "iou"), ("segmentation", "PolyLR")]
+)
+def test_names_that_left_a_task_go_on(module, name):
+    former = importlib.import_module(f"hem.modules.{module}")
+    with pytest.warns(DeprecationWarning, match=rf"hem.modules.{module}.{name} is now hem"):
+        assert callable(getattr(former, name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
@@ -24,10 +24,14 @@ from hem.modules.optimization import (
     make_optimizer,
     make_scheduler,
     scheduler_config,
-    sgd,
 )
 from hem.networks import Normalize, batch_dependent, random_layers
 from hem.runs.checkpoints import check_state
+
+
+def sgd(params: Iterable[Any]) -> Optimizer:
+    """Return the optimiser of a task that names none: SGD, learning rate 0.05, momentum 0.9."""
+    return torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 def datamodule(trainer: Trainer) -> Any:

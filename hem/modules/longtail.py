@@ -20,6 +20,7 @@ from hem.modules.examination import write_figure, write_table
 from hem.modules.posthoc import adjusted, tau_normalized
 from hem.modules.probe import use_features
 from hem.modules.rejector import run_folder
+from hem.moved import handed_on
 from hem.names import check_name
 from hem.networks import CosineLinear
 from hem.plots.longtail import frequency_curves
@@ -283,3 +284,8 @@ class LongTailTask(Task):
         write_table(self, "longtail", list(rows[0]), rows)
         shown = {"as trained" if name == "plain" else name.replace("_", "-"): each for name, each in accuracy.items()}
         write_figure(self, "longtail", frequency_curves(self.class_counts, shown))
+
+
+def __getattr__(name: str) -> Any:
+    """Hand on what was here, with a warning."""
+    return handed_on(__name__, ("hem.metrics.longtail", "hem.modules.posthoc"), name)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim import Optimizer
@@ -17,11 +16,6 @@ from hem.modules.finetuning import groups
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
-
-
-def sgd(params: Iterable[Any]) -> Optimizer:
-    """Return the optimiser of a task that names none: SGD, learning rate 0.05, momentum 0.9."""
-    return torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 def make_optimizer(

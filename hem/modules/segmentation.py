@@ -18,6 +18,7 @@ from hem.modules.base import Task, datamodule
 from hem.modules.calibrator import Calibrator
 from hem.modules.examination import folder_of, write, write_figure
 from hem.modules.rejector import calibration_loader, gathered, passed, run_folder
+from hem.moved import handed_on
 from hem.networks.views import scaled, sliding_window
 from hem.plots.masks import Example, indexed_png, overlays
 from hem.plots.matrices import confusion
@@ -285,3 +286,8 @@ class SegmentationTask(Task):
             if shown:
                 examples = [shown[at] for at in sorted(shown)]
                 write_figure(self, "overlays", overlays(examples, self.palette, self.class_names))
+
+
+def __getattr__(name: str) -> Any:
+    """Hand on what was here, with a warning."""
+    return handed_on(__name__, ("hem.metrics.masks", "hem.schedulers"), name)
