@@ -118,8 +118,8 @@ def launches(
     return found
 
 
-def compiled(launch: Launch, capability: int) -> Any:
-    """The launch's kernel for a processor of such a capability, specialised for its arguments as a launch does it."""
+def compiled(launch: Launch, target: GPUTarget) -> Any:
+    """The launch's kernel for a processor, specialised for its arguments as a launch does it."""
     kernel, values = launch.kernel, launch.values
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(kernel.params):
@@ -135,12 +135,12 @@ def compiled(launch: Launch, capability: int) -> Any:
             if value % 16 == 0 and not parameter.do_not_specialize:
                 attributes[i,] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
-    return compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
+    return compile(source, target=target, options=launch.options)
 
 
 def read(launch: Launch, capability: int = 90) -> Code:
     """Compile a launch's kernel and read what came out."""
-    binary = compiled(launch, capability)
+    binary = compiled(launch, GPUTarget("cuda", capability, 32))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
@@ -166,6 +166,13 @@ def read(launch: Launch, capability: int = 90) -> Code:
         instructions=sum(o != "NOP" for o in operations),
         elements=tile / (32 * launch.options["num_warps"]),
     )
+
+
+def read_amd(launch: Launch, architecture: str = "gfx942") -> dict[str, int]:
+    """Compile a launch's kernel for an AMD processor; its registers, and bytes or registers that are spilled."""
+    assembly = compiled(launch, GPUTarget("hip", architecture, 64)).asm["amdgcn"]
+    names = "vgpr_count|sgpr_count|vgpr_spill_count|sgpr_spill_count|private_segment_fixed_size"
+    return {name: int(number) for name, number in re.findall(rf"\.({names}):\s+(\d+)", assembly)}
 
 
 def words(widths: Counter[int]) -> str:

@@ -56,10 +56,16 @@ VARIANTS = [{}, {"each": True, "classwise": True}, {"high": False}]
 KINDS = [((33, 10), torch.float16), ((2, 5, 30, 40), torch.float32), ((9, 70), torch.float64)]
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("processor", [80, 90, 100, "gfx90a", "gfx942"])
 @pytest.mark.parametrize("kind", range(len(KINDS)))
-def test_compiles_for_every_processor(capability, kind):
-    """Every variant meets every kind and processor: losses by sample, margins and weights by class, multi-margin."""
+def test_compiles_for_every_processor(processor, kind):
+    """NVIDIA's and AMD's. Every variant meets every kind: losses by sample, margins by class, multi-margin."""
     shape, dtype = KINDS[kind]
-    for launch in kernel_code.launches(shape, dtype, **VARIANTS[(kind + capability // 10) % 3]):
-        assert kernel_code.read(launch, capability).spilled == 0
+    variant = (processor // 10 if isinstance(processor, int) else len(processor)) + kind
+    for launch in kernel_code.launches(shape, dtype, **VARIANTS[variant % 3]):
+        if isinstance(processor, int):
+            assert kernel_code.read(launch, processor).spilled == 0
+        else:
+            found = kernel_code.read_amd(launch, processor)
+            assert found["vgpr_count"] > 0
+            assert found["vgpr_spill_count"] == found["sgpr_spill_count"] == found["private_segment_fixed_size"] == 0
