@@ -1,6 +1,7 @@
 """What every loss costs, forward and backward, beside F.cross_entropy: time and extra memory.
 
-    python benchmarks/losses.py [--quick] [--busy] [--device cuda] [--dtype bfloat16] [--channels-last] [--smoothed]
+    python benchmarks/losses.py [--losses hem] [--quick] [--busy] [--smoothed]
+                                [--device cuda] [--dtype bfloat16] [--channels-last]
 
 All candidates take turns in one process, so that whatever else the machine does meets all of them. The time
 ratio is the median over the rounds of (this loss / cross-entropy in the same round), with its quartiles; the best
@@ -99,10 +100,13 @@ def measure(shape: tuple[int, ...], args: argparse.Namespace) -> list[dict[str, 
 
         return run
 
-    steps = {name: step(loss) for name, loss in candidates(shape[1], device).items()}
+    wanted = {PEER, *(args.losses or LOSSES), "published HEM"}
+    steps = {name: step(loss) for name, loss in candidates(shape[1], device).items() if name in wanted}
+    if args.losses:
+        del steps["published HEM"]
     if args.smoothed:  # a tenth of each label spread over all classes; the published form knows labels only
         target = F.one_hot(target, shape[1]).movedim(-1, 1).to(dtype).mul_(0.9).add_(0.1 / shape[1])
-        del steps["published HEM"]
+        steps.pop("published HEM", None)
     copy = torch.empty_like(logits, requires_grad=False)
     steps["copy of the logits"] = lambda: copy.copy_(logits.detach())
     rounds, repeats = (60, 20) if logits.numel() < 1_000_000 else (15 if logits.numel() < 100_000_000 else 3, 1)
@@ -144,6 +148,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64", "bfloat16", "float16"])
     parser.add_argument("--channels-last", action="store_true", help="images with the classes innermost")
     parser.add_argument("--smoothed", action="store_true", help="class probabilities instead of labels")
+    parser.add_argument("--losses", nargs="+", choices=[*LOSSES], help="some of the losses, the peer and a copy alone")
     parser.add_argument("--busy", action="store_true", help="one thread and its own time, on a machine in use")
     args = parser.parse_args()
     if args.busy:
@@ -163,6 +168,7 @@ def main() -> None:
         rows += new
     words = [args.device, args.dtype]
     words += [word for word in ("channels_last", "smoothed", "busy", "quick") if getattr(args, word)]
+    words += args.losses or []
     save(f"losses_{'_'.join(words)}", rows)
 
 

@@ -1,7 +1,8 @@
 """Losses that take the place of cross-entropy: the high error margin loss and those it is compared with.
 
-:mod:`~hem.losses.functional` has the mathematics, :mod:`~hem.losses.criteria` the modules, and
-:mod:`~hem.losses.reduction` the step from samples to one number, on one device or on many.
+:mod:`~hem.losses.margin` and :mod:`~hem.losses.functional` have the mathematics, :mod:`~hem.losses.criteria` the
+modules, and :mod:`~hem.losses.reduction` the step from samples to one number, on one device or on many. They need torch
+alone.
 
 Example:
     >>> import torch

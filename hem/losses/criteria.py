@@ -1,4 +1,4 @@
-"""The losses as modules: each holds the arguments of one function of :mod:`hem.losses.functional`.
+"""The losses as modules: each holds the arguments of one function of :mod:`~hem.losses.functional`.
 
 All are drop-ins for :class:`torch.nn.CrossEntropyLoss`: ``weight``, ``ignore_index`` and ``reduction`` come
 first, a loss's own arguments and ``label_smoothing`` after. The mathematics, the shapes and the dtypes stand with
@@ -64,7 +64,7 @@ class Criterion(nn.Module):
             setattr(self, name, value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """What moves modules, such as ``to_empty`` of those made on the meta device, keeps weights and counts."""
+        """Keep weights and counts wherever the module is moved, also by ``to_empty`` from the meta device."""
         constants = dict(self.named_buffers(recurse=False, remove_duplicate=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, values in constants.items():
@@ -74,14 +74,14 @@ class Criterion(nn.Module):
         return self
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of logits ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)`` for indices or probabilities."""
+        """Return the loss of logits ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)`` for indices or probabilities."""
         own = {name: getattr(self, name) for name in self.own}
         if self.label_smoothing:
             target = check_samples(input, target, None, self.ignore_index).smoothed(self.label_smoothing)
         return type(self).function(input, target, self.weight, self.ignore_index, self.reduction, **own)
 
     def extra_repr(self) -> str:
-        """The arguments, as they would be written to build the module again."""
+        """Return the arguments, as they would be written to build the module again."""
         shown: dict[str, Any] = {"weight": self.weight, "ignore_index": self.ignore_index, "reduction": self.reduction}
         shown |= {name: getattr(self, name) for name in self.own}
         if self.label_smoothing:
@@ -101,7 +101,20 @@ def _class_weight(weight: Weight) -> Tensor | None:
 
 
 class HEMLoss(Criterion):
-    """High error margin loss: see :func:`hem.losses.functional.hem_loss`.
+    """High error margin loss: see :func:`hem.losses.margin.hem_loss`.
+
+    What to expect. The mean is over the samples that still carry error. What is learnt leaves it and what is hard
+    stays, so **the value of the loss rises while accuracy rises**: neither stop early nor choose a checkpoint by it.
+    Log the sum over all labelled samples divided by their number instead, which falls:
+
+        >>> whole = HEMLoss(margin=0.5, reduction="sum")
+        >>> logits, target = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), torch.tensor([0, 0, -100])
+        >>> whole(logits, target) / (target != whole.ignore_index).sum()
+        tensor(0.7500)
+
+    The softmax of the logits is no probability before calibration (:func:`hem.calibrate`). Begin without label
+    smoothing: with it every sample carries error. Where few samples do, a step is longer than cross-entropy's: take its
+    learning rate or a smaller one, and no smaller batch. Which margin: docs/margins.md.
 
     Args:
         weight: Factor per class, ``(C)``.
@@ -135,7 +148,7 @@ class HEMLoss(Criterion):
 
 
 class HEMPlusLoss(Criterion):
-    """HEM with wider margins for rarer classes (HEM+): see :func:`hem.losses.functional.hem_plus_loss`.
+    """HEM with wider margins for rarer classes (HEM+): see :func:`hem.losses.margin.hem_plus_loss`.
 
     Args:
         weight: Factor per class, ``(C)``.
@@ -173,7 +186,7 @@ class HEMPlusLoss(Criterion):
 
 
 class MultiMarginLoss(Criterion):
-    """Multi-class margin loss, the mean of all errors: see :func:`hem.losses.functional.multi_margin_loss`.
+    """Multi-class margin loss, the mean of all errors: see :func:`hem.losses.margin.multi_margin_loss`.
 
     Args:
         weight: Factor per class, ``(C)``.
@@ -504,13 +517,13 @@ class SumLoss(nn.Module):
         self.factors = list(factors)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The sum, a scalar."""
+        """Return the sum, a scalar."""
         parts = [a * evaluate(loss, input, target) for a, loss in zip(self.factors, self.losses, strict=True)]
         return torch.stack(parts).sum()
 
 
 def evaluate(criterion: nn.Module, input: Tensor, target: Tensor) -> Tensor:
-    """The criterion under the open scopes; what a training step calls.
+    """Evaluate the criterion under the open scopes: what a training step calls.
 
     torch's own ``nn.CrossEntropyLoss`` does not know the scopes, so its formula is evaluated here, with its
     own settings. (Where nothing is labelled it then gives 0 instead of NaN.) Any other criterion is simply

@@ -1,4 +1,4 @@
-"""Where the losses of the samples become one number, on one device or on many.
+"""Reductions: from the losses of samples to one number, on one device or on many.
 
 The mean of a loss is a ratio, Σ loss / Σ mass, whose denominator depends on the data: how many samples still
 carry error (HEM), how many pixels are labelled, what the labels weigh. A mean of means over devices or over
@@ -64,13 +64,13 @@ class Accumulation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the step; call it after every optimiser step."""
+        """Forget the step: to be called after every optimiser step."""
         self.micro_batches = 0
         self.reference: Tensor | None = None
         self.denominator: Tensor | None = None
 
     def share(self, denominator: Tensor) -> Tensor:
-        """Take in one micro-batch's denominator; give the reference that stands in for it."""
+        """Add one micro-batch's denominator, and return the reference that stands in for it."""
         if self.reference is None or self.denominator is None:
             self.reference = torch.where(denominator != 0, denominator, 1)
             self.denominator = torch.zeros_like(denominator)
@@ -80,7 +80,7 @@ class Accumulation:
         return self.reference
 
     def factor(self, divided_by: float = 1.0) -> Tensor | float:
-        """What the summed gradients are to be multiplied by, once, before clipping and the optimiser's step.
+        """Return the factor of the summed gradients, to be applied once, before clipping and the optimiser's step.
 
         Args:
             divided_by: What each micro-batch's loss was divided by already; Lightning divides by
@@ -97,7 +97,7 @@ class Accumulation:
 
 @contextmanager
 def accumulate(step: Accumulation) -> Iterator[Accumulation]:
-    """Make the losses inside count as one micro-batch of ``step``: see :class:`Accumulation`."""
+    """Count the losses inside as one micro-batch of ``step``: see :class:`Accumulation`."""
     global _accumulation
     outer, _accumulation = _accumulation, step
     step.micro_batches += 1
@@ -109,7 +109,7 @@ def accumulate(step: Accumulation) -> Iterator[Accumulation]:
 
 @contextmanager
 def global_mean(group: dist.ProcessGroup | None = None) -> Iterator[None]:
-    """Make the losses inside be those of the batch of all processes.
+    """Evaluate the losses inside over the batch of all processes.
 
     Every process must evaluate the same losses in the same order. The gradients are then to be averaged over
     the processes, as DDP does. Without :mod:`torch.distributed`, or with one process, nothing changes.
@@ -136,12 +136,12 @@ def global_mean(group: dist.ProcessGroup | None = None) -> Iterator[None]:
 
 
 def in_scope() -> bool:
-    """Whether a scope is open; where none is, reductions are those of the samples at hand."""
+    """Return whether a scope is open; where none is, reductions are those of the samples at hand."""
     return _group is not None or _accumulation is not None
 
 
 def all_sum(x: Tensor) -> Tensor:
-    """The sum of ``x`` over the processes of the open scope; ``x`` itself where none is open.
+    """Return the sum of ``x`` over the processes of the open scope; ``x`` itself where none is open.
 
     DDP averages the gradients of K processes, so the gradient of a sum X = Σ_k x_k must reach each x_k
     K-fold:
@@ -162,7 +162,7 @@ def all_sum(x: Tensor) -> Tensor:
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Numerator / denominator, both summed over the processes of the open scope.
+    """Return numerator / denominator, both summed over the processes of the open scope.
 
     Exactly 0 with zero gradient where the denominator is 0; a NaN stays a NaN. The denominator counts as a
     constant.
@@ -191,7 +191,7 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def reduce(loss: Tensor, mass: Tensor, reduction: Reduction) -> Tensor:
-    """Losses of samples to what ``reduction`` asks for.
+    """Reduce the losses of samples.
 
     Args:
         loss: Loss of each sample, class weights and all.

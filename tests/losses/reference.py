@@ -9,6 +9,7 @@ from __future__ import annotations
 import cmath
 import inspect
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from hem.losses import LOSSES
@@ -16,6 +17,43 @@ from hem.losses import LOSSES
 STEP = 1e-30
 MARGIN_LOSSES = ("hem", "hem_plus", "multi_margin")
 Vector = list[float]
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What sets a loss apart from the others.
+
+    per_sample: one loss for each sample, so that ``none`` has the target's shape; else one for each class.
+    mean_over: what ``mean`` divides by: the weights of the labelled samples, those of the samples that still
+        carry error, the number of labelled samples, or the classes' weights.
+    shift: adding a number to all logits of a sample changes nothing.
+    scale: multiplying all logits by a number > 0 changes nothing.
+    zero: the loss reaches 0 exactly, with no gradient, once a sample is far on the right side.
+    soft_weights: one-hot probabilities equal labels in the weighted mean, too.
+    """
+
+    per_sample: bool = True
+    mean_over: str = "weight"
+    shift: bool = True
+    scale: bool = False
+    zero: bool = False
+    soft_weights: bool = True
+
+
+TRAITS = {
+    "ce": Traits(soft_weights=False),
+    "hem": Traits(mean_over="weight with error", zero=True),
+    "hem_plus": Traits(mean_over="weight with error", zero=True),
+    "multi_margin": Traits(mean_over="samples", zero=True),
+    "logit_norm": Traits(shift=False, scale=True),
+    "logit_adjusted": Traits(),
+    "dice": Traits(per_sample=False, mean_over="classes"),
+    "focal": Traits(),
+    "ldam": Traits(),
+    "class_balanced": Traits(),
+    "balanced_softmax": Traits(),
+    "one_vs_rest": Traits(shift=False),
+}
 
 
 def own_arguments(name: str, num_classes: int) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""What holds for every loss, and a table of what holds for some: the contract that makes them drop-ins."""
+"""What holds for every loss, and for those of some trait: the contract that makes them drop-ins."""
 
 import copy
 import inspect
 import pickle
-from dataclasses import dataclass
 from typing import get_type_hints
 
 import pytest
@@ -12,48 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hem.losses import LOSSES, functional
-from tests.losses.reference import own_arguments
+from tests.losses.reference import TRAITS, own_arguments
 
 C = 4
 SHAPES = {"NC": (12, C), "NCd": (6, C, 5), "NCdd": (3, C, 3, 4)}
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What sets a loss apart from the others.
-
-    per_sample: one loss for each sample, so that ``none`` has the target's shape; else one for each class.
-    mean_over: what ``mean`` divides by: the weights of the labelled samples, those of the samples that still
-        carry error, the number of labelled samples, or the classes' weights.
-    shift: adding a number to all logits of a sample changes nothing.
-    scale: multiplying all logits by a number > 0 changes nothing.
-    zero: the loss reaches 0 exactly, with no gradient, once a sample is far on the right side.
-    soft_weights: one-hot probabilities equal labels in the weighted mean, too.
-    """
-
-    per_sample: bool = True
-    mean_over: str = "weight"
-    shift: bool = True
-    scale: bool = False
-    zero: bool = False
-    soft_weights: bool = True
-
-
-TRAITS = {
-    "ce": Traits(soft_weights=False),
-    "hem": Traits(mean_over="weight with error", zero=True),
-    "hem_plus": Traits(mean_over="weight with error", zero=True),
-    "multi_margin": Traits(mean_over="samples", zero=True),
-    "logit_norm": Traits(shift=False, scale=True),
-    "logit_adjusted": Traits(),
-    "dice": Traits(per_sample=False, mean_over="classes"),
-    "focal": Traits(),
-    "ldam": Traits(),
-    "class_balanced": Traits(),
-    "balanced_softmax": Traits(),
-    "one_vs_rest": Traits(shift=False),
-}
 
 
 def build(name: str, **arguments) -> nn.Module:

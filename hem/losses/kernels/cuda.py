@@ -31,7 +31,7 @@ from hem.losses.kernels.problem import Problem
 
 @triton.jit
 def _block(target, span, ignore_index, CLASSES: tl.constexpr, ROWS: tl.constexpr, SAMPLES: tl.constexpr):
-    """This program's samples: number, whether there is one, label, whether a class, and where their logits start."""
+    """Return number, existence, label, validity of the label, and first logit of this program's samples."""
     blocks = tl.cdiv(span, SAMPLES)
     image = (tl.program_id(0) // blocks).to(tl.int64)
     place = (tl.program_id(0) % blocks).to(tl.int64) * SAMPLES + tl.arange(0, SAMPLES)
@@ -44,7 +44,7 @@ def _block(target, span, ignore_index, CLASSES: tl.constexpr, ROWS: tl.constexpr
 
 @triton.jit
 def _of_label(input, margins, margin, start, step, label, known, REAL: tl.constexpr):
-    """z_y and the margin of each sample."""
+    """Return z_y and the margin of each sample."""
     zy = tl.load(input + start + label * step, mask=known, other=0.0).to(REAL)
     m = tl.zeros(label.shape, REAL) + margin if margins is None else tl.load(margins + label, mask=known, other=0.0)
     return zy, m
@@ -52,7 +52,7 @@ def _of_label(input, margins, margin, start, step, label, known, REAL: tl.conste
 
 @triton.jit
 def _differences(input, start, step, read, zy, m, label, first, CLASSES: tl.constexpr, WIDTH: tl.constexpr):
-    """(z_j - z_y) + m of the classes from ``first`` on: it, which is the target's, where it lies, which is a class."""
+    """Return (z_j - z_y) + m of the classes from ``first`` on; whether target; offset; whether a class."""
     c = first + tl.arange(0, WIDTH)[None, :]
     offset = start[:, None] + c.to(tl.int64) * step
     z = tl.load(input + offset, mask=read & (c < CLASSES), other=0.0).to(zy.dtype)
@@ -61,14 +61,14 @@ def _differences(input, start, step, read, zy, m, label, first, CLASSES: tl.cons
 
 @triton.jit
 def _errors(input, start, step, read, zy, m, label, first, CLASSES: tl.constexpr, WIDTH: tl.constexpr):
-    """The errors of the classes from ``first`` on; a NaN stays."""
+    """Return the errors of the classes from ``first`` on; a NaN stays."""
     e, of_target, _, there = _differences(input, start, step, read, zy, m, label, first, CLASSES, WIDTH)
     return tl.where(of_target | ~there, 0.0, tl.where(e < 0, 0.0, e))
 
 
 @triton.jit
 def _mean(total, mass):
-    """The mean of nothing is 0."""
+    """Return the mean; of nothing it is 0."""
     return total / tl.where(mass == 0, float("inf"), mass)
 
 
@@ -122,7 +122,7 @@ def _forward(
 
 @triton.jit(do_not_specialize=["programs"])
 def _finish(totals, loss, mass, programs, MEAN: tl.constexpr, WIDTH: tl.constexpr):
-    """Sum or mean, and mass, from the totals of all programs; in a fixed order: the same bits every time."""
+    """Store sum or mean, and mass, from the totals of all programs; in a fixed order: the same bits every time."""
     i = tl.arange(0, WIDTH)
     of_all = tl.zeros((WIDTH,), totals.dtype.element_ty)
     of_mass = tl.zeros((WIDTH,), totals.dtype.element_ty)
@@ -168,14 +168,14 @@ def _backward(
 
 
 def runs(device: str, dtype: torch.dtype) -> bool:
-    """Whether there is a kernel for such logits. Triton's interpreter, for tests, runs on a CPU."""
+    """Return whether there is a kernel for such logits. Triton's interpreter, for tests, runs on a CPU."""
     if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         return False
     return device == ("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 
 
 def forward(problem: Problem, saved: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """Fill ``saved`` and ``losses``; give sum or mean, mass, and -1: a label that is no class makes a loss NaN."""
+    """Fill ``saved`` and ``losses``; return sum or mean, mass, and -1: a label that is no class makes a loss NaN."""
     programs, tensors, numbers, sizes, warps = _plan(problem, saved, backward=False)
     if not programs:
         return saved.new_zeros(()), saved.new_zeros(()), -1
@@ -202,7 +202,7 @@ def backward(problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor, gr
 
 
 def _device(input: Tensor) -> AbstractContextManager[Any]:
-    """Where the logits are, which need not be the current device; asking costs less than setting it."""
+    """Enter the device of the logits, which need not be the current one; asking costs less than setting it."""
     same = not input.is_cuda or input.get_device() == torch.cuda.current_device()
     return nullcontext() if same else torch.cuda.device_of(input)
 
@@ -248,7 +248,7 @@ def _launch(
 def _plan(
     problem: Problem, saved: Tensor, *, backward: bool
 ) -> tuple[int, tuple[Tensor | None, ...], tuple[float, ...], tuple[Any, ...], int]:
-    """How many programs; the first tensors of both kernels, their numbers and constants; and the warps."""
+    """Return how many programs; the first tensors of both kernels, their numbers and constants; and the warps."""
     images, classes, pixels, ignore_index, high, mean, margin, margins, weight, input, target = problem
     double = saved.dtype == torch.float64
     if double and margins is None:
@@ -263,7 +263,7 @@ def _plan(
 
 @functools.cache
 def _tile(classes: int, span: int, rows: bool, itemsize: int, backward: bool) -> tuple[int, int, int]:
-    """Samples and classes of a program, and its warps.
+    """Return samples and classes of a program, and its warps.
 
     The forward wants all classes in registers, the backward, which reads them once anyway, wants many programs.
     """
