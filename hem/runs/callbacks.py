@@ -47,7 +47,7 @@ class SaveConfig(SaveConfigCallback):
         if self.already_saved:
             return
         stage = str(trainer.state.fn.value) if trainer.state.fn else stage
-        if stage == "fit" and self.config.ckpt_path:
+        if stage == "fit" and self.config.get("ckpt_path"):  # which a command that Python built has not
             return
         self.already_saved = True
         self._write(trainer, pl_module, RunFolder(trainer.default_root_dir).config_of(stage))

@@ -388,9 +388,9 @@ def test_where_torch_traces_or_transforms_the_plain_formula_runs(kernel):
 
 @pytest.mark.skipif(INTERPRETED, reason="about torch, not about the kernel")
 @pytest.mark.parametrize("way", ["kernel", "plain"])
-@pytest.mark.parametrize("shape", [(8, 5), (2, 5, 3, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(500, 5), (2, 5, 30, 40), (8, 5)], ids=str)
 def test_compiles_into_one_graph_in_which_the_kernel_runs(kernel, monkeypatch, way, shape):
-    """Without a kernel, the formula."""
+    """Without a kernel, or for few logits on a CPU, the formula."""
     if way == "plain":
         plain(monkeypatch)
     torch.compiler.reset()
@@ -416,7 +416,8 @@ def test_compiles_into_one_graph_in_which_the_kernel_runs(kernel, monkeypatch, w
             (slope,), (grad,) = (torch.autograd.grad(each, z, upstream) for each in (expected, value))
             torch.testing.assert_close(grad, slope)
             assert grad.stride() == slope.stride()
-    assert any("hem.margin_loss" in name for name in seen) == (way == "kernel")
+    few = DEVICE == "cpu" and logits.numel() < 2048
+    assert any("hem.margin_loss" in name for name in seen) == (way == "kernel" and not few)
 
 
 @pytest.mark.filterwarnings(
