@@ -120,6 +120,7 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "fpr95_unknown_positive": fpr95_unknown_positive,
     "fpr95_known_positive": fpr95_known_positive,
 }
+"""Metrics of the scores of known and of unknown inputs, by name."""
 
 
 def oscr_curve(known: Tensor, correct: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:

@@ -133,4 +133,5 @@ class ReAct(FeatureScore):
 
 FEATURE_SCORES: dict[str, type[FeatureScore]] = {
     str(each()): each for each in (Mahalanobis, ViM, KNN, ReAct)
-}  #: by the names that configs may give them
+}
+"""Scores of features by the names that configs may give them."""

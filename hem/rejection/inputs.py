@@ -50,7 +50,8 @@ class ODIN(InputScore):
         return scores
 
 
-INPUT_SCORES: dict[str, type[InputScore]] = {str(ODIN()): ODIN}  #: by the names that configs may give them
+INPUT_SCORES: dict[str, type[InputScore]] = {str(ODIN()): ODIN}
+"""Scores of inputs by the names that configs may give them."""
 
 
 class _Float64(nn.Module):

@@ -133,6 +133,7 @@ LOGIT_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "margin": margin,
     "entropy": entropy,
 }
+"""Scores of logits by name."""
 
 
 def check_score(name: str, among: Iterable[str] = LOGIT_SCORES) -> None:
