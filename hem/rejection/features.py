@@ -131,7 +131,5 @@ class ReAct(FeatureScore):
         return lambda z: rectified.predict_feature_maps(z).to(z.device)
 
 
-FEATURE_SCORES: dict[str, type[FeatureScore]] = {
-    str(each()): each for each in (Mahalanobis, ViM, KNN, ReAct)
-}
+FEATURE_SCORES: dict[str, type[FeatureScore]] = {str(each()): each for each in (Mahalanobis, ViM, KNN, ReAct)}
 """Scores of features by the names that configs may give them."""
