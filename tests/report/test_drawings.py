@@ -14,8 +14,8 @@ EXAMINATIONS = {
                   "--model.scores", "[max_logit]", "--model.attack_eps", "null"),
     "corruption": ("--model.corrupted.corruptions", "[fog, contrast]", "--model.corrupted.severities", "[1, 5]",
                    "--model.corrupted.images", 40),
-    "adversarial": ("--model.attacks", "[pgd_ce]", "--model.linf", "[0.1]", "--model.l2", "[0.5]", "--model.steps", 2,
-                    "--model.images", 20, "--model.checks", "false"),
+    "adversarial": ("--model.attacks", "[{class_path: PGD, init_args: {objective: ce}}]", "--model.linf", "[0.1]",
+                    "--model.l2", "[0.5]", "--model.steps", 2, "--model.images", 20, "--model.checks", "false"),
 }  # fmt: skip
 TRAININGS = {
     "classification_digits": ("--config", "configs/classification/digits.yaml", "--model.net", "MLP"),
