@@ -36,7 +36,7 @@ IMITATION = ROOT / "tests" / "imitation.py"
 STUDIES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/study/*.yaml"))
 DIGITS = "configs/classification/digits.yaml"
 REJECTION = "configs/evaluate/rejection.yaml"
-EXAMINATION = "/evaluate/rejection_digits"
+EXAMINATION = "/evaluate/rejection"
 SMALL = {
     "name": "small",
     "losses": ["ce", {"hem_0.2": ["--config configs/loss/hem.yaml", "--model.loss.margin 0.2"]}],
@@ -85,12 +85,12 @@ def test_grid(folder):
         f"classification_digits/{loss}/seed{seed}{examination}"
         for seed in (0, 1)
         for loss in ("ce", "hem_0.2")
-        for examination in ("", "/evaluate/rejection_digits")
+        for examination in ("", "/evaluate/rejection")
     ]
     assert [r.name for r in runs] == expected
     by_name = {r.name: r for r in runs}
     training = by_name["classification_digits/hem_0.2/seed1"]
-    rejection = by_name["classification_digits/hem_0.2/seed1/evaluate/rejection_digits"]
+    rejection = by_name["classification_digits/hem_0.2/seed1/evaluate/rejection"]
     base = f"{folder}/runs/small"
     checkpoint = f"--ckpt_path {base}/classification_digits/hem_0.2/seed1/checkpoints/last.ckpt"
     common = (
@@ -103,10 +103,10 @@ def test_grid(folder):
     assert shlex.join(training.steps["test"]) == (f"test --config {DIGITS} {common} {checkpoint}")
     assert rejection.after is training
     assert shlex.join(rejection.steps["test"]) == (
-        f"test --run {base}/classification_digits/hem_0.2/seed1 --name rejection_digits --config {REJECTION} "
+        f"test --run {base}/classification_digits/hem_0.2/seed1 --name rejection --config {REJECTION} "
         f"--trainer.max_epochs 2 --x 'y z' {checkpoint}"
     ), "what was trained is the run's, and need not be said again"
-    assert rejection.cell == "classification_digits_rejection_digits"
+    assert rejection.cell == "classification_digits_rejection"
 
 
 def test_a_task_has_its_own(folder):
@@ -135,7 +135,7 @@ def test_a_task_has_its_own(folder):
 
 def test_only(folder):
     """Chosen runs bring the trainings that they need."""
-    found = grid.load(written(folder), root=folder).runs("rejection_digits/ce/seed1")
+    found = grid.load(written(folder), root=folder).runs("rejection/ce/seed1")
     assert [r.name for r in found] == [f"classification_digits/ce/seed1{part}" for part in ("", EXAMINATION)]
 
 
@@ -283,7 +283,7 @@ def test_a_training_made_anew_is_examined_anew(folder):
     steps = [
         "fit classification_digits/ce/seed0",
         "test classification_digits/ce/seed0",
-        "test classification_digits/ce/seed0/evaluate/rejection_digits",
+        "test classification_digits/ce/seed0/evaluate/rejection",
     ]
     assert done(folder)[before:] == steps
     (runs / "classification_digits/ce/seed0/results.json").unlink()
@@ -482,7 +482,7 @@ def test_chains(folder, monkeypatch, capsys):
     jobs = slurm.submit(runs, folder / "slurm", {"cluster": "debug"})
     assert len(jobs) == 4
     assert jobs[0].result() == dict.fromkeys(
-        ["classification_digits/ce/seed0", "classification_digits/ce/seed0/evaluate/rejection_digits"], "done"
+        ["classification_digits/ce/seed0", "classification_digits/ce/seed0/evaluate/rejection"], "done"
     )
     assert done(folder).count("fit classification_digits/ce/seed0") == 1
     monkeypatch.setenv("HEM_TEST_FAIL", "classification_digits/ce/seed1")

@@ -60,7 +60,9 @@ def chains(runs: Sequence[Work]) -> list[Chain]:
     for run in runs:
         training = (run.training if isinstance(run, Run) else None) or run
         found.setdefault(training.name, [training.after] if training.after else []).append(run)
-    shared = {each[0].name for each in found.values() if len(each) > 1}  # searches that trainings bring along
+    shared = {
+        each[0].name for name, each in found.items() if each[0].name != name
+    }  # searches that trainings bring along
     return [Chain(each) for name, each in found.items() if name not in shared and not all(run.done for run in each)]
 
 
