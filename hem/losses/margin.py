@@ -233,9 +233,13 @@ def _margin_loss(
         if p == 1 and breadth > (50 if kernel and input.numel() > 10_000 else 4):
             loss = _expected_margin_errors(samples, margin, competitor=competitor, high=high)
         else:
-            errors = partial(_margin_errors, margin=margin, competitor=competitor, high=high, p=p)
-            each = (lambda s: kernel(s.logits, s.target, reduction="none")[0]) if kernel else errors
-            loss = _expectation(samples, each, breadth)
+
+            def errors(s: Samples) -> Tensor:
+                if kernel:
+                    return kernel(s.logits, s.target, reduction="none")[0]
+                return _margin_errors(s, margin, competitor=competitor, high=high, p=p)
+
+            loss = _expectation(samples, errors, breadth)
     mass = samples.mass() * (loss != 0) if high else samples.labelled().to(loss.dtype)
     return samples.reduce(loss, reduction, mass)
 

@@ -121,7 +121,8 @@ def calibration_loader(task: Task) -> Any:
         LookupError: There are none; the sentence says why.
     """
     data: Any = task.trainer.datamodule  # type: ignore[attr-defined]
-    return data.loader(*calibration_images(data))
+    images, index = calibration_images(data)
+    return data.loader(images, index)
 
 
 def save_rejector(task: Task, score: str, keep: float, logits: Tensor, target: Tensor) -> None:

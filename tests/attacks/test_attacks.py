@@ -432,7 +432,7 @@ def test_autoattack_missing(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'hem\[attack\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'hem-loss\[attack\]'"):
         square(tiny_net(), torch.rand(1, 1, 6, 6), torch.tensor([0]), 0.1)
 
 

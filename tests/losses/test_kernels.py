@@ -425,6 +425,8 @@ def test_compiles_into_one_graph_in_which_the_kernel_runs(kernel, monkeypatch, w
 )  # torch's own check asks for it
 @pytest.mark.skipif(INTERPRETED, reason="about torch, not about the kernel")
 def test_the_operator_is_one_that_torch_can_trust(kernel):
+    import hem.losses.kernels.operator  # noqa: F401 - registers it, as the first compiled loss does
+
     logits, target = logits_and_target(6, 5)
     numbers = (0.5, -100, True)
     torch.library.opcheck(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from hem.losses import LOSSES, HEMLoss, functional
+from hem.losses import LOSSES, HEMLoss, functional, margin
 from hem.losses.functional import hem_loss, hem_plus_loss
 from tests.losses.reference import own_arguments
 
@@ -119,14 +119,14 @@ def test_one_vs_rest_of_a_class_masked_by_minus_infinity():
 def test_probabilities_cost_as_many_evaluations_as_a_sample_has_classes(monkeypatch):
     """Mixed samples have two, and a thousand classes must not make it a thousand."""
     calls = 0
-    plain = functional._margin_errors
+    plain = margin._margin_errors
 
     def counted(*arguments, **own):
         nonlocal calls
         calls += 1
         return plain(*arguments, **own)
 
-    monkeypatch.setattr(functional, "_margin_errors", counted)
+    monkeypatch.setattr(margin, "_margin_errors", counted)
     labels = torch.randint(1000, (8, 2), generator=torch.Generator().manual_seed(0))
     one_hot = F.one_hot(labels, 1000).double()
     functional.hem_plus_loss(  # float64 and the competitor's margin: always the plain formula
