@@ -27,6 +27,7 @@ from hem.plots.robustness import robustness_curves
 from hem.rng import key
 from hem.runs import AtomicCheckpointIO
 from hem.runs.checkpoints import check_state
+from hem.runs.ranks import of_all_ranks
 
 VALIDATION_STEPS = 10
 
@@ -269,11 +270,7 @@ class AdversarialTask(Task):
         order = places.argsort()
         places, inputs, targets = places[order], inputs[order], targets[order]
         self._chosen = []
-        everywhere = places
-        if self.trainer.world_size > 1:
-            parts: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(parts, places)
-            everywhere = torch.cat(parts).sort().values
+        everywhere = torch.cat(of_all_ranks(self.trainer, places)).sort().values
 
         def first(count: int | None) -> int:
             """How many of this device's images are among the first ``count`` of all devices'."""

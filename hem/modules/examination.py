@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hem.datamodules import ImageDataModule, SegmentationDataModule
-from hem.modules.base import Task
+from hem.modules.base import Task, datamodule
 from hem.modules.rejector import run_folder
 from hem.plots.style import saved
 from hem.runs import RunFolder
@@ -35,7 +35,7 @@ def data_of(task: Task) -> ImageDataModule:
         TypeError: It is no data module of ours, whose test images can be gone through again and again.
         ValueError: It has masks.
     """
-    data: Any = task.trainer.datamodule  # type: ignore[attr-defined]
+    data = datamodule(task.trainer)
     if not isinstance(data, ImageDataModule):
         raise TypeError(
             f"{type(task).__name__} needs one of hem.datamodules, whose test images it can go through again and again "

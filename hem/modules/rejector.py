@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import Images
 from hem.datamodules.loader import Batch
-from hem.modules.base import Task
+from hem.modules.base import Task, datamodule
 from hem.rejection import LOGIT_SCORES, Rejector, accept_threshold, check_score
 from hem.rng import permutation
 from hem.runs import RunFolder
 from hem.runs.callbacks import partial
 from hem.runs.checkpoints import identity
 from hem.runs.files import write_atomically
+from hem.runs.ranks import of_all_ranks
 
 CALIBRATION = 10_000  # validation images, at most, that a threshold is found on
 
@@ -88,11 +89,7 @@ def limited(limit: int | float, count: int) -> int:
 def gathered(task: Task, parts: Sequence[Tensor]) -> Tensor:
     """The parts in one tensor on the CPU, those of all processes together."""
     whole = torch.cat([part.detach().cpu() for part in parts]) if parts else torch.empty(0)
-    if task.trainer.world_size == 1:
-        return whole
-    everyone: list[Any] = [None] * task.trainer.world_size
-    torch.distributed.all_gather_object(everyone, whole)
-    return torch.cat([part for part in everyone if part.numel()] or [whole])
+    return torch.cat([part for part in of_all_ranks(task.trainer, whole) if part.numel()] or [whole])
 
 
 def calibration_images(data: Any) -> tuple[Images, Tensor]:
@@ -120,7 +117,7 @@ def calibration_loader(task: Task) -> Any:
     Raises:
         LookupError: There are none; the sentence says why.
     """
-    data: Any = task.trainer.datamodule  # type: ignore[attr-defined]
+    data = datamodule(task.trainer)
     images, index = calibration_images(data)
     return data.loader(images, index)
 

@@ -25,6 +25,7 @@ from hem.plots.matrices import confusion
 from hem.rejection import max_logit, msp
 from hem.rng import integers, key
 from hem.runs import RunFolder
+from hem.runs.ranks import of_all_ranks
 
 PIXELS = 9  # the first word of the keys that choose pixels
 UNKNOWNNESS = {"max_logit": max_logit, "msp": msp}
@@ -275,11 +276,7 @@ class SegmentationTask(Task):
         """Log the metrics of the test and draw the pictures."""
         super().on_test_epoch_end()
         self.calibrator.finish(self)
-        shown = self.images
-        if self.trainer.world_size > 1:
-            gathered: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, shown)
-            shown = {at: example for part in gathered for at, example in part.items()}
+        shown = {at: example for part in of_all_ranks(self.trainer, self.images) for at, example in part.items()}
         self.images = {}
         if self.trainer.is_global_zero and run_folder(self.trainer) is not None:
             write_figure(self, "confusion", confusion(self._overlap("test").matrix.cpu(), self.class_names))

@@ -22,6 +22,7 @@ from torch import Tensor
 from hem import __version__
 from hem.runs.files import write_atomically
 from hem.runs.folder import RunFolder
+from hem.runs.ranks import of_all_ranks
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 
@@ -182,10 +183,7 @@ class SavePredictions(BasePredictionWriter):
         for columns in predictions:
             lists = {k: v.tolist() if isinstance(v, Tensor) else list(v) for k, v in columns.items()}
             rows += [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
-        if trainer.world_size > 1:
-            gathered: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, rows)
-            rows = [row for part in gathered for row in part]
+        rows = [row for part in of_all_ranks(trainer, rows) for row in part]
         if trainer.is_global_zero and rows:
             rows.sort(key=lambda row: row["index"])
             text = io.StringIO()

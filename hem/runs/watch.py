@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hem.runs.checkpoints import LAST, last_checkpoint
 from hem.runs.files import atomic_file
+from hem.runs.ranks import of_all_ranks
 
 GO_ON, SAVE, STOP, NONFINITE = range(4)  # per-rank status of a step; ranks agree on the maximum
 STATE = "watch"  # the checkpoint's key
@@ -305,11 +306,7 @@ class Watch(Checkpoint):
             SystemExit: On the others.
         """
         mine = step.logits is not None and not bool(step.logits.isfinite().all())
-        everyone = [mine]
-        if trainer.world_size > 1:
-            everyone *= trainer.world_size
-            dist.all_gather_object(everyone, mine)
-        if any(everyone) and not mine:
+        if any(of_all_ranks(trainer, mine)) and not mine:
             raise SystemExit(1)
         parts = dict(zip(("input", "target", "index"), step.batch, strict=False))
         record = {**parts, "logits": step.logits, "loss": step.loss}
