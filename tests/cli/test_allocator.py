@@ -12,7 +12,7 @@ import resource, sys
 from hem.cli.allocator import keep_freed
 kept = keep_freed() if sys.argv[1] == "keep" else None
 for _ in range(30):
-    blocks = [bytearray(2**20) for _ in range(20)]
+    blocks = [bytearray(48 * 2**20) for _ in range(3)]
     del blocks
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 """
@@ -29,7 +29,7 @@ def test_the_same_pages_serve_again():
     kept, few = faults("keep")
     _, many = faults("leave")
     assert kept == "True"
-    assert many - few > 20 * 20 * 2**20 // 4096 // 4  # a quarter of the pages of 20 rounds, at least
+    assert many - few > 20 * 3 * 48 * 2**20 // 4096 // 4  # a quarter of the pages of 20 rounds, at least
 
 
 def test_settings_of_the_user_are_left_alone(monkeypatch):
