@@ -46,6 +46,15 @@ def main(arguments: Sequence[str]) -> int:
     """Fit or test."""
     step, *words = arguments
     option = {words[i]: words[i + 1] for i in range(len(words) - 1) if words[i].startswith("--")}
+    rate, margin = float(option.get(RATE, 0.01)), float(option.get(MARGIN, 0.5))
+    loss = {"class_path": "Loss", "init_args": {"margin": margin}}
+    optimizer = {"class_path": "Optimizer", "init_args": {"lr": rate}}
+    config = json.dumps(
+        {"model": {"class_path": "Task", "init_args": {"loss": loss, "optimizer": optimizer}}, "data": {}}
+    )
+    if "--print_config" in words:
+        print(config)
+        return 0
     examined = Path(option["--run"]) if "--run" in option else None
     folder = examined / "evaluate" / option["--name"] if examined else Path(option["--run_dir"])
     seed = int(option.get("--seed_everything") or examined.name.removeprefix("seed"))
@@ -62,11 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         elif (folder / "config.yaml").exists():
             print(f"error: {folder} already holds a run", file=sys.stderr)
             return 1
-        rate, margin = float(option.get(RATE, 0.01)), float(option.get(MARGIN, 0.5))
-        loss = {"class_path": "Loss", "init_args": {"margin": margin}}
-        optimizer = {"class_path": "Optimizer", "init_args": {"lr": rate}}
-        model = {"class_path": "Task", "init_args": {"loss": loss, "optimizer": optimizer}}
-        write(folder / "config.yaml", json.dumps({"model": model, "data": {}}))
+        write(folder / "config.yaml", config)
         for epoch in range(state["epoch"], EPOCHS):
             time.sleep(float(os.environ.get("HEM_TEST_EPOCH", "0")))
             state = {"epoch": epoch + 1, "value": (state["value"] * 31 + epoch) % 1009}

@@ -12,6 +12,7 @@ import yaml
 
 from hem.runs.lock import lock
 from hem.study import command, forkserver, grid, search, slurm, storage
+from hem.study.parsing import Parameter
 from tests import imitation
 from tests.datamodules.test_datasets import mnist_tree
 from tests.processes import Processes
@@ -106,6 +107,70 @@ def test_what_is_found_is_written_down_and_trained_with(folder, capsys):
     assert plan["runs"][f"{CELL}_tuned/hem/seed0"]["after"] == f"search/{CELL}/hem"
     assert run(folder, path) == 0
     assert log(folder) == there, "nothing is done twice"
+
+
+OWN = {"ce": {"lr": 0.01}, "hem": {"lr": 0.01, "margin": 0.5}}
+
+
+def own(folder, loss):
+    """The record's word on the config's own setting, and the trials that are marked as such."""
+    record = json.loads((folder / f"runs/small/search/{CELL}/{loss}/search.json").read_text())
+    kept = storage.open_storage(f"sqlite:///{folder}/runs/small/search.db")
+    study = storage.library().load_study(study_name=f"{CELL}/{loss}", storage=kept)
+    return record["own"], record.get("why"), [t.number for t in study.trials if t.user_attrs["own"]]
+
+
+def test_the_first_trial_is_the_configs_own_setting(folder):
+    """For each loss one of the budget, also where the search is gone on with; what is found is never worse."""
+    path = written(folder, of_search={"trials": 1})
+    assert run(folder, path, "--only", "search/") == 0
+    for loss, setting in OWN.items():
+        assert [params for _, _, params, *_ in trials(folder, loss)] == [setting]
+    assert run(folder, written(folder), "--only", "search/") == 0
+    for loss, setting in OWN.items():
+        assert own(folder, loss) == (setting, None, [0])
+        of_loss = trials(folder, loss)
+        assert (len(of_loss), of_loss[0][2]) == (8, setting)
+        assert setting not in [params for _, _, params, *_ in of_loss[1:]]
+
+
+def test_a_setting_outside_the_space_is_no_trial(folder):
+    """As many trials as for the other loss, and the record says why; so where one value stands for two that differ."""
+    narrow = {"losses": {"hem": {"margin": {**MARGIN, "low": 1.0}}}, "trials": 2}
+    assert run(folder, written(folder, of_search=narrow), "--only", "search/") == 0
+    assert own(folder, "ce") == (OWN["ce"], None, [0])
+    why = "margin is 0.5 there, and is searched in 1.0 to 4.0 on a log scale"
+    assert own(folder, "hem") == (None, why, [])
+    assert [len(trials(folder, loss)) for loss in OWN] == [2, 2]
+    both = {"space": {"lr": {**RATE, "options": [imitation.RATE, imitation.MARGIN]}}, "losses": {}, "trials": 1}
+    assert run(folder, written(folder, of_search=both, name="both", losses=["ce"]), "--only", "search/") == 0
+    record = json.loads((folder / f"runs/both/search/{CELL}/ce/search.json").read_text())
+    assert record["why"] == "lr is 0.01, 0.5 there, and is searched in 0.001 to 1.0 on a log scale"
+
+
+@pytest.mark.parametrize(
+    ("parameter", "inside", "outside"),
+    [
+        (Parameter(("--x",), low=1, high=8), [1, 8, 3.0], [0, 2.5, True, None, "3"]),
+        (Parameter(("--x",), low=0.1, high=8, log=True), [0.1, 2.5, 8], [0.09, None, "1"]),
+        (Parameter(("--x",), choices=(1.0, "wide", None)), [1, "wide", None], [2.0, "narrow"]),
+    ],
+)
+def test_what_lies_in_a_space(parameter, inside, outside):
+    assert all(value in parameter for value in inside)
+    assert not any(value in parameter for value in outside)
+
+
+def test_a_search_of_before_goes_on_as_it_was(folder):
+    """Its record says nothing of the config's own setting: that is not put before trials of another kind."""
+    record = folder / f"runs/small/search/{CELL}/ce/search.json"
+    path = written(folder, of_search={"trials": 2, "losses": {}}, losses=["ce"])
+    [ce] = [each for each in grid.load(path, root=folder / "runs").runs("search/") if each.loss == "ce"]
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps(ce.definition))
+    assert run(folder, path, "--only", "search/") == 0
+    assert len(trials(folder, "ce")) == 2
+    assert OWN["ce"] not in [params for _, _, params, *_ in trials(folder, "ce")]
 
 
 def test_more_trials_go_on_and_what_was_trained_by_less_is_named(folder, capsys):

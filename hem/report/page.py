@@ -120,7 +120,7 @@ class Page:
         return {
             "cell": cell,
             "budget": budget_of(searches),
-            "warnings": [sentence for each in searches for sentence in each.at_the_edge()],
+            "warnings": [sentence for each in searches for sentence in (*each.without_own(), *each.at_the_edge())],
             "chosen": self.table(chosen_table(cell, searches)),
             "trials": self.table(trials_table(cell, searches), False),
             "pictures": pictures,

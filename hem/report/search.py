@@ -18,6 +18,7 @@ from hem.report.tables import Table, number, spread
 from hem.runs.files import read_json
 from hem.study.progress import duration
 
+OWN = "the config's own setting"
 EDGE = 0.05  # share of a range, on its own scale, that counts as its edge
 
 
@@ -40,6 +41,22 @@ class Search:
     def space(self) -> dict[str, dict[str, Any]]:
         """The parameters: ``low``, ``high``, ``log``, ``choices`` of each."""
         return dict(self.record["space"])
+
+    @property
+    def best_trial(self) -> str:
+        """Which trial was the best, and whether that is the config's own setting."""
+        best = self.record.get("best")
+        if not best:
+            return "not over"
+        return f"{best['trial']}: {OWN}" if self.record.get("own") and best["trial"] == 0 else f"{best['trial']}"
+
+    def without_own(self) -> Iterator[str]:
+        """Say where the config's own setting was no trial."""
+        if why := self.record.get("why"):
+            yield (
+                f"The config's own setting of {self.loss} in {self.cell} is none of the trials: {why}. What was found "
+                "may be worse than what was there."
+            )
 
     def at_the_edge(self) -> Iterator[str]:
         """Say of which parameters the best value lies at the end of the range: a better one may lie beyond it."""
@@ -99,6 +116,11 @@ def place_of(folder: Path, storage: str) -> str:
     return storage
 
 
+def said_of(trial: Mapping[str, Any]) -> str:
+    """What is to be said of a trial: that it is the config's own setting, why it came to no end."""
+    return "; ".join(filter(None, (OWN if trial.get("own") else "", trial.get("why"))))
+
+
 def read_trials(storage: Any, name: str, scale: float) -> tuple[pd.DataFrame, dict[str, float]]:
     """Every trial of a search, and the importances of its parameters (Optuna's, fANOVA of a forest of trees)."""
     import optuna
@@ -106,7 +128,7 @@ def read_trials(storage: Any, name: str, scale: float) -> tuple[pd.DataFrame, di
     study = optuna.load_study(study_name=name, storage=storage)
     rows = [
         {"trial": t.number, "state": t.state.name.lower(), "value": math.nan if t.value is None else scale * t.value,
-         "seconds": t.user_attrs.get("seconds", math.nan), "why": t.user_attrs.get("why", ""), **t.params}
+         "seconds": t.user_attrs.get("seconds", math.nan), "why": said_of(t.user_attrs), **t.params}
         for t in study.get_trials(deepcopy=False)
     ]  # fmt: skip
     complete = [row for row in rows if row["state"] == "complete"]
@@ -130,7 +152,7 @@ def chosen_table(cell: str, searches: Sequence[Search]) -> Table:
                 "loss": each.loss, "parameter": name, "space": range_of(space),
                 "chosen": "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value),
                 "importance": f"{each.importances[name]:.2f}" if name in each.importances else "-",
-                "best trial": f"{best['trial']}" if best else "not over",
+                "best trial": each.best_trial,
                 f"its {each.metric.title}": number(best["value"], each.metric) if best else "-",
             })  # fmt: skip
     return Table(f"{cell}_chosen", f"{cell}: what was chosen", pd.DataFrame(rows))

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,9 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
+
+import yaml
 
 from hem.runs import RunFolder
 from hem.runs.files import write_atomically
@@ -64,7 +67,13 @@ def clear(folder: Path) -> None:
     run.clear()
 
 
-def begin(arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes], held: int) -> Process:
+def begin(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    log: IO[bytes],
+    held: int | None = None,
+    output: IO[bytes] | None = None,
+) -> Process:
     """Start a process of hem: from the prepared parent, where there can be one.
 
     Args:
@@ -72,13 +81,19 @@ def begin(arguments: Sequence[str], environment: Mapping[str, str], log: IO[byte
         environment: Its environment.
         log: Takes what it prints.
         held: The lock that it is handed.
+        output: Takes what it prints that is no error, in place of the log.
     """
     if forkserver.POSSIBLE:
         return forkserver.start(
-            forkserver.command, arguments, environment=environment, stdout=log, stderr=log, keep={HELD: held}
+            forkserver.command,
+            arguments,
+            environment=environment,
+            stdout=output or log,
+            stderr=log,
+            keep={} if held is None else {HELD: held},
         )
     return subprocess.Popen(
-        command(arguments), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+        command(arguments), stdin=subprocess.DEVNULL, stdout=output or log, stderr=log, env=environment
     )
 
 
@@ -170,6 +185,26 @@ class Jobs:
             write_atomically(RunFolder(run.folder).study, json.dumps(record, indent=1) + "\n")
         return "done" if run.done else f"{run.folder} has no results.json after its test, see {run.folder}/test.log."
 
+    def config(self, arguments: Sequence[str], log: Path, extra: Mapping[str, str]) -> dict[str, Any]:
+        """Return the whole config that a command has.
+
+        Args:
+            arguments: What stands behind ``python cli.py``.
+            log: Takes what is said besides.
+            extra: More of the environment.
+
+        Raises:
+            ValueError: It has none: it ended with an error, or was stopped.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "wb") as file, tempfile.TemporaryFile() as output:
+            process = begin((*arguments, "--print_config"), {**self.environment, **extra}, file, output=output)
+            if code := self._wait(process):
+                raise ValueError(f"its config ended with code {code}, see {log}:\n{tail(log)}")
+            output.seek(0)
+            config: dict[str, Any] = yaml.safe_load(output)
+        return config
+
     def _process(
         self,
         arguments: Sequence[str],
@@ -183,6 +218,9 @@ class Jobs:
             file.write(f"$ {' '.join(command(arguments))}\n".encode())
             file.flush()
             process = begin(arguments, {**self.environment, **extra}, file, held)
+        return self._wait(process, ends)
+
+    def _wait(self, process: Process, ends: Callable[[], bool] | None = None) -> int | None:
         self._processes.add(process)
         try:
             while (code := ended(process, LOOK)) is None:

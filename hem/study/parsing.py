@@ -175,6 +175,12 @@ class Parameter:
             return distributions.IntDistribution(self.low, self.high, self.log)
         return distributions.FloatDistribution(float(self.low or 0), float(self.high or 0), self.log)
 
+    def __contains__(self, value: Any) -> bool:
+        if self.choices or isinstance(value, bool) or not isinstance(value, int | float):
+            return value in self.choices
+        whole = isinstance(self.low, int) and isinstance(self.high, int)  # as in `distribution`
+        return (self.low or 0) <= value <= (self.high or 0) and (not whole or value == int(value))
+
     def words(self, value: Any) -> list[str]:
         """Return the words of the command line that give it a value."""
         said = value if isinstance(value, str) else json.dumps(value)

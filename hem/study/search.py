@@ -15,6 +15,9 @@ A ``search`` block in a study's file, whose trials are trained and never tested:
       losses:               # what a loss has besides
         hem: {margin: {options: [--model.loss.margin], low: 0.1, high: 8, log: true}}
 
+The first trial is the config's own setting, where that lies inside the space: what is found is then never worse, on
+validation images, than what was there. It is one of the trials, for every loss.
+
 Any number of processes share a search. Each claims a trial under a lock: one whose process was killed goes on first,
 with its own parameters; else a new one, of which the storage learns in one piece. A trial is what the sampler, seeded
 by the trial's number, makes of those before it, so that one after the other they are the same however often the search
@@ -29,7 +32,7 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,6 +62,9 @@ class Worker(Protocol):
 
     def do_held(self, run: Run, held: int, extra: Mapping[str, str], ends: Callable[[], bool] | None) -> str:
         """Do what is left of a run whose lock is held."""
+
+    def config(self, arguments: Sequence[str], log: Path, extra: Mapping[str, str]) -> dict[str, Any]:
+        """Return the whole config that a command has."""
 
 
 @dataclass(frozen=True)
@@ -176,9 +182,10 @@ class Search:
             return "done"
         if self.changed:
             return f"{self.folder} was begun with another space or command: give those it was begun with, or delete it."
+        own = None if self.record else self._own(worker, extra)
         with self._alone():
-            if not self.record:
-                self._write({})
+            if own is not None and not self.record:
+                self._write(own)
             study = self._open()
         while True:
             with ExitStack() as held:
@@ -193,6 +200,18 @@ class Search:
             if trial is None and worker.stopped.wait(PAUSE):
                 return "stopped"
         return self._end(study)
+
+    def _own(self, worker: Worker, extra: Mapping[str, str]) -> dict[str, Any]:
+        """Return the config's own setting, for the record: the first trial; or why it is none."""
+        config = worker.config(("fit", *self.command), self.folder / "config.log", extra)
+        own: dict[str, Any] = {}
+        for name, parameter in self.space.items():
+            values = [value_of(config, option)[1] for option in parameter.options]
+            if any(value not in parameter or value != values[0] for value in values):
+                said = ", ".join(map(str, dict.fromkeys(values)))
+                return {"own": None, "why": f"{name} is {said} there, and is searched in {parameter}"}
+            own[name] = values[0]
+        return {"own": own}
 
     def _open(self) -> optuna.Study:
         optuna = library()
@@ -240,13 +259,15 @@ class Search:
             sampler = getattr(optuna.samplers, SAMPLERS[name])(**{"seed": seed, **arguments})
         draft = optuna.create_study(sampler=sampler, direction=study.direction)
         draft.add_trials(trials)
+        if own := self.record.get("own") if not trials else None:
+            draft.enqueue_trial(own)
         drawn = draft.ask({name: parameter.distribution() for name, parameter in self.space.items()})
         study.add_trial(
             optuna.trial.create_trial(
                 state=optuna.trial.TrialState.RUNNING,
                 params=drawn.params,
                 distributions=drawn.distributions,
-                user_attrs={"folder": f"{self.name}/trial{len(trials)}"},
+                user_attrs={"folder": f"{self.name}/trial{len(trials)}", "own": bool(own)},
             )
         )
         return study.get_trials(deepcopy=False)[-1]
@@ -335,7 +356,8 @@ class Search:
         return "done"
 
     def _write(self, more: Mapping[str, Any]) -> None:
-        write_atomically(self.folder / "search.json", json.dumps({**self.definition, **more}, indent=1) + "\n")
+        record = {**self.record, **self.definition, **more}
+        write_atomically(self.folder / "search.json", json.dumps(record, indent=1) + "\n")
 
 
 def seconds_of(trials: Iterable[optuna.trial.FrozenTrial]) -> float:
@@ -352,6 +374,25 @@ def curve(path: Path, key: str) -> dict[float, float]:
     return {float(row["epoch"]) + 1: float(row[key]) for row in rows if row.get("epoch") and row.get(key)}
 
 
+def value_of(config: Mapping[str, Any], option: str) -> tuple[list[str], Any]:
+    """Return where the value of an option stands in a config, and the value.
+
+    Raises:
+        ValueError: The config has none of that name.
+    """
+    here: Any = config
+    path: list[str] = []
+    for word in option.removeprefix("--").split("."):
+        if isinstance(here, Mapping) and word not in here and "init_args" in here:
+            here = here["init_args"]
+            path.append("init_args")
+        if not isinstance(here, Mapping) or word not in here:
+            raise ValueError(f"Expected an option of the config, got {option}: it has no '{word}'.")
+        here = here[word]
+        path.append(word)
+    return path, here
+
+
 def excerpt(config: Mapping[str, Any], options: Iterable[str]) -> dict[str, Any]:
     """The part of a config that options set.
 
@@ -365,15 +406,9 @@ def excerpt(config: Mapping[str, Any], options: Iterable[str]) -> dict[str, Any]
     """
     found: dict[str, Any] = {}
     for option in options:
-        here: Any = config
+        (*above, last), value = value_of(config, option)
         there = found
-        *above, last = option.removeprefix("--").split(".")
-        for word in (*above, None):
-            if "init_args" in here and (word or last) not in here:
-                here, there = here["init_args"], there.setdefault("init_args", {})
-            if (word or last) not in here:
-                raise ValueError(f"Expected an option of the config, got {option}: it has no '{word or last}'.")
-            if word:
-                here, there = here[word], there.setdefault(word, {})
-        there[last] = here[last]
+        for word in above:
+            there = there.setdefault(word, {})
+        there[last] = value
     return found

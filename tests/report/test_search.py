@@ -35,7 +35,7 @@ def searched(folder, storage):
                 value=(0.99 if number == best else 0.9 + 0.001 * number) if ended else None,
                 params={"lr": rate if number == best else 0.02 * (number + 1), "net": ["MLP", "LeNet"][number % 2]},
                 distributions=distributions,
-                user_attrs={"seconds": 10.0, "why": "" if ended else "too slow"},
+                user_attrs={"seconds": 10.0, "own": not number, **({} if ended else {"why": "too slow"})},
             )
             study.add_trial(trial)
         place = folder / "search" / CELL / loss
@@ -44,6 +44,7 @@ def searched(folder, storage):
             "space": SPACE, "monitor": "val/accuracy", "mode": "max", "trials": 8, "seconds": None, "seed": 1000,
             "sampler": ["tpe", {}], "pruner": ["median", {}],
             "best": {"trial": best, "value": 0.99, "params": {"lr": rate, "net": "LeNet"}},
+            "own": {"lr": 0.02, "net": "MLP"},
         }  # fmt: skip
         (place / "search.json").write_text(json.dumps(record))
 
@@ -86,9 +87,25 @@ def test_search(folder):
     assert sum(float(row["importance"]) for row in chosen if row["loss"] == "ce") == pytest.approx(1, abs=0.011)
     trials = rows(folder / "report" / f"{CELL}_trials.csv")
     assert [row["state"] for row in trials] == 2 * (["complete"] * 6 + ["pruned", "fail"])
-    assert trials[6]["why"] == "too slow"
+    assert [row["why"] for row in trials[5:8]] == ["", "too slow", "too slow"]
+    assert [row["trial"] for row in trials if row["why"] == "the config's own setting"] == ["0", "0"]
     for name in ("slices", "parallel"):
         assert "<svg" in (folder / "report" / f"{CELL}_{name}.svg").read_text()
+
+
+def test_the_configs_own_setting(folder):
+    """The page says where it was chosen, and where it was none of the trials."""
+    changes = {"ce": {"best": {"trial": 0, "value": 0.99, "params": {"lr": 0.02, "net": "MLP"}}},
+               "hem": {"own": None, "why": "lr is 2.0 there, and is searched in 0.01 to 1.0"}}  # fmt: skip
+    for loss, change in changes.items():
+        path = folder / "search" / CELL / loss / "search.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    report.write(folder)
+    chosen = rows(folder / "report" / f"{CELL}_chosen.csv")
+    assert [row["best trial"] for row in chosen] == ["0: the config's own setting"] * 2 + ["5"] * 2
+    text = " ".join(page_of(folder).text)
+    assert f"own setting of hem in {CELL} is none of the trials: lr is 2.0 there, and is searched in 0.01 to" in text
+    assert "own setting of ce" not in text
 
 
 def test_tuned_beside_untuned(folder):
