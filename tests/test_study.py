@@ -109,6 +109,15 @@ def test_grid(folder):
     assert rejection.cell == "classification_digits_rejection"
 
 
+def test_the_command_line_has_the_last_word(folder):
+    """Its options stand behind those of the file, of the task and of its parts, in trainings and examinations."""
+    part = {"config": REJECTION, "overrides": ["--model.keep 0.9"]}
+    task = {"train": {"config": DIGITS, "overrides": ["--b 1"]}, "overrides": ["--a 1"], "examine": [part]}
+    training, rejection, *_ = grid.load(written(folder, overrides=["--c 1"], tasks=[task]), ["--a", "2"]).runs()
+    assert shlex.join(training.steps["fit"]).endswith("--c 1 --a 1 --b 1 --a 2")
+    assert "--c 1 --a 1 --model.keep 0.9 --a 2 --ckpt_path" in shlex.join(rejection.steps["test"])
+
+
 def test_a_task_has_its_own(folder):
     """Losses, seeds, options, names and checkpoint of one task; a training that is not tested."""
     cell = {

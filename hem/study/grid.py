@@ -66,6 +66,7 @@ class Study:
     slurm: Annotated[Mapping[str, Any], Entry("a mapping of submitit's parameters")] = field(default_factory=dict)
     search: Annotated[SearchBlock | None, Entry(read=read_search)] = None
     root: Path = Path("runs")
+    given: Options = ()  #: options of every command that the command line has: they stand behind all of the file
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -143,9 +144,9 @@ class Study:
         training = self._training(task, loss, seed, search)
         return [training, *(self._examination(task, part, training) for part in task.examine)]
 
-    def _options(self, task: Task) -> Options:
-        """The options of a task's trainings, which stand behind those of the loss."""
-        return (*self.overrides, *task.overrides, *task.train.overrides)
+    def _options(self, task: Task, *more: str) -> Options:
+        """The options of a task's commands, which stand behind those of the loss."""
+        return (*self.overrides, *task.overrides, *more, *self.given)
 
     def _search(self, task: Task, loss: str) -> Search | None:
         if self.search is None or task.trials == 0:
@@ -153,7 +154,7 @@ class Study:
         block = self.search if task.trials is None else replace(self.search, trials=task.trials, seconds=None)
         space = {**self.search.space, **task.space, **self.search.losses.get(loss, {})}
         command = ("--config", task.train.config, *task.losses[loss], "--seed_everything", str(self.search.seed))
-        command += (*self._options(task), *self.search.overrides)
+        command += self._options(task, *task.train.overrides, *self.search.overrides)
         folder = self.folder / "search" / task.name / loss
         return Search(task.name, loss, folder, command, task.judged_by, task.checkpoint, block, space, self.storage)
 
@@ -161,7 +162,7 @@ class Study:
         cell = task.tuned if search else task.name
         folder = self.folder / cell / loss / f"seed{seed}"
         common = ("--config", task.train.config, *task.losses[loss], "--seed_everything", str(seed))
-        common += ("--run_dir", str(folder), *self._options(task))
+        common += ("--run_dir", str(folder), *self._options(task, *task.train.overrides))
         common += ("--config", str(search.found)) if search else ()
         steps = {"fit": ("fit", *common)}
         if task.test:
@@ -171,8 +172,7 @@ class Study:
     def _examination(self, task: Task, part: Part, training: Run) -> Run:
         """A test of a training under another config: network, data, loss and seed are the training's."""
         own = ("test", "--run", str(training.folder), "--name", part.name, "--config", part.config)
-        options = (*self.overrides, *task.overrides, *part.overrides)
-        words = (*own, *options, "--ckpt_path", _checkpoint(task, training.folder))
+        words = (*own, *self._options(task, *part.overrides), "--ckpt_path", _checkpoint(task, training.folder))
         folder = RunFolder(training.folder).evaluation(part.name).path
         return Run(f"{training.cell}_{part.name}", training.loss, training.seed, folder, {"test": words}, training)
 
@@ -207,6 +207,6 @@ def load(path: str | Path, overrides: Sequence[str] = (), root: str | Path = "ru
     study.name = study.name or path.stem
     if Path(study.name).name != study.name:
         raise ValueError(f"name of {path} is the name of a folder in {root}/, got {study.name!r}.")
-    study.overrides += not_own(overrides, "the command line")
+    study.given = not_own(overrides, "the command line")
     study.root = Path(root)
     return study
