@@ -25,6 +25,7 @@ from hem.networks.weights import (
     for_channels,
     library_conversion,
     load_weights,
+    renew,
 )
 
 Source = Literal["auto", "torchvision", "timm"]
@@ -125,7 +126,7 @@ class Named(Network):
                 load_weights(self, file, expected, _conversion(self, library))
         if self.start is not None and "head.weight" in self.start.fresh:
             # timm draws the last layer of some networks from +-1/sqrt(C): logits of deviation 8 before any training
-            self.head.reset_parameters()
+            renew(self)
         if chosen is not None:
             rows = {key: value[chosen] for key, value in self.head.state_dict().items()}
             self.head = nn.Linear(rows["weight"].shape[1], num_classes, bias="bias" in rows)
