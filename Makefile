@@ -56,7 +56,7 @@ build: setup  ## wheel and sdist, into dist/
 	$(BIN)/python -m build --no-isolation
 
 study: setup  ## a study and the page of it: STUDY=quick (no download) or another of configs/study
-	$(BIN)/python -m hem.study configs/study/$(STUDY).yaml; code=$$?; $(BIN)/python -m hem.report runs/$(STUDY) && exit $$code
+	$(BIN)/hem study $(STUDY); code=$$?; $(BIN)/hem report runs/$(STUDY) && exit $$code
 
 study-killed: setup  ## a study killed with -9 at 20 random moments, against an undisturbed one
 	$(BIN)/python benchmarks/killed_study.py

@@ -1,8 +1,8 @@
-"""``python cli.py fit|validate|test|predict --config configs/<task>/<dataset>.yaml``."""
+"""``python cli.py fit --config <task>/<dataset>``: the same as ``hem`` and ``python -m hem``."""
 
 import sys
 
-from hem.cli import main
+from hem.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main())

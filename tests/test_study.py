@@ -368,7 +368,7 @@ def test_a_damaged_record_of_a_training_that_is_not_tested(folder, capsys):
     assert run(folder, path) == 1
     out = capsys.readouterr().out
     assert f"{record} is empty or damaged" in out
-    assert "3 of 4 runs are done, trained and not tested: " in out
+    assert "3 of 4 runs are done, trained and not tested; the page of them: " in out
 
 
 def test_without_a_prepared_parent(folder, monkeypatch):

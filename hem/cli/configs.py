@@ -214,7 +214,7 @@ def check(contents: dict[str, dict[str, Any]]) -> None:
     """
     for index, (name, content) in enumerate(contents.items()):
         if "tasks" in content and "seeds" in content:
-            raise ValueError(f"{name} is a study, no config of a run: `python -m hem.study {name}`.")
+            raise ValueError(f"{name} is a study, no config of a run: `hem study {name}`.")
         parts = mapping(content, "model", "init_args")
         for later in list(contents)[index + 1 :]:
             same = [part for part in parts if part in mapping(contents[later], "model", "init_args")]

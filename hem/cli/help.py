@@ -5,15 +5,25 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hem.cli.listings import KEYS
-
 COMMANDS = {
     "fit": "train a network; its best and last checkpoint, curves and config are kept",
     "validate": "measure a checkpoint on the validation part",
     "test": "measure a checkpoint on the test part, or examine it",
     "predict": "write the labels of the test images",
 }
-LISTINGS = {"configs": "list the configs that come with hem", **{key: f"list the {key}" for key in KEYS}}
+PROGRAMS = {
+    "study": "train and test a grid of tasks, losses and seeds",
+    "report": "make one page of a study, or of all runs in a folder",
+}
+LISTINGS = {
+    "configs": "list the configs that come with hem; `configs loss` those of one folder",
+    "losses": "list the losses",
+    "data": "list the data of classification, streams and masks",
+    "datasets": "list the data sets of masks, which SegmentationDataModule takes",
+    "networks": "list the networks",
+    "tasks": "list the tasks: what is trained, measured and examined",
+    "strategies": "list the strategies against forgetting",
+}
 EXAMPLES = {
     "fit": """\
   {hem} fit --config classification/digits --config loss/hem
@@ -65,9 +75,12 @@ def overview() -> str:
     """Return the help of the program."""
     hem = program()
     lines = [f"usage: {hem} COMMAND [--config NAME_OR_FILE ...] [--OPTION VALUE ...]", ""]
-    lines += [f"  {name:12}{what}" for name, what in (*COMMANDS.items(), *LISTINGS.items())]
-    lines += ["", "examples:", EXAMPLES["fit"].format(hem=hem), EXAMPLES["test"].format(hem=hem), ""]
-    lines += [f"Options: `{hem} fit --help`. Many runs: `python -m hem.study`; their page: `python -m hem.report`."]
+    lines += [f"  {name:12}{what}" for name, what in (*COMMANDS.items(), *PROGRAMS.items(), *LISTINGS.items())]
+    lines += ["", "examples:", EXAMPLES["fit"].format(hem=hem), EXAMPLES["test"].format(hem=hem)]
+    lines += [
+        f"  {hem} study folder --data.root my_images && {hem} report runs/folder   # losses, compared on own images"
+    ]
+    lines += ["", f"Options: `{hem} fit --help`, `{hem} study --help`."]
     return "\n".join([*lines, "HEM_TRACEBACK=1 shows the stack of an error."])
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from hem.cli.configs import SHIPPED, short_names
 
+COMMAND = re.compile(r"([A-Z_]+=\S+ )*(python|hem) ")  # what to type, in the first lines of a config
 #: what is listed, and its key in a config
 KEYS = {
     "losses": "loss",
@@ -30,12 +31,14 @@ def about(text: str) -> str:
     Example:
         >>> about("# python cli.py fit --config configs/x.yaml\n# MNIST, LeNet.\nmodel: {}")
         'MNIST, LeNet.'
+        >>> about("# HEM_DATA=data hem study x\n# Three seeds.\nname: x")
+        'Three seeds.'
         >>> about("# --config configs/loss/ce.yaml: Cross-entropy.")
         'Cross-entropy.'
     """
     for line in text.splitlines():
         words = line.removeprefix("#").strip()
-        if line.startswith("#") and not words.startswith("python "):
+        if line.startswith("#") and not COMMAND.match(words):
             return words.partition(": ")[2] if words.startswith("--config ") else words
     return ""
 

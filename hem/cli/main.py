@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from hem.cli.allocator import keep_freed
 from hem.cli.configs import expanded
-from hem.cli.help import COMMANDS, LISTINGS, of_command, overview, program
+from hem.cli.help import COMMANDS, LISTINGS, PROGRAMS, of_command, overview, program
 from hem.cli.listings import listing
 from hem.names import near
 
@@ -94,7 +94,7 @@ def refuse(first: str) -> NoReturn:
     Raises:
         ValueError: Always.
     """
-    known = (*COMMANDS, *LISTINGS)
+    known = (*COMMANDS, *PROGRAMS, *LISTINGS)
     given = f"'{first}'{near(OTHER_NAMES.get(first, first), known)}" if first else "none"
     given = "an option first" if first.startswith("-") else given
     raise ValueError(f"Expected a command, one of {', '.join(known)}, got {given}: see `{program()} --help`.")

@@ -1,4 +1,4 @@
-"""One page of many runs: ``python -m hem.report runs/<study>`` writes ``runs/<study>/report/index.html``.
+"""One page of many runs: ``hem report runs/<study>`` writes ``runs/<study>/report/index.html``.
 
 Beside the page, which needs no network and no other file, lie its tables as Markdown and CSV (``raw.csv`` holds every
 metric of every run, ``<task>_runs.csv`` those of the tables) and its plots as SVG and PNG. What a study asks for and

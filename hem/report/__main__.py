@@ -1,11 +1,19 @@
-"""``python -m hem.report runs/<study>``."""
+"""``hem report runs/<study>``, or ``python -m hem.report runs/<study>``."""
 
 import sys
+from collections.abc import Sequence
 
 from hem import report
 
-if __name__ == "__main__":
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Write a report; where packages for it are missing, say which."""
     try:
-        sys.exit(report.main())
+        return int(report.main(args))
     except ImportError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -291,8 +291,8 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 where there is nothing to report on.
     """
-    parser = argparse.ArgumentParser(prog="python -m hem.report", description="Make one page of many runs.")
-    parser.add_argument("folder", help="the folder of a study, such as runs/quick")
+    parser = argparse.ArgumentParser(prog="hem report", description="Make one page of many runs.")
+    parser.add_argument("folder", help="the folder of a study, such as runs/quick; runs: all single runs")
     parser.add_argument("--baseline", help="the loss that all others are compared with: ce, else the study's first one")
     parser.add_argument("--metrics", "--figures", nargs="*", default=[], metavar="PATTERN",
                         help="further metrics for the tables: regular expressions of their keys")  # fmt: skip

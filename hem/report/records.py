@@ -117,8 +117,8 @@ class Runs:
         found += [run for name in untested if (run := self._trained(name))]
         if not found and not asked:
             raise FileNotFoundError(
-                f"{folder} holds no results: expected <task>_<data>/<loss>/seed<k>/results.json in it, as `python -m "
-                "hem.study` and `python cli.py test` write them."
+                f"{folder} holds no results: expected <task>_<data>/<loss>/seed<k>/results.json in it, as `hem study` "
+                "and `hem test` write them."
             )
         self.asked = Counter(Place.of(name)[:2] for name in asked)
         places = [*self.asked, *sorted((run["cell"], run["loss"]) for run, *_ in found)]

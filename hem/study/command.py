@@ -1,8 +1,8 @@
-"""Many runs of one grid: ``python -m hem.study configs/study/<name>.yaml [--dry-run]``.
+"""Many runs of one grid: ``hem study <name or file> [--dry-run]``.
 
 Runs of a grid of tasks, losses and seeds lie in ``runs/<study>/<task>_<data>/<loss>/seed<k>``. They are done by
 processes of this machine, or with ``--slurm`` by a cluster. What is done is not done again, so the same command
-goes on with a study that was stopped, in whatever way. ``python -m hem.report runs/<study>`` makes a page of it.
+goes on with a study that was stopped, in whatever way. ``hem report runs/<study>`` makes a page of it.
 """
 
 from __future__ import annotations
@@ -116,10 +116,10 @@ def print_commands(run: Work) -> None:
 def options(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Parse the command line; what is left over are options of every run."""
     parser = argparse.ArgumentParser(
-        prog="python -m hem.study", description="Run a grid of tasks, losses and seeds.", allow_abbrev=False,
+        prog="hem study", description="Run a grid of tasks, losses and seeds.", allow_abbrev=False,
         epilog="Further options, such as --trainer.max_epochs 2, are handed to every run.",
     )  # fmt: skip
-    parser.add_argument("study", help="a file such as configs/study/quick.yaml")
+    parser.add_argument("study", help="a file, or the name of one that ships, such as quick: `hem configs study`")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, and run nothing")
     parser.add_argument("--jobs", type=int, help="runs at once; as many as fit, if not given")
     parser.add_argument("--per-gpu", type=int, metavar="K", help="runs at once on each GPU; one, if not given")
@@ -137,8 +137,10 @@ def refuse_misspelt(rest: Sequence[str]) -> None:
     """Refuse options of every run that look like an option of the study: `--job 2` would end every run."""
     for word in rest:
         name = word.partition("=")[0].removeprefix("--")
-        if word.startswith("--") and (
-            meant := near(name, ("dry-run", "jobs", "only", "per-gpu", "plan", "root", "slurm"))
+        if (
+            word.startswith("--")
+            and "." not in name
+            and (meant := near(name, ("dry-run", "jobs", "only", "per-gpu", "plan", "root", "slurm")))
         ):
             raise ValueError(f"There is no option --{name}{meant}")
 
@@ -192,7 +194,7 @@ def run(study: Study, runs: Sequence[Work], jobs: int, devices: Sequence[str]) -
     tested = any("test" in each.steps for each in runs if isinstance(each, Run))
     trained = "" if tested else ", trained and not tested"
     counted = f"{len(states) - len(failed)} of {len(states)} runs are done{trained}"
-    progress.print(f"{counted}: python -m hem.report {study.folder}")
+    progress.print(f"{counted}; the page of them: hem report {study.folder}")
     for name in failed:
         progress.print(f"not done: {name}: {states[name].splitlines()[0]}")
     return 1 if failed else 0

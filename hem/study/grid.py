@@ -185,7 +185,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), root: str | Path = "ru
     """Read a study.
 
     Args:
-        path: Its YAML.
+        path: Its YAML; of one that ships its name, such as ``quick``.
         overrides: More options of every command, behind those of the file.
         root: The folder that holds the studies' folders.
 
@@ -193,11 +193,12 @@ def load(path: str | Path, overrides: Sequence[str] = (), root: str | Path = "ru
         FileNotFoundError: If the study or a config that it names is not there.
         ValueError: If it is no YAML, has a key too many or too few, or a value of another kind.
     """
+    shipped = [name.removeprefix("study/") for name in short_names() if name.startswith("study/")]
     try:
-        path = find(str(path))
+        path = find(f"study/{path}" if str(path) in shipped else str(path))
     except FileNotFoundError:
         here = sorted(str(p) for p in Path(path).parent.glob("*.yaml"))
-        there = here or [name for name in short_names() if name.startswith("study/")]
+        there = here or shipped
         raise FileNotFoundError(f"Expected a study at {path}; there are: {', '.join(there)}.") from None
     try:
         content = yaml.safe_load(path.read_text())

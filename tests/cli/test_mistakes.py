@@ -49,7 +49,7 @@ OPTIONS = {
     "config twice": ("--config trainer/debug", ["trainer/debug is given twice"]),
     "config without a name": ("--config", ["Expected a config behind --config"]),
     "config of another task": ("--config segmentation/camvid", ["both whole configs"]),
-    "study as a config": ("--config study/quick", ["is a study", "python -m hem.study"]),
+    "study as a config": ("--config study/quick", ["is a study", "hem study"]),
     "misspelt config": ("--config loss/hemm", ["'loss/hemm'", "did you mean 'loss/hem'"]),
     "half the name of a config": ("--config hem", ["did you mean 'loss/hem'"]),
     "folder of configs": ("--config loss", ["the folder 'loss'", "loss/hem"]),

@@ -69,7 +69,7 @@ def test_every_drawing_is_made(runs):
         assert found.headlines(cell), f"{cell} has no headline metric"
     text = page.read_text()
     assert "object at 0x" not in text
-    assert f"python -m hem.report {runs}" in text
+    assert f"hem report {runs}" in text
 
 
 @pytest.mark.parametrize("name", EXAMINATIONS)
