@@ -28,6 +28,7 @@ def test_train_and_tensorboard(tmp_path, monkeypatch, capsys):
     assert recipe("train") == ["-m", "hem.quickstart"]
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(quickstart, "RUNS", tmp_path / "runs" / "quickstart")
+    monkeypatch.setattr(quickstart, "SEEDS", 2)
     command = quickstart.command
     short = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
     monkeypatch.setattr(quickstart, "command", lambda words: command([*words, *short]))
@@ -35,8 +36,8 @@ def test_train_and_tensorboard(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     for word in ("cross-entropy", "HEM", "AUROC %", "`make tensorboard`"):
         assert word in shown
-    runs = {path.parent.name for path in (tmp_path / "runs" / "quickstart").glob("*/results.json")}
-    assert runs == {"ce", "hem"}
+    runs = {path.parent.name for path in (tmp_path / "runs" / "quickstart").rglob("results.json")}
+    assert runs == {"seed0", "seed1"}
 
     monkeypatch.chdir(tmp_path)
     server = subprocess.Popen(
@@ -49,11 +50,13 @@ def test_train_and_tensorboard(tmp_path, monkeypatch, capsys):
         for _ in range(100):  # it reads the runs after it has begun to answer
             with urllib.request.urlopen(f"{address}data/plugin/scalars/tags", timeout=10) as answer:
                 tags = json.load(answer)
-            if set(tags) == {"quickstart/ce", "quickstart/hem"}:
+            if len(tags) == 4:
                 break
             time.sleep(0.2)
         assert all({"train/loss", "val/accuracy"} <= set(curves) for curves in tags.values())
-        assert len(tags) == 2
+        assert set(tags) == {
+            f"quickstart/classification_digits/{loss}/seed{k}" for loss in ("ce", "hem") for k in (0, 1)
+        }
     finally:
         server.terminate()
         server.communicate()
