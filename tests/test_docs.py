@@ -60,6 +60,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     (folder / "my_images").mkdir()
     trees.folder_tree(folder / "my_images", parts=("train", "test"), n=8)
+    for name in ("new_images", "my_unknown"):
+        shutil.copytree(folder / "my_images" / "test", folder / name)
     (folder / "my_masks").mkdir()
     mask_trees.mask_folder_tree(folder / "my_masks")
     return folder
@@ -99,12 +101,14 @@ class Reader:
         match words:
             case []:
                 pass
-            case ["python", "cli.py", *rest] | ["hem", *rest] | ["python", "-m", "hem", *rest]:
-                self.hem(rest)
-            case ["python", "-m", "hem.study", *rest]:
+            case [".", ".venv/bin/activate"] | ["jupytext", "--to", "ipynb", _]:
+                pass
+            case ["hem", "study", *rest]:
                 assert hem.study.command.main([*rest, *(() if "--dry-run" in rest else ("--dry-run",))]) == 0
-            case ["python", "-m", "hem.report", folder]:
-                assert folder.startswith("runs/")  # of a study, which is not run here; tests of the report do
+            case ["hem", "report", folder]:
+                assert folder.startswith("runs")  # of studies, which are not run here; tests of the report do
+            case ["hem", *rest]:
+                self.hem(rest)
             case ["python", "-m", "hem.inference.onnx", *rest]:
                 with pytest.MonkeyPatch.context() as patch:  # tests of the export write real files
                     patch.setattr(hem.inference.onnx, "export_onnx", lambda *_: 0.0)

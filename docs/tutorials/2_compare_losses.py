@@ -65,7 +65,7 @@ tasks:
 """)
 
 # %% [markdown]
-# In a terminal: `python -m hem.study mine.yaml`, then `python -m hem.report runs/mine`. From Python it is the same:
+# In a terminal: `hem study mine.yaml`, then `hem report runs/mine`. From Python it is the same:
 
 # %%
 code = hem.study.command.main(["mine.yaml"])
