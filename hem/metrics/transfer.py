@@ -1,6 +1,8 @@
-"""What is learnt, forgotten and carried over on a stream of tasks."""
+"""Metrics of continual learning: average accuracy, forgetting, backward and forward transfer."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -61,6 +63,24 @@ def transfer(matrix: list[Row], baseline: Row | None = None) -> dict[str, float]
             ahead = rows.diagonal(1)[:last]
             found[catalog.FORWARD_TRANSFER.path] = (ahead - ahead.new_tensor(baseline)[1 : last + 1]).mean()
     return {name: round(float(value), 12) for name, value in found.items()}
+
+
+def row_metrics(stage: str, row: Row, after: int | None = None) -> dict[str, float]:
+    """Return a row of an accuracy matrix by key; a task without samples has none.
+
+    Args:
+        stage: ``"stream"`` or ``"test"``.
+        row: The accuracy on each task.
+        after: The number of tasks that were learnt; None: it is not part of the key.
+
+    Example:
+        >>> row_metrics("test", [0.5, float("nan")]), row_metrics("test", [0.5], after=2)
+        ({'test/accuracy/1': 0.5}, {'test/accuracy_after/2/1': 0.5})
+    """
+    found = {task: accuracy for task, accuracy in enumerate(row, 1) if not math.isnan(accuracy)}
+    if after is None:
+        return {catalog.TASK_ACCURACY.key(stage, task=task): accuracy for task, accuracy in found.items()}
+    return {catalog.MATRIX.key(stage, after=after, task=task): accuracy for task, accuracy in found.items()}
 
 
 class TaskAccuracy(Metric):

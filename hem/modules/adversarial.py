@@ -1,4 +1,4 @@
-"""Adversarial robustness: the curve over eps, whether it can be believed, and adversarial training."""
+"""Adversarial task: robust accuracy over eps, checks for gradient masking, adversarial training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -21,27 +21,16 @@ from hem.losses import reduction
 from hem.metrics import Accuracy, MeanLoss, accuracies, catalog, collection
 from hem.modules.adversarial_training import TRADES, AdversarialTraining, divergence
 from hem.modules.base import Task
-from hem.modules.examination import refuse_masks, write_figure, write_record, write_table
-from hem.names import check_name
+from hem.modules.examination import refuse_masks
+from hem.names import former
 from hem.plots.robustness import robustness_curves
 from hem.rng import key
 from hem.runs import AtomicCheckpointIO
 from hem.runs.checkpoints import check_state
+from hem.runs.outputs import write_figure, write_record, write_table
 from hem.runs.ranks import of_all_ranks
 
 VALIDATION_STEPS = 10
-
-
-def former(name: str) -> Attack:
-    """Return the attack that a word of former versions names, with a warning.
-
-    Raises:
-        ValueError: If there is none of this name.
-    """
-    check_name(name, FORMER, "attack")
-    kind, given = FORMER[name]
-    rank_zero_warn(f"The attack '{name}' is a class by now: hem.attacks.{kind.__name__}.", category=FutureWarning)
-    return kind(**given)
 
 
 def twin(task: Task, path: str) -> nn.Module:
@@ -136,7 +125,7 @@ class AdversarialTask(Task):
     ) -> None:
         super().__init__(*args, **kwargs)
         attacks = [PGD(name) for name in (*OBJECTIVES, "loss")] if attacks is None else attacks
-        self.attacks = [former(each) if isinstance(each, str) else each for each in attacks]
+        self.attacks = [former(each, FORMER, "attack") if isinstance(each, str) else each for each in attacks]
         names = list(map(str, self.attacks))
         if twice := [name for name in names if names.count(name) > 1 or name in ("clean", "worst")]:
             raise ValueError(
@@ -180,8 +169,7 @@ class AdversarialTask(Task):
         """Find out before anything is computed whether all that is needed is there."""
         super().setup(stage)
         if stage == "test":
-            refuse_masks(self, getattr(self.trainer, "datamodule", None))
-        if stage == "test":
+            refuse_masks(self.trainer)
             self._bound()
         if stage == "test" and self.twin_ckpt_path is not None and self.checks:
             twin(self, self.twin_ckpt_path)
@@ -306,8 +294,8 @@ class AdversarialTask(Task):
 
     @rank_zero_only
     def _write_curve(self, rows: list[Row]) -> None:
-        write_table(self, "robustness", Row._fields, (row._asdict() for row in rows))
-        write_figure(self, "robustness", robustness_curves(rows))
+        write_table(self.trainer, "robustness", Row._fields, (row._asdict() for row in rows))
+        write_figure(self.trainer, "robustness", robustness_curves(rows))
 
     def _write_checks(self, masking: Masking) -> None:
         for name, value in masking.facts.items():
@@ -325,7 +313,7 @@ class AdversarialTask(Task):
                 "facts": masking.facts,
                 "checks": [{**check._asdict(), "failed": check.failed} for check in masking.checks],
             }
-            write_record(self, "masking", record)
+            write_record(self.trainer, "masking", record)
             for sentence in warnings:
                 print(f"warning: {sentence}")
             for sentence in masking.notes:

@@ -1,4 +1,4 @@
-"""Adversarial training: how a batch is attacked before the network learns from it."""
+"""Adversarial training: PGD training and TRADES."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 
 from hem.losses import evaluate, reduction
 from hem.metrics import Accuracy, MeanLoss, catalog, collection, sample_losses
-from hem.modules.finetuning import begin, encoder_of, hold, normalization
+from hem.modules.finetuning import begin, encoder_of, hold, normalization, prepare_encoder
 from hem.modules.optimization import (
     LRSchedulerCallable,
     OptimizerCallable,
@@ -32,11 +32,6 @@ from hem.runs.checkpoints import check_state
 def sgd(params: Iterable[Any]) -> Optimizer:
     """Return the optimiser of a task that names none: SGD, learning rate 0.05, momentum 0.9."""
     return torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
-
-
-def datamodule(trainer: Trainer) -> Any:
-    """Return the data module of a trainer; None where it was given loaders alone."""
-    return getattr(trainer, "datamodule", None)
 
 
 class Task(LightningModule):
@@ -137,16 +132,7 @@ class Task(LightningModule):
         normalize = normalize or normalization(net, (mean, std) if mean is not None and std is not None else None)
         begin(net, normalize, class_names)
         self.net = nn.Sequential(OrderedDict(normalize=normalize or nn.Identity(), backbone=net))
-        if encoder_lr <= 0:
-            raise ValueError(f"encoder_lr is a factor of the learning rate, above 0, but it is {encoder_lr}.")
-        if not 0 < layer_decay <= 1:
-            raise ValueError(f"layer_decay is a factor of the learning rate in (0, 1], but it is {layer_decay}.")
-        if frozen_epochs != "all" and frozen_epochs < 0:
-            raise ValueError(f"frozen_epochs is a number of epochs, 0 or more, or all, but it is {frozen_epochs}.")
-        if frozen_epochs or (encoder_lr, layer_decay) != (1, 1):
-            encoder = encoder_of(net)
-            if frozen_epochs == "all":
-                encoder.requires_grad_(False)
+        prepare_encoder(net, encoder_lr, layer_decay, frozen_epochs)
         self.encoder_lr, self.layer_decay, self.frozen_epochs = encoder_lr, layer_decay, frozen_epochs
         self._paused: list[str] = []  # parameters of the encoder that will learn when it does
         self.loss = loss
@@ -298,10 +284,14 @@ class Task(LightningModule):
             self.measure("train", logits.detach().float(), target)
             self.log_metrics("train")
 
+    def labelled(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return the logits of a batch, in float, and its target."""
+        input, target, *_ = batch
+        return self(input).float(), target
+
     def evaluate(self, batch: Any, stage: str) -> Tensor:
         """Take a batch into the metrics of a stage; return its logits."""
-        input, target, *_ = batch
-        logits: Tensor = self(input).float()
+        logits, target = self.labelled(batch)
         self.measure(stage, logits, target)
         return logits
 

@@ -1,4 +1,4 @@
-"""Calibration of a run: fitted on validation data, judged on test data, kept in the run folder, used by predict."""
+"""Calibration of a run: fitted on validation data, evaluated on test data, saved with the run, used by ``predict``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
@@ -24,16 +25,18 @@ from hem.metrics import (
     catalog,
     collection,
 )
-from hem.modules.base import Task
-from hem.modules.examination import write_figure
-from hem.modules.rejector import calibration_loader, fingerprint, gathered, keeping_folder, passed, run_folder, say
+from hem.modules.rejector import calibration_loader, fingerprint
 from hem.names import check_name
 from hem.plots.reliability import reliability_diagram
 from hem.rejection import LOGIT_SCORES
 from hem.runs import RunFolder
 from hem.runs.files import read_json, write_atomically
+from hem.runs.outputs import say, write_figure
+from hem.runs.ranks import gathered
+from hem.runs.trainer import keeping_folder, passed, run_folder
 
 Scores = Literal["calibrated", "raw"]
+Take = Callable[[Any], tuple[Tensor, Tensor]]  # a batch to its logits (N, C) and class indices (N,)
 
 SCALINGS: dict[str, type[Scaling]] = {"temperature": Temperature, "margin": MarginScaling, "vector": VectorScaling}
 
@@ -41,20 +44,24 @@ SCALINGS: dict[str, type[Scaling]] = {"temperature": Temperature, "margin": Marg
 CHANGED = ("msp", "energy", "entropy")
 
 
-def probability_metrics(scores: Sequence[str] = (), weight: Tensor | None = None) -> dict[str, Metric]:
+def probability_metrics(
+    scores: Sequence[str] = (), weight: Tensor | None = None, variant: str = ""
+) -> MetricCollection:
     """Return what is asked of probabilities and of the scores of their logits, over a set.
 
     Args:
         scores: Names of :data:`LOGIT_SCORES`, of which ``aurc`` and ``error_auroc`` are wanted.
         weight: What a sample of each class counts in the metrics of probabilities, (C); None: 1.
+        variant: What stands before their paths in the catalogue.
     """
-    return {
+    metrics: dict[str, Metric] = {
         catalog.NLL.path: NegativeLogLikelihood(weight=weight),
         catalog.BRIER.path: BrierScore(weight=weight),
         catalog.CALIBRATION_ERROR.path: CalibrationError(weight=weight),
         catalog.CALIBRATION_ERROR_MASS.path: CalibrationError(binning="mass", weight=weight),
         **{name: Selective(LOGIT_SCORES[name], name=name) for name in scores},
     }
+    return collection(metrics, variant)
 
 
 def diagram(metrics: MetricCollection) -> Reliability:
@@ -118,16 +125,20 @@ class RunCalibration(NamedTuple):
         return found if found.weights == weights else None
 
 
-def validation_logits(task: Task) -> tuple[Tensor, Tensor]:
-    """The logits (N, C) and labels (N,) of the clean validation images, of all processes, on the CPU.
+def validation_samples(trainer: Trainer, take: Take) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, C) and labels (N,) of the clean validation images, of all processes, on the CPU.
+
+    Args:
+        trainer: Of the test.
+        take: Gives those of a batch.
 
     Raises:
         LookupError: There are none; the sentence says why.
     """
-    found = [(task(input).float(), target) for input, target, _ in passed(task, calibration_loader(task))]
-    logits, target = gathered(task, [each for each, _ in found]), gathered(task, [each for _, each in found])
+    found = [take(batch) for batch in passed(trainer, calibration_loader(trainer))]
+    logits, target = (gathered(trainer, [pair[k] for pair in found]) for k in (0, 1))
     if not len(target):
-        raise LookupError("no validation image came within limit_test_batches")
+        raise LookupError("no validation sample with a label that counts came within limit_test_batches")
     return logits, target
 
 
@@ -180,33 +191,30 @@ class Calibrator(nn.Module):
 
     def count(self, weight: Tensor | None = None) -> None:
         """Have a test sample of each class count so much in the metrics of probabilities, (C); None: 1."""
-        self.before = collection(probability_metrics(list(LOGIT_SCORES), weight))
-        self.after = collection(probability_metrics(CHANGED, weight), "calibrated")
+        self.before = probability_metrics(list(LOGIT_SCORES), weight)
+        self.after = probability_metrics(CHANGED, weight, "calibrated")
 
     def begin(
-        self,
-        task: Task,
-        names: Sequence[str] = ("calibration",),
-        samples: Callable[[Task], tuple[Tensor, Tensor]] | None = None,
+        self, trainer: Trainer, take: Take, names: Sequence[str] = ("calibration",)
     ) -> tuple[Tensor, Tensor] | None:
         """Fit on the validation samples at the start of a test; say so where there are none.
 
         Args:
-            task: Whose network is tested.
+            trainer: Of the test.
+            take: Gives logits (N, C) and class indices (N,) of a batch of validation images.
             names: What there is none of, where there are no samples.
-            samples: Gives logits (N, C) and class indices (N,), of all processes; None: those of all validation images.
 
         Returns:
-            The samples; None where there are none.
+            The samples of all processes; None where there are none.
         """
         self.forget()
         try:
-            logits, target = validation_logits(task) if samples is None else samples(task)
+            logits, target = validation_samples(trainer, take)
         except LookupError as error:
-            say(task, *(f"no {name}: {error}" for name in names))
+            say(trainer, *(f"no {name}: {error}" for name in names))
             return None
         if reason := self.fit(logits, target):
-            say(task, f"no calibration: {reason}")
+            say(trainer, f"no calibration: {reason}")
         return logits, target
 
     def fit(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> str | None:
@@ -258,30 +266,31 @@ class Calibrator(nn.Module):
             found |= {catalog.COVERAGE.path: self.covered.compute(), catalog.SET_SIZE.path: self.size.compute()}
         return found
 
-    def finish(self, task: Task) -> None:
-        """Log the metrics of a test; draw the reliability diagram and keep the calibration in the run's folder."""
-        task.log_found({f"test/{name}": value for name, value in self.compute().items()})
+    def finish(self, trainer: Trainer, net: nn.Module) -> dict[str, Tensor]:
+        """Return the metrics of a test by key; draw the reliability diagram and keep the calibration with the run."""
+        found = {f"test/{name}": value for name, value in self.compute().items()}
         diagrams = {"softmax of the logits": diagram(self.before)}
         if self.probabilities:
             diagrams["calibrated"] = diagram(self.after)
-        folder = keeping_folder(task.trainer)
-        if folder is not None and task.trainer.is_global_zero:
-            write_figure(task, "reliability", reliability_diagram(diagrams))
+        folder = keeping_folder(trainer)
+        if folder is not None and trainer.is_global_zero:
+            write_figure(trainer, "reliability", reliability_diagram(diagrams))
             if self.probabilities:
                 sets = self.sets[0] if self.sets else None
-                found = RunCalibration(self.probabilities[0], sets, self.samples, fingerprint(task.net))
-                found.save(RunFolder(folder))
+                kept = RunCalibration(self.probabilities[0], sets, self.samples, fingerprint(net))
+                kept.save(RunFolder(folder))
         self.forget()
+        return found
 
 
-def run_calibration(task: Task) -> RunCalibration | None:
+def run_calibration(trainer: Trainer, net: nn.Module) -> RunCalibration | None:
     """The calibration of the run for the weights that predict now; a line says so where there is none."""
-    path = run_folder(task.trainer)
+    path = run_folder(trainer)
     if path is None:
         return None
     folder = RunFolder(path)
-    found = RunCalibration.load(folder, task.net)
-    if found is None and task.trainer.is_global_zero:
+    found = RunCalibration.load(folder, net)
+    if found is None and trainer.is_global_zero:
         state = "belongs to other weights" if folder.calibration.is_file() else "is not there"
         print(
             f"predictions without calibration: {folder.calibration} {state}; scores are the softmax of the logits. Run "

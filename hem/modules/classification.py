@@ -1,4 +1,4 @@
-"""Classification: the clean accuracy, calibration and logits of a network."""
+"""Classification task: accuracy, calibration and a rejector."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class ClassificationTask(Task):
             **accuracies(self.num_classes, self.class_names),
             catalog.MAX_LOGIT.path: MeanOf(largest),
             catalog.LOGIT_MARGIN.path: MeanOf(logit_margin),
-            **(probability_metrics() if stage == "val" else {}),
+            **(dict(probability_metrics().items()) if stage == "val" else {}),
         }
         return {"plain": collection(metrics)}
 
@@ -132,17 +132,17 @@ class ClassificationTask(Task):
 
     def on_test_start(self) -> None:
         """Fit the probabilities on the validation samples."""
-        self.held_out = self.calibrator.begin(self, ("rejector", "calibration"))
+        self.held_out = self.calibrator.begin(self.trainer, self.labelled, ("rejector", "calibration"))
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test; keep the run's rejector and its calibration."""
         super().on_test_epoch_end()
-        self.calibrator.finish(self)
+        self.log_found(self.calibrator.finish(self.trainer, self.net))
         if self.held_out is not None:
-            save_rejector(self, self.rejection_score, self.keep, *self.held_out)
+            save_rejector(self.trainer, self.net, self.rejection_score, self.keep, *self.held_out)
             self.held_out = None
 
     def on_predict_start(self) -> None:
         """Take the run's rejector and its calibration, if there are such for these weights."""
-        self.rejector = run_rejector(self)
-        self.calibration = run_calibration(self) if self.scores == "calibrated" else None
+        self.rejector = run_rejector(self.trainer, self.net)
+        self.calibration = run_calibration(self.trainer, self.net) if self.scores == "calibrated" else None

@@ -1,8 +1,7 @@
-"""Continual learning: a network that learns one task after another, and what it forgets on the way."""
+"""Continual learning task: train on the tasks of a stream in turn, and measure forgetting."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -16,18 +15,17 @@ from torchmetrics import MetricCollection
 from hem.datamodules.continual import ContinualDataModule
 from hem.losses import evaluate, reduction
 from hem.metrics import Accuracy, catalog, collection
-from hem.metrics.transfer import Row, TaskAccuracy, transfer
-from hem.modules.base import Task, datamodule
+from hem.metrics.transfer import Row, TaskAccuracy, row_metrics, transfer
+from hem.modules.base import Task
 from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
-from hem.modules.examination import write_figure, write_table
-from hem.modules.rejector import calibration_loader, gathered, passed
 from hem.names import check_name
 from hem.plots.matrices import accuracy_matrix
 from hem.rng import permutation
+from hem.runs.outputs import write_figure, write_table
+from hem.runs.trainer import datamodule, passed
 from hem.strategies import Naive, Samples, Strategy
-from hem.strategies.classes import among, among_targets
+from hem.strategies.classes import Mask, among, among_targets, decision_classes, loss_classes
 
-Mask = Literal["none", "unseen", "other_tasks"]
 Counts = Literal["stream", "presented"]
 STATE = "continual"  # the checkpoint's key
 REPLAY = 0x7265706C6179  # what the augmentation of replayed samples is drawn with
@@ -43,9 +41,6 @@ def evaluation(net: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-# -- the task ----------------------------------------------------------------------------------------------
 
 
 class ContinualTask(Task):
@@ -88,6 +83,7 @@ class ContinualTask(Task):
         ValueError: ``skip_separated`` or ``frozen_epochs`` is on, or the mask or counts are none of those.
     """
 
+    shown = Task.shown | {catalog.AVERAGE_ACCURACY.key(stage) for stage in ("stream", "test")}
     resumes_within_epochs = False  # a task begins with an epoch, and its strategy keeps what steps have left behind
 
     def __init__(
@@ -107,11 +103,10 @@ class ContinualTask(Task):
                 f"{self.frozen_epochs}."
             )
         check_name(scores, get_args(Scores), "kind of scores")
+        check_name(mask, get_args(Mask), "mask")
+        check_name(counts, get_args(Counts), "kind of counts")
         if self.skip_separated:
             raise ValueError("A strategy needs the logits of all samples: leave skip_separated off.")
-        for name, value, allowed in (("mask", mask, get_args(Mask)), ("counts", counts, get_args(Counts))):
-            if value not in allowed:
-                raise ValueError(f"{name} is one of {', '.join(allowed)}, but it is {value!r}.")
         self.strategy = Naive() if strategy is None else strategy
         self.mask = mask
         self.counts = counts
@@ -181,9 +176,8 @@ class ContinualTask(Task):
 
     def heads(self, task: int) -> list[Tensor]:
         """The classes that one softmax is over, of a task and all before it: one head for all, or one for each."""
-        if self.stream.scenario == "task":
-            return [self.stream.classes(t).to(self.device) for t in range(task + 1)]
-        return [self.stream.seen(task).to(self.device)]
+        stream, own = self.stream, self.stream.scenario == "task"
+        return [each.to(self.device) for each in (map(stream.classes, range(task + 1)) if own else [stream.seen(task)])]
 
     def loss_of(self, logits: Tensor, target: Tensor, index: Tensor) -> Tensor:
         """Return the loss of training samples among the classes that the mask leaves, over all devices.
@@ -207,9 +201,7 @@ class ContinualTask(Task):
         return total
 
     def _loss_classes(self, task: int) -> Tensor:
-        if self.mask == "none":
-            return torch.arange(self.num_classes, device=self.device)
-        return (self.stream.seen(task) if self.mask == "unseen" else self.stream.classes(task)).to(self.device)
+        return loss_classes(self.stream, self.mask, task).to(self.device)
 
     def _loss_among(self, logits: Tensor, target: Tensor, classes: Tensor) -> Tensor:
         criterion = among(self.loss, classes, self.num_classes, self.presented)
@@ -359,16 +351,8 @@ class ContinualTask(Task):
 
     def _among(self, logits: Tensor, tasks: Tensor, after: int) -> Tensor:
         """The logits (N, C) with -inf for the classes that a decision is not among."""
-        stream = self.stream
-        allowed = torch.zeros(stream.tasks, self.num_classes, dtype=torch.bool)
-        for t in range(stream.tasks):
-            if stream.scenario == "task":
-                allowed[t, stream.classes(t)] = True
-            elif self.mask == "none":
-                allowed[t] = True
-            else:
-                allowed[t, stream.seen(max(t, after))] = True
-        return logits.masked_fill(~allowed.to(logits.device)[tasks], -torch.inf)
+        allowed = decision_classes(self.stream, self.mask, after).to(logits.device)
+        return logits.masked_fill(~allowed[tasks], -torch.inf)
 
     def tested(self, after: int) -> Row:
         """Return the accuracy on the test part of each task; NaN for a task without sample (see limit_test_batches).
@@ -378,7 +362,7 @@ class ContinualTask(Task):
         """
         self.accuracies.reset()
         with evaluation(self.net), torch.no_grad():
-            for input, target, index in passed(self, self.stream.test_dataloader()):
+            for input, target, index in passed(self.trainer, self.stream.test_dataloader()):
                 self._count(self(input), target, index, after)
         row: Row = self.accuracies.compute().tolist()
         return row
@@ -411,17 +395,11 @@ class ContinualTask(Task):
 
     def on_test_start(self) -> None:
         """Fit the probabilities on the validation samples of the tasks that are learnt."""
-        self.calibrator.begin(self, samples=self._validation)
+        self.calibrator.begin(self.trainer, self._validation)
 
-    def _validation(self, task: Task) -> tuple[Tensor, Tensor]:
-        found = [
-            self._known(self(input).float(), target, self.stream.task_of(index, "val"))
-            for input, target, index in passed(self, calibration_loader(self))
-        ]
-        logits, target = gathered(self, [each for each, _ in found]), gathered(self, [each for _, each in found])
-        if not len(target):
-            raise LookupError("there is no validation image of the tasks that are learnt")
-        return logits, target
+    def _validation(self, batch: Any) -> tuple[Tensor, Tensor]:
+        input, target, index = batch
+        return self._known(self(input).float(), target, self.stream.task_of(index, "val"))
 
     @property
     def _learnt(self) -> int:
@@ -433,7 +411,7 @@ class ContinualTask(Task):
         row: Row = self.accuracies.compute().tolist()
         self.log(catalog.ACCURACY.key("test"), self.accuracies.whole(), prog_bar=True, sync_dist=True)
         self.accuracies.reset()
-        self.calibrator.finish(self)
+        self.log_found(self.calibrator.finish(self.trainer, self.net))
         if not self.matrix:
             self._log_row("test", row)
             return
@@ -453,25 +431,17 @@ class ContinualTask(Task):
 
     def on_predict_start(self) -> None:
         """Take the run's calibration, if there is one for these weights."""
-        self.calibration = run_calibration(self) if self.scores == "calibrated" else None
+        self.calibration = run_calibration(self.trainer, self.net) if self.scores == "calibrated" else None
 
     # -- what is written -----------------------------------------------------------------------------------
 
     def _log_row(self, stage: str, row: Row, after: int | None = None) -> None:
-        """Log the accuracy on each task that has samples."""
-        for task, accuracy in enumerate(row, 1):
-            if not math.isnan(accuracy):
-                if after is None:
-                    key = catalog.TASK_ACCURACY.key(stage, task=task)
-                else:
-                    key = catalog.MATRIX.key(stage, after=after, task=task)
-                # those of a test into results.json alone
-                self.log(key, accuracy, logger=None if stage == "stream" else False, sync_dist=True)
+        # those of a test into results.json alone
+        self.log_dict(row_metrics(stage, row, after), logger=None if stage == "stream" else False, sync_dist=True)
 
     def _log_transfer(self, stage: str) -> None:
-        for path, value in transfer(self.matrix, self.baseline).items():
-            if not math.isnan(value):
-                self.log(f"{stage}/{path}", value, prog_bar=path == catalog.AVERAGE_ACCURACY.path, sync_dist=True)
+        found = transfer(self.matrix, self.baseline)
+        self.log_found({f"{stage}/{path}": torch.tensor(value) for path, value in found.items()})
 
     def _record(self) -> None:
         """Write the matrix as a table and as a picture."""
@@ -482,6 +452,6 @@ class ContinualTask(Task):
             dict(zip(columns, [after, *(f"{accuracy:.6f}" for accuracy in row)], strict=True))
             for after, row in enumerate([self.baseline, *self.matrix])
         ]
-        write_table(self, "accuracy_matrix", columns, rows)
+        write_table(self.trainer, "accuracy_matrix", columns, rows)
         if self.matrix:
-            write_figure(self, "accuracy_matrix", accuracy_matrix(self.matrix))
+            write_figure(self.trainer, "accuracy_matrix", accuracy_matrix(self.matrix))

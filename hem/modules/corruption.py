@@ -1,4 +1,4 @@
-"""Robustness to common corruptions: the accuracy of a classifier under each corruption and severity."""
+"""Corruption task: accuracy of a classifier under each common corruption and severity."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from hem.datamodules.corruption import CLEAN, ComputedCorruptions, Condition, Co
 from hem.datamodules.evaluation import EvaluationSet
 from hem.metrics import catalog
 from hem.modules.base import Task
-from hem.modules.examination import data_of, write_figure, write_table
+from hem.modules.examination import data_of
 from hem.plots.corruption import image_sheet, severity_curves
 from hem.runs import RunFolder
+from hem.runs.outputs import write_figure, write_table
 
 Accuracies = dict[tuple[str, int], float]  # by corruption and severity; ("clean", 0) is among them
 WHOLE = Condition("test", 0)  # of the whole test part as it is
@@ -162,7 +163,7 @@ class CorruptionTask(Task):
         super().setup(stage)
         if stage != "test":
             return
-        data = data_of(self)
+        data = data_of(self.trainer)
         passes = self.corrupted.passes(data)
         self.conditions = [[WHOLE], *(each.conditions for each in passes)]
         conditions = [condition for each in passes for condition in each.conditions]
@@ -176,7 +177,7 @@ class CorruptionTask(Task):
     def teardown(self, stage: str) -> None:
         """Leave the data module as it was."""
         if stage == "test":
-            data_of(self).evaluation_sets = []
+            data_of(self.trainer).evaluation_sets = []
 
     def on_test_start(self) -> None:
         """Begin anew; the table of this task stands for Lightning's, which has a column for each loader."""
@@ -246,7 +247,7 @@ class CorruptionTask(Task):
             {**c._asdict(), "extra": int(c.extra), "accuracy": f"{value:.6f}", "images": count}
             for c, value in self.found.items()
         )
-        write_table(self, "corruption", columns, conditions)
+        write_table(self.trainer, "corruption", columns, conditions)
         table = Table("corruption", "accuracy (%), mean of severities")
         for name in [CLEAN.corruption, *self._names()]:
             table.add_row(name, f"{100 * self._mean(name):.2f}")
@@ -257,7 +258,7 @@ class CorruptionTask(Task):
             name: {c.severity: value for c, value in self.found.items() if c.corruption in (name, clean)}
             for name in names
         }
-        write_figure(self, "corruption", severity_curves(curves, GROUPS))
+        write_figure(self.trainer, "corruption", severity_curves(curves, GROUPS))
         shown = {(c.corruption, c.severity): image.movedim(0, 2).squeeze(2) for c, image in self.examples.items()}
         sheet = {name: {s: shown[name if s else clean, s].numpy() for s in severities} for name in names}
-        write_figure(self, "corruption_images", image_sheet(sheet))
+        write_figure(self.trainer, "corruption_images", image_sheet(sheet))

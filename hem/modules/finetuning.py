@@ -1,10 +1,10 @@
-"""Training that starts from weights: normalisation, the last layer, learning rates by depth, an encoder held."""
+"""Fine-tuning: normalisation of the weights, new last layer, layer-wise learning rates, frozen encoder."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_only
 from timm.models import group_parameters
@@ -34,6 +34,24 @@ def encoder_of(net: nn.Module) -> nn.Module:
             f"{type(net).__name__} has not: leave them at 1, 1 and 0, or give your network that attribute."
         )
     return encoder
+
+
+def prepare_encoder(net: nn.Module, encoder_lr: float, layer_decay: float, frozen_epochs: int | Literal["all"]) -> None:
+    """Freeze an encoder that stands still for good; refuse what cannot be: see :class:`~hem.modules.base.Task`.
+
+    Raises:
+        ValueError: A number is out of its range, or the network has no encoder that it could be meant for.
+    """
+    if encoder_lr <= 0:
+        raise ValueError(f"encoder_lr is a factor of the learning rate, above 0, but it is {encoder_lr}.")
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay is a factor of the learning rate in (0, 1], but it is {layer_decay}.")
+    if frozen_epochs != "all" and frozen_epochs < 0:
+        raise ValueError(f"frozen_epochs is a number of epochs, 0 or more, or all, but it is {frozen_epochs}.")
+    if frozen_epochs or (encoder_lr, layer_decay) != (1, 1):
+        encoder = encoder_of(net)
+        if frozen_epochs == "all":
+            encoder.requires_grad_(False)
 
 
 def depths(encoder: nn.Module) -> dict[str, int]:

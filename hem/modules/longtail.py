@@ -1,4 +1,4 @@
-"""Learning from imbalanced data: accuracy by the frequency of the classes, and the usual remedies."""
+"""Long-tail task: accuracy by class frequency, deferred re-weighting, post-hoc logit adjustment."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from hem.datamodules.base import ImageDataModule
 from hem.losses.functional import effective_number_weights
 from hem.metrics import MeanLoss, accuracies, catalog, collection
 from hem.metrics.longtail import ShotAccuracy, shots
-from hem.modules.base import Task, datamodule
+from hem.modules.base import Task
 from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
-from hem.modules.examination import write_figure, write_table
 from hem.modules.posthoc import adjusted, tau_normalized
 from hem.modules.probe import use_features
-from hem.modules.rejector import run_folder
-from hem.moved import handed_on
 from hem.names import check_name
 from hem.networks import CosineLinear
 from hem.plots.longtail import frequency_curves
+from hem.runs.outputs import write_figure, write_table
+from hem.runs.trainer import datamodule, run_folder
 
 
 class LongTailTask(Task):
@@ -226,12 +225,12 @@ class LongTailTask(Task):
 
     def on_predict_start(self) -> None:
         """Take the run's calibration, if there is one for these weights."""
-        self.calibration = run_calibration(self) if self.scores == "calibrated" else None
+        self.calibration = run_calibration(self.trainer, self.net) if self.scores == "calibrated" else None
 
     def on_test_start(self) -> None:
         """Fit the probabilities on the validation samples, for their own prior and for that of the training samples."""
         self.train_prior = nn.ModuleDict()
-        held_out = self.calibrator.begin(self)
+        held_out = self.calibrator.begin(self.trainer, self.labelled)
         data = datamodule(self.trainer)
         if held_out is None or not isinstance(data, ImageDataModule):
             return
@@ -251,7 +250,7 @@ class LongTailTask(Task):
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test; write the accuracy of each class."""
         super().on_test_epoch_end()
-        self.calibrator.finish(self)
+        self.log_found(self.calibrator.finish(self.trainer, self.net))
         for shifted in self.train_prior.values():
             assert isinstance(shifted, Calibrator)
             found = {f"test/train_prior/{name}": value for name, value in shifted.compute().items()}
@@ -281,11 +280,6 @@ class LongTailTask(Task):
             }
             for k, name in enumerate(self.class_names)
         ]
-        write_table(self, "longtail", list(rows[0]), rows)
+        write_table(self.trainer, "longtail", list(rows[0]), rows)
         shown = {"as trained" if name == "plain" else name.replace("_", "-"): each for name, each in accuracy.items()}
-        write_figure(self, "longtail", frequency_curves(self.class_counts, shown))
-
-
-def __getattr__(name: str) -> Any:
-    """Hand on what was here, with a warning."""
-    return handed_on(__name__, ("hem.metrics.longtail", "hem.modules.posthoc"), name)
+        write_figure(self.trainer, "longtail", frequency_curves(self.class_counts, shown))

@@ -1,4 +1,4 @@
-"""The optimiser of a task over its parameters, and the learning rate scheduler over the optimiser."""
+"""Build the optimiser of a task and its learning rate scheduler."""
 
 from __future__ import annotations
 

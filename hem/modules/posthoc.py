@@ -1,4 +1,4 @@
-"""Remedies for a long tail that leave the training as it was: other logits of the trained network."""
+"""Post-hoc corrections for long tails: logit adjustment and tau-normalisation."""
 
 from __future__ import annotations
 

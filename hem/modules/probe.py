@@ -1,4 +1,4 @@
-"""The last layer alone: a task whose encoder stands still is given the features of its images in place of pixels."""
+"""Linear probing: train the last layer on precomputed features of a frozen encoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.features import FeatureImages
 from hem.datamodules.splits import Split
-from hem.modules.base import Task, datamodule
+from hem.modules.base import Task
+from hem.runs.trainer import datamodule
 
 
 def use_features(task: Task, folder: str | Path, stage: str) -> None:

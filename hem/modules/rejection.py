@@ -1,4 +1,4 @@
-"""Rejection of the unknown: the test of a classifier against unknown sets."""
+"""Rejection task: test how well a classifier tells unknown images from known ones."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from hem.modules.base import Task
 from hem.modules.calibrator import CHANGED
 from hem.modules.examination import data_of
 from hem.modules.rejection_files import write_rejection
-from hem.modules.rejector import calibration_images, gathered
+from hem.modules.rejector import calibration_images
 from hem.names import check_name
 from hem.rejection import LOGIT_SCORES, FeatureScore, InputScore, accept_threshold
 from hem.rejection.evaluation import Row, Scored, table
 from hem.rejection.named import score_of
 from hem.rng import key, permutation
+from hem.runs.ranks import gathered
 
 DEFAULT_UNKNOWN = {"unrecognisable": [name for name, entry in UNKNOWN.items() if entry.kind == "unrecognisable"]}
 KNOWN = ("clean", "corrupt", "adversarial")  # kinds of known images
@@ -171,7 +172,7 @@ class RejectionTask(Task):
         super().setup(stage)
         if stage != "test":
             return
-        data = data_of(self)
+        data = data_of(self.trainer)
         test, places = data.part("test")
         known = chosen(places, self.known_images)
         sets, self.missing = [EvaluationSet("clean", "clean", test, places)], {}
@@ -199,7 +200,7 @@ class RejectionTask(Task):
     def teardown(self, stage: str) -> None:
         """Leave the data module as it was."""
         if stage == "test":
-            data_of(self).evaluation_sets = []
+            data_of(self.trainer).evaluation_sets = []
 
     def on_test_start(self) -> None:
         """Begin anew; the table of this task stands for Lightning's, which has a column for each set."""
@@ -278,7 +279,7 @@ class RejectionTask(Task):
         if self.trainer.is_global_zero:
             record = {
                 "convention": "scores are unknownness: positive = unknown, higher = more unknown",
-                "known": data_of(self).name,
+                "known": data_of(self.trainer).name,
                 "accuracy": float(known["clean"].correct.double().mean()),
                 "keep": self.keep,
                 "temperature": None if self.temperature is None else self.temperature.temperature.item(),
@@ -296,7 +297,7 @@ class RejectionTask(Task):
                 "attack_eps": self.attack_eps,
                 "noise_seed": self.noise_seed,
             }
-            write_rejection(self, list(self.scores), known["clean"], unknown, groups, rows, record)
+            write_rejection(self.trainer, list(self.scores), known["clean"], unknown, groups, rows, record)
 
     def _parts(self, kind: str) -> list[Part]:
         """Return the batches of all sets of a kind."""
@@ -311,8 +312,8 @@ class RejectionTask(Task):
         try:
             if not validation:
                 raise LookupError(self.no_validation or "no validation image came within limit_test_batches")
-            logits = gathered(self, [part.logits.float() for part in validation])
-            found = calibrate(logits, gathered(self, [part.target for part in validation]))
+            logits = gathered(self.trainer, [part.logits.float() for part in validation])
+            found = calibrate(logits, gathered(self.trainer, [part.target for part in validation]))
         except (LookupError, ValueError) as error:
             self._say(f"no calibrated scores: {error}")
             return {}
@@ -324,8 +325,8 @@ class RejectionTask(Task):
         """Return the scores of features, as training images make them."""
         if not training:
             return {}
-        features = gathered(self, [part.features for part in training if part.features is not None]).float()
-        target = gathered(self, [part.target for part in training])
+        features = gathered(self.trainer, [part.features for part in training if part.features is not None]).float()
+        target = gathered(self.trainer, [part.target for part in training])
         head: Any = self.net.backbone.head  # type: ignore[union-attr]
         return {name: score.fit(features, target, head) for name, score in self._of(FeatureScore).items()}
 
@@ -345,8 +346,8 @@ class RejectionTask(Task):
             for name, value in values.items():
                 found[name].append(value.detach().double().cpu())
             right.append(part.logits.argmax(1) == part.target)
-        scores = {name: gathered(self, values) for name, values in found.items()}
-        return Scored(scores, gathered(self, right).bool())
+        scores = {name: gathered(self.trainer, values) for name, values in found.items()}
+        return Scored(scores, gathered(self.trainer, right).bool())
 
     def _say(self, line: str) -> None:
         if self.trainer.is_global_zero:

@@ -1,25 +1,25 @@
-"""What a test of rejection leaves: a table on the screen, ``rejection.csv`` and ``.json``, a picture per score."""
+"""Outputs of a rejection test: table on the screen, ``rejection.csv``, ``rejection.json``, a plot per score."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from hem.modules.base import Task
-from hem.modules.examination import folder_of, write_figure, write_record, write_table, writes
 from hem.plots.rejection import rejection_curves
 from hem.rejection import METRICS, auroc, oscr, oscr_curve, roc
 from hem.rejection.evaluation import Row, Scored
+from hem.runs.outputs import folder_of, write_figure, write_record, write_table, writes
 
 Groups = Mapping[str, Sequence[str]]  # unknown sets by the name of their group
 
 
 def write_rejection(
-    task: Task,
+    trainer: Trainer,
     asked: Sequence[str],
     clean: Scored,
     unknown: Mapping[str, Scored],
@@ -30,7 +30,7 @@ def write_rejection(
     """Write it all down.
 
     Args:
-        task: Whose test it was.
+        trainer: Of the test.
         asked: The scores that the table on the screen has.
         clean: The known images as they are.
         unknown: The unknown sets.
@@ -40,17 +40,17 @@ def write_rejection(
     """
     Console().print(auroc_table(f"AUROC (%), {record['known']} known", asked, clean, unknown, groups, rows))
     for score in clean.scores:
-        write_figure(task, f"rejection_{score}", curves(score, clean, unknown, record))
+        write_figure(trainer, f"rejection_{score}", curves(score, clean, unknown, record))
     columns = ["score", "name", "sets", "images", *METRICS, "oscr", "dar", "dar_strict"]
     lines = (
         {"score": row.score, "name": row.name, "sets": row.sets, "images": record["images"].get(row.name)}
         | {metric: round(value, 6) for metric, value in row.metrics.items()}
         for row in rows
     )
-    write_table(task, "rejection", columns, lines)
-    write_record(task, "rejection", dict(record))
-    if writes(task):
-        print(f"rejection: {folder_of(task) / 'rejection.csv'}, rejection.json and rejection_<score>.png")
+    write_table(trainer, "rejection", columns, lines)
+    write_record(trainer, "rejection", dict(record))
+    if writes(trainer):
+        print(f"rejection: {folder_of(trainer) / 'rejection.csv'}, rejection.json and rejection_<score>.png")
 
 
 def auroc_table(

@@ -1,4 +1,4 @@
-"""Segmentation: a class for every pixel."""
+"""Segmentation task: a class for every pixel."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from torchmetrics import MetricCollection
 
 from hem.metrics import Accuracy, MeanLoss, ScoreHistogram, catalog, collection
 from hem.metrics.masks import Overlap
-from hem.modules.base import Task, datamodule
+from hem.modules.base import Task
 from hem.modules.calibrator import Calibrator
-from hem.modules.examination import folder_of, write, write_figure
-from hem.modules.rejector import calibration_loader, gathered, passed, run_folder
-from hem.moved import handed_on
 from hem.networks.views import scaled, sliding_window
 from hem.plots.masks import Example, indexed_png, overlays
 from hem.plots.matrices import confusion
 from hem.rejection import max_logit, msp
 from hem.rng import integers, key
 from hem.runs import RunFolder
+from hem.runs.outputs import folder_of, write, write_figure
 from hem.runs.ranks import of_all_ranks
+from hem.runs.trainer import datamodule, run_folder
 
 PIXELS = 9  # the first word of the keys that choose pixels
 UNKNOWNNESS = {"max_logit": max_logit, "msp": msp}
@@ -179,18 +178,12 @@ class SegmentationTask(Task):
 
     def on_test_start(self) -> None:
         """Fit the probabilities on a sample of the validation pixels."""
-        self.calibrator.begin(self, samples=self._validation)
+        self.calibrator.begin(self.trainer, self._validation)
 
-    def _validation(self, task: Task) -> tuple[Tensor, Tensor]:
-        """Logits (M, C) and labels (M,) of a sample of the validation pixels of all processes."""
-        found = [
-            self._sampled(self._logits(input, every_view=True), self._labels(target), index)
-            for input, target, index in passed(self, calibration_loader(self))
-        ]
-        logits, target = gathered(self, [each for each, _ in found]), gathered(self, [each for _, each in found])
-        if not len(target):
-            raise LookupError("no validation pixel has a label")
-        return logits, target
+    def _validation(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return the logits (M, C) and labels (M,) of a sample of the pixels of a batch."""
+        input, target, index = batch
+        return self._sampled(self._logits(input, every_view=True), self._labels(target), index)
 
     def _sampled(self, logits: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (M, C) and labels (M,) of the labelled ones of some pixels: functions of the images' numbers alone."""
@@ -223,11 +216,11 @@ class SegmentationTask(Task):
         input, _, index = batch
         prediction = self._logits(input, every_view=True).argmax(1).to(torch.uint8).cpu()
         data = datamodule(self.trainer)
-        folder = RunFolder(folder_of(self)).masks
+        folder = RunFolder(folder_of(self.trainer)).masks
         columns: dict[str, Any] = {"index": index, "mask": []}
         for at, mask in zip(index.tolist(), prediction, strict=True):
             path = folder / f"{self.stems[at]}.png"
-            write(self, f"{folder.name}/{path.name}", indexed_png(data.file_mask(at, mask), self.palette))
+            write(self.trainer, f"{folder.name}/{path.name}", indexed_png(data.file_mask(at, mask), self.palette))
             columns["mask"].append(str(path))
         return columns
 
@@ -275,16 +268,11 @@ class SegmentationTask(Task):
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test and draw the pictures."""
         super().on_test_epoch_end()
-        self.calibrator.finish(self)
+        self.log_found(self.calibrator.finish(self.trainer, self.net))
         shown = {at: example for part in of_all_ranks(self.trainer, self.images) for at, example in part.items()}
         self.images = {}
         if self.trainer.is_global_zero and run_folder(self.trainer) is not None:
-            write_figure(self, "confusion", confusion(self._overlap("test").matrix.cpu(), self.class_names))
+            write_figure(self.trainer, "confusion", confusion(self._overlap("test").matrix.cpu(), self.class_names))
             if shown:
                 examples = [shown[at] for at in sorted(shown)]
-                write_figure(self, "overlays", overlays(examples, self.palette, self.class_names))
-
-
-def __getattr__(name: str) -> Any:
-    """Hand on what was here, with a warning."""
-    return handed_on(__name__, ("hem.metrics.masks", "hem.schedulers"), name)
+                write_figure(self.trainer, "overlays", overlays(examples, self.palette, self.class_names))

@@ -1,4 +1,4 @@
-"""What Lightning calls to leave the record of a run: its config, its results, its predictions."""
+"""Callbacks that write the record of a run: config, results, predictions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 import platform
 import textwrap
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from hem import __version__
 from hem.runs.files import write_atomically
 from hem.runs.folder import RunFolder
 from hem.runs.ranks import of_all_ranks
+from hem.runs.trainer import datamodule, partial, trial
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 
@@ -61,12 +62,12 @@ class SaveConfig(SaveConfigCallback):
         run = RunFolder(trainer.default_root_dir)
         if not run.config.exists():
             self._write(trainer, pl_module, run.config)
-        elif trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        elif trainer.is_global_zero and not trial(trainer):
             date = datetime.now().astimezone().isoformat(timespec="seconds")
             run.add_resume({"date": date, "checkpoint": self.config.ckpt_path, "changed": self.changed})
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not trial(trainer):
             loss = textwrap.indent(f"The loss as it was built: {getattr(pl_module, 'loss', None)}", "# ")
             write_atomically(path, f"{loss}\n{self.parser.dump(self.config, skip_none=False)}")
 
@@ -111,7 +112,7 @@ class SaveResults(Callback):
             self._write(trainer, pl_module, RunFolder(trainer.default_root_dir).results_validate)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or trial(trainer):
             return
         part = partial(trainer)
         results = {
@@ -127,23 +128,6 @@ class SaveResults(Callback):
             "devices": trainer.world_size,
         }
         write_atomically(path, json.dumps(results, indent=2) + "\n")
-
-
-def partial(trainer: Trainer) -> str | None:
-    """Return how much of the test (or validation) part was gone through, in words; None: all of it."""
-    testing = trainer.state.fn == "test"
-    limit = trainer.limit_test_batches if testing else trainer.limit_val_batches
-    given: Any = trainer.test_dataloaders if testing else trainer.val_dataloaders
-    if limit == 1.0 and isinstance(limit, float):
-        return None
-    sizes = [len(each) if isinstance(each, Sized) else None for each in (given if isinstance(given, list) else [given])]
-    known = [size for size in sizes if size is not None]
-    whole = sum(known) if len(known) == len(sizes) else None
-    parts = [min(limit, size) if isinstance(limit, int) else int(limit * size) for size in known]
-    done = sum(parts) if whole is not None else limit if isinstance(limit, int) else None
-    if whole is not None and done is not None and done >= whole:
-        return None
-    return f"{limit if done is None else done} of {'all' if whole is None else whole} batches"
 
 
 def hardware() -> str:
@@ -176,9 +160,9 @@ class SavePredictions(BasePredictionWriter):
         batch_indices: Sequence[Any],
     ) -> None:
         """Collect the rows of all ranks and write them in the order of the images; a trial run writes none."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trial(trainer):
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule(trainer)
         rows: list[dict[str, Any]] = []
         for columns in predictions:
             lists = {k: v.tolist() if isinstance(v, Tensor) else list(v) for k, v in columns.items()}

@@ -1,4 +1,4 @@
-"""What a run keeps of its data, ``data.json``, and what becomes of a run whose files have changed since."""
+"""Record of a run's data in ``data.json``; a run whose files have changed since is not resumed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from hem.runs.folder import RunFolder
+from hem.runs.trainer import datamodule, trial
 
 NO_RECORD = (
     "The run has no record of its files: it was trained before there was one, when one's own folders were split by the "
@@ -134,7 +135,7 @@ class KeepData(Callback):
         Raises:
             ValueError: A run is resumed whose files have changed.
         """
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule(trainer)
         command = str(trainer.state.fn.value) if trainer.state.fn else stage
         if not hasattr(data, "facts"):  # somebody else's
             return
@@ -143,7 +144,7 @@ class KeepData(Callback):
             self._compare(data, command, RunFolder.of_checkpoint(self.checkpoint) or folder)
         # a try that left no checkpoint may have left a record
         begins = self.checkpoint is None or not folder.data.is_file()
-        if command == "fit" and trainer.is_global_zero and begins and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if command == "fit" and trainer.is_global_zero and begins and not trial(trainer):
             folder.write_data({**data.record(), "files": files_of(data)})
 
     def _compare(self, data: Data, command: str, run: RunFolder) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from hem.runs.checkpoints import LAST, last_checkpoint
 from hem.runs.files import atomic_file
 from hem.runs.ranks import of_all_ranks
+from hem.runs.trainer import trial
 
 GO_ON, SAVE, STOP, NONFINITE = range(4)  # per-rank status of a step; ranks agree on the maximum
 STATE = "watch"  # the checkpoint's key
@@ -183,7 +184,7 @@ class Watch(Checkpoint):
         Raises:
             ValueError: If a new run stays empty.
         """
-        if trainer.global_step > self.resumed.get("step", 0) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.global_step > self.resumed.get("step", 0) or trial(trainer):
             return
         if trainer.ckpt_path is None:
             stop(
@@ -244,7 +245,7 @@ class Watch(Checkpoint):
                 pl_module.lr_scheduler_step(each.scheduler, trainer.callback_metrics[each.monitor])
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trial(trainer):
             return
         trainer.save_checkpoint(self._folder(trainer) / LAST, weights_only=False)
         self.saved = (time.monotonic(), trainer.global_step)

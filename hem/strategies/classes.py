@@ -1,11 +1,14 @@
-"""Losses and targets among some of the classes."""
+"""Restrict a loss and its targets to some of the classes."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+Mask = Literal["none", "unseen", "other_tasks"]
 
 
 def among(criterion: nn.Module, classes: Tensor, num_classes: int, class_counts: Tensor | None = None) -> nn.Module:
@@ -54,3 +57,35 @@ def among_targets(target: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     position = torch.zeros(num_classes, dtype=torch.int64, device=target.device)
     position[classes] = torch.arange(len(classes), device=target.device)
     return torch.where(target >= 0, position[target.clamp(min=0)], target)
+
+
+def loss_classes(stream: Any, mask: Mask, task: int) -> Tensor:
+    """Return the classes that the loss of a task's samples is among, (K,) int64.
+
+    Args:
+        stream: A :class:`~hem.datamodules.ContinualDataModule`.
+        mask: ``"none"``: all classes; ``"unseen"``: those of the task and all before it; ``"other_tasks"``: the task's.
+        task: From 0.
+    """
+    if mask == "none":
+        return torch.arange(stream.num_classes)
+    found: Tensor = stream.seen(task) if mask == "unseen" else stream.classes(task)
+    return found
+
+
+def decision_classes(stream: Any, mask: Mask, after: int) -> Tensor:
+    """Return the classes that the decision on a sample of each task is among, (T, C) bool.
+
+    Under the scenario ``task`` those of the sample's task; else with the mask ``"none"`` all classes, with another one
+    those of the tasks so far and of the tasks up to the sample's.
+
+    Args:
+        stream: A :class:`~hem.datamodules.ContinualDataModule` of T tasks and C classes.
+        mask: As :func:`loss_classes` has it.
+        after: The task that was learnt last, from 0; -1: none.
+    """
+    own = stream.scenario == "task"
+    allowed = torch.full((stream.tasks, stream.num_classes), not own and mask == "none")
+    for task in range(stream.tasks):
+        allowed[task, stream.classes(task) if own else stream.seen(max(task, after))] = True
+    return allowed

@@ -1,0 +1,70 @@
+"""What the rooms ask of a Lightning Trainer: its data module, the folder of its run, its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+
+def datamodule(trainer: Trainer) -> Any:
+    """Return the data module of a trainer; None where it was given loaders alone."""
+    return getattr(trainer, "datamodule", None)
+
+
+def trial(trainer: Trainer) -> bool:
+    """Whether this is a trial run (``fast_dev_run``), which leaves no files."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """Return the folder of a run of the command line; None for a trial run and for a Trainer used from Python."""
+    folder = Path(trainer.default_root_dir)
+    return folder if not trial(trainer) and any(folder.glob("config*.yaml")) else None
+
+
+def keeping_folder(trainer: Trainer) -> Path | None:
+    """Return the folder in which a test keeps what predictions need; None where it sees a part of the images alone.
+
+    A limit on test batches also limits the validation batches that thresholds and temperatures are fitted on: they
+    must not replace those of the whole test.
+    """
+    return None if partial(trainer) else run_folder(trainer)
+
+
+def partial(trainer: Trainer) -> str | None:
+    """Return how much of the test (or validation) part was gone through, in words; None: all of it."""
+    testing = trainer.state.fn == "test"
+    limit = trainer.limit_test_batches if testing else trainer.limit_val_batches
+    given: Any = trainer.test_dataloaders if testing else trainer.val_dataloaders
+    if limit == 1.0 and isinstance(limit, float):
+        return None
+    sizes = [len(each) if isinstance(each, Sized) else None for each in (given if isinstance(given, list) else [given])]
+    known = [size for size in sizes if size is not None]
+    whole = sum(known) if len(known) == len(sizes) else None
+    parts = [min(limit, size) if isinstance(limit, int) else int(limit * size) for size in known]
+    done = sum(parts) if whole is not None else limit if isinstance(limit, int) else None
+    if whole is not None and done is not None and done >= whole:
+        return None
+    return f"{limit if done is None else done} of {'all' if whole is None else whole} batches"
+
+
+def limited(limit: int | float, count: int) -> int:
+    """Return how many of ``count`` batches a limit of Lightning's leaves: a number, or a share, of one at least.
+
+    Example:
+        >>> limited(3, 10), limited(1.0, 10), limited(0.1, 5)
+        (3, 10, 1)
+    """
+    return limit if isinstance(limit, int) else max(int(limit * count), int(limit > 0))
+
+
+def passed(trainer: Trainer, loader: Any) -> Iterator[Any]:
+    """Yield batches as a ``test_step`` gets them: on the device, in the run's precision, within its limit."""
+    batches: Iterable[Any] = islice(loader, limited(trainer.limit_test_batches, len(loader)))
+    for batch in batches:
+        with trainer.precision_plugin.test_step_context():
+            yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
