@@ -1,7 +1,11 @@
-"""A name that a user got wrong, and what it may have meant."""
+"""Names in configs: near ones for a misspelt name, and what a name of former versions stands for."""
 
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Former = Mapping[str, tuple[type, Mapping[str, Any]]]  #: a name of former versions: its class now, and arguments
 
 
 def near(word: str, names: Iterable[str]) -> str:
@@ -38,3 +42,21 @@ def check_name(name: str, names: Iterable[str], what: str) -> None:
     names = list(names)
     if name not in names:
         raise ValueError(f"Unknown {what} '{name}'{near(name, names) or '.'} Available: {', '.join(names)}.")
+
+
+def former(name: str, table: Former, what: str) -> Any:
+    """Return the object that a name of former versions stands for, with a warning that says its class.
+
+    Args:
+        name: What the user wrote.
+        table: The names, their classes and arguments.
+        what: What it is the name of, for the sentence.
+
+    Raises:
+        ValueError: ``name`` is not among them.
+    """
+    check_name(name, table, what)
+    kind, given = table[name]
+    room = ".".join(kind.__module__.split(".")[:2])
+    warnings.warn(f"The {what} '{name}' is a class by now: {room}.{kind.__name__}.", FutureWarning, stacklevel=3)
+    return kind(**given)

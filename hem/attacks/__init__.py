@@ -1,4 +1,4 @@
-"""Attacks: the image within eps of a clean one that a network gets wrong. Functions, and small classes for configs.
+"""Adversarial attacks: find an image within eps of a clean one that the network misclassifies.
 
 Images are in [0, 1] and eps is in the same units: a network that normalises does so inside itself.
 :func:`pgd` climbs an *objective*, a function of (logits, target) that is the larger the more wrong the

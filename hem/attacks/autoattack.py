@@ -1,4 +1,4 @@
-"""AutoAttack: four attacks without parameters, one behind the other."""
+"""AutoAttack: an ensemble of four parameter-free attacks."""
 
 from __future__ import annotations
 

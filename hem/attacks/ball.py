@@ -1,4 +1,4 @@
-"""The ball around an image: within eps of it by a norm, and inside of [0, 1]."""
+"""The eps-ball around an image, in L-inf or L2, within [0, 1]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every attack is: from images to images that a network gets wrong."""
+"""Base class of attacks, and the state in which a network is attacked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Robust accuracy: every attack at every eps, on the images of one device."""
+"""Robust accuracy under every attack at every eps, on the images of one device."""
 
 from __future__ import annotations
 

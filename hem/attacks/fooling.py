@@ -1,4 +1,4 @@
-"""Nonsense: images of nothing that a network takes for one of its classes."""
+"""Fooling images: noise optimised until the network is confident of a class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The library pyautoattack, whose attacks stand behind ours: AutoAttack and Square."""
+"""Import of pyautoattack, which computes AutoAttack and Square."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is robustness owed to masked gradients? Checks of an evaluation that would show it."""
+"""Checks for gradient masking: signs that an evaluation overstates robustness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objectives: what an attack climbs, the larger the more wrong the network is. All are (N, K), (N,) -> (N,)."""
+"""Objectives that attacks maximise: functions of logits (N, K) and target (N,), one value per sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projected gradient descent, and its one step from the image itself."""
+"""Projected gradient descent (PGD), and FGSM, its single step from the clean image."""
 
 from __future__ import annotations
 

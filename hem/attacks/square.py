@@ -1,4 +1,4 @@
-"""Square: an attack that asks for logits alone, and needs no gradients."""
+"""Square attack: random search on the logits, without gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: one merged YAML in, one run folder out; a user's mistake gets a sentence."""
+"""The command line: one merged YAML in, one run folder out."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""glibc's allocator, told to keep the memory that a training step frees and the next one asks for again."""
+"""Settings of glibc's malloc: keep freed memory in the process."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Configs by short names: ``classification/digits`` is the shipped ``configs/classification/digits.yaml``.
+"""Find and check configs: ``classification/digits`` is the shipped ``configs/classification/digits.yaml``.
 
 Nothing here imports torch: what is wrong with a config's name or its YAML is said at once.
 """

@@ -1,4 +1,4 @@
-"""A user's mistake in one sentence: what was wanted, what came, the mend."""
+"""Turn errors into one sentence: what was expected, what came, the mend."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ MEANT = {
     "root": "data.root",
     "dataset": "data",
     "checkpoint": "ckpt_path",
-    **{key: f"model.{key}" for key in ("loss", "net", "optimizer", "lr_scheduler", "strategy", "training")},
+    **{key: registry.option for key, registry in REGISTRIES.items() if key not in ("model", "dataset", "losses")},
 }
 START = "start from a config such as --config classification/digits (`hem configs` lists them)"
 
@@ -97,22 +97,20 @@ def unknown(said: Said, found: re.Match[str]) -> str:
     word, key = found[1], said.key.rpartition(".")[2]
     if (registry := REGISTRIES.get(key)) is None:
         return f"{said.key} expects the path of a class, got '{word}'"
-    listing = f"available: {', '.join(registry.classes)}, or the path of your own class"
-    return f"unknown {registry.what} '{word}'{near(word, registry.classes) or ';'} {listing}"
+    listing = f"available: {', '.join(registry.names)}, or the path of your own class"
+    return f"unknown {registry.what} '{word}'{near(word, registry.names) or ';'} {listing}"
 
 
 def unknown_argument(said: Said, found: re.Match[str]) -> str:
     """A class has no argument of that name."""
-    word = (found[1] or found[2]).partition(".")[0]
+    word = found[1].partition(".")[0]
     takes = [name for name in parameters(said.owner) if name not in ("params", "optimizer")]  # what it is built on
     return f"{said.owner_name} has no argument '{word}'{near(word, takes) or ';'} it takes {', '.join(takes) or 'none'}"
 
 
 def unknown_option(said: Said, found: re.Match[str]) -> str:
     """The command has no option of that name."""
-    word = (found[1] or found[2]).removesuffix(".class_path")
-    if said.owner:  # of the class that was chosen
-        return unknown_argument(said, found)
+    word = found[1].removesuffix(".class_path")
     meant = MEANT.get(word.rpartition(".")[2])
     return f"there is no option '{word}'" + (f"; did you mean '{meant}'?" if meant else near(word, said.options))
 
@@ -180,8 +178,9 @@ def in_words(kind: str) -> str:
 RULES: tuple[tuple[str, Callable[[Said, re.Match[str]], str]], ...] = (
     (r"Multiple subclasses with name (\S+)\. .* ambiguity: (.*)\.", several),
     (r"dot import path string: (\S+)", unknown),
-    (r"Option '([^']+)' is not accepted()", unknown_argument),
-    (r"does not accept option '([^']+)'|[Uu]nrecognized arguments: --(\S+)", unknown_option),
+    (r"Option '([^']+)' is not accepted", unknown_argument),
+    (r"does not accept option '([^']+)'", unknown_option),
+    (r"[Uu]nrecognized arguments: --(\S+)", unknown_option),
     (r"[Uu]nrecognized arguments: (.*)", stray),
     (r"arguments are required: ([^\n]+)", required),
     (r"argument (--\S+): expected one argument", no_value),

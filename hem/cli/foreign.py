@@ -1,4 +1,4 @@
-"""A network that was trained elsewhere, examined: ``test --net resnet50 --weights file.pth --config ...``."""
+"""Examine a network that was trained elsewhere: ``test --net resnet50 --weights file.pth --config ...``."""
 
 from __future__ import annotations
 

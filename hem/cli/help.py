@@ -1,4 +1,4 @@
-"""What ``--help`` says: the commands, five examples, and the options that a user of hem needs; nothing is imported."""
+"""The text of ``--help``: commands, examples and the usual options; nothing heavy is imported."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""What there is to choose from, one line each: ``hem configs``, ``hem losses``, ``hem data``."""
+"""Lists of what there is to choose from: ``hem configs``, ``hem losses``, ``hem data``, ..."""
 
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from hem.cli.configs import SHIPPED, short_names
 
@@ -17,6 +18,8 @@ KEYS = {
     "networks": "net",
     "tasks": "model",
     "strategies": "strategy",
+    "attacks": "attacks",
+    "scores": "scores",
 }
 
 
@@ -44,14 +47,15 @@ def about(text: str) -> str:
 
 
 def classes(kind: str) -> list[tuple[str, str]]:
-    """Return the classes of a kind, each with the first line of its docstring."""
+    """Return what there is of a kind, each with the first line of its docstring."""
     from hem.cli.registries import REGISTRIES, class_of  # deferred: imports torch
 
-    found = REGISTRIES[KEYS[kind]].classes
-    return [(name, summary(class_of(path))) for name, path in found.items()]
+    registry = REGISTRIES[KEYS[kind]]
+    found = {**registry.functions, **{name: class_of(path) for name, path in registry.classes.items()}}
+    return [(name, summary(entry)) for name, entry in found.items()]
 
 
-def summary(entry: type) -> str:
+def summary(entry: Any) -> str:
     """Return the first line of a docstring, without what it refers to."""
     line = (inspect.getdoc(entry) or "").partition("\n")[0].partition(": see ")[0]
     return re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", line).rstrip(".") + "."

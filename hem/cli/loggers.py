@@ -1,4 +1,4 @@
-"""Loggers as a user gives them, one, several or none, all of which write into the run folder."""
+"""Make all loggers of a config write into the run folder."""
 
 from __future__ import annotations
 

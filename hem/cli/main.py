@@ -1,4 +1,4 @@
-"""The command line itself: ``python cli.py fit --config classification/mnist --config loss/hem``."""
+"""Entry point of the command line: ``python cli.py fit --config classification/mnist --config loss/hem``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's own class, by its path: found, or refused with the real reason, which the parser would hide."""
+"""Import a user's own class by its path, or say why that fails: the parser would hide the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parser and the objects it builds: one merged config in, one run folder out.
+"""Parse the merged config, build its objects and run the command in a run folder.
 
 ``configs/base.yaml`` is read first, then each ``--config`` in turn, then the options.
 """

@@ -1,6 +1,7 @@
-"""The classes that a config can name without their path: tasks, networks, losses, data, strategies.
+"""Registry of the names that a config may use: tasks, networks, losses, data, strategies, attacks, scores, ...
 
-One table serves short names, in YAML and on the command line, near names, and what ``hem losses`` lists.
+One table serves short names, in YAML and on the command line, near names, and what ``hem losses`` lists. It reads the
+rooms: whatever one offers under the base class is in it.
 """
 
 from __future__ import annotations
@@ -34,21 +35,29 @@ import hem.runs
 import hem.schedulers
 import hem.strategies
 from hem.attacks import Attack
-from hem.cli.own import check_class
+from hem.cli.own import Unusable, check_class
 from hem.datamodules import CorruptedImages, ImageDataModule, MaskDataset, Sampling, Subset
 from hem.modules import Task
 from hem.modules.adversarial_training import AdversarialTraining
-from hem.rejection import FeatureScore, InputScore
+from hem.names import Former, near
+from hem.rejection import LOGIT_SCORES, FeatureScore, InputScore
 from hem.strategies import Strategy
 
 
 class Registry(NamedTuple):
-    """What one key of a config may name."""
+    """What one option may name."""
 
+    option: str  #: as it is typed; a config has the same keys
     what: str  #: in words, for a sentence
     base: Any  #: what all of them derive from: a class, or several
     classes: dict[str, str]  #: the path of each class by its short name
-    former: Mapping[str, Any] = MappingProxyType({})  #: what stands in a config now for a word of former ones
+    functions: Mapping[str, Any] = MappingProxyType({})  #: what stands in a config under a name of its own
+    former: Former = MappingProxyType({})  #: names of former configs
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that may be named without a path."""
+        return (*self.functions, *self.classes)
 
     def path(self, name: Any) -> Any:
         """Return the path of a class of ours; a path is returned as it is, and anything else.
@@ -59,13 +68,19 @@ class Registry(NamedTuple):
         if not isinstance(name, str):
             return name
         if name in self.former:
-            now = self.former[name]
+            kind, given = self.former[name]
+            path = self.classes[kind.__name__]
+            now = {"class_path": path, "init_args": dict(given)} if given else path
             warnings.warn(f"The {self.what} '{name}' is a class by now: write {now}.", FutureWarning, stacklevel=2)
             return now
         path = self.classes.get(name, name)
         if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", path) and path not in self.classes.values():
-            functions = self.base in (Optimizer, LRScheduler, SCORES)
-            check_class(path, self.base, self.what, self.classes, functions)
+            check_class(path, self.base, self.what, self.names, self.base in (Optimizer, LRScheduler, SCORES))
+        elif self.functions and path.isidentifier() and path not in self.names:  # a name, which the parser lets through
+            raise Unusable(
+                f"unknown {self.what} '{path}'{near(path, self.names) or ';'} available: {', '.join(self.names)}, or "
+                "the path of your own"
+            )
         return path
 
 
@@ -89,47 +104,31 @@ def offered(base: Any, *rooms: ModuleType) -> dict[str, str]:
 
 # Lightning's ReduceLROnPlateau in place of torch's: it knows its monitor
 SCHEDULES = (torch.optim.lr_scheduler, lightning.pytorch.cli, hem.schedulers, hem.modules)
-#: by the last word of an option or a key: ``--model.loss HEMLoss``, ``loss: {class_path: HEMLoss}``
+SCORES = FeatureScore | InputScore
+#: by the last word of their option: ``--model.loss HEMLoss``, ``loss: {class_path: HEMLoss}``
 REGISTRIES = {
-    key: Registry(what, base, offered(base, *rooms))
-    for key, what, base, rooms in (
+    option.rpartition(".")[2]: Registry(option, what, base, offered(base, *rooms), *others)
+    for option, what, base, rooms, *others in (
         ("model", "task", Task, (hem.modules,)),
+        ("model.net", "network", nn.Module, (hem.networks,)),
+        ("model.loss", "loss", nn.Module, (hem.losses,)),
+        ("model.loss.losses", "loss", nn.Module, (hem.losses,)),  # those that SumLoss adds
+        ("model.optimizer", "optimiser", Optimizer, (torch.optim,)),
+        ("model.lr_scheduler", "schedule", LRScheduler, SCHEDULES),
+        ("model.strategy", "strategy", Strategy, (hem.strategies,)),
+        ("model.training", "training", AdversarialTraining, (hem.modules,)),
+        ("model.attacks", "attack", Attack, (hem.attacks,), {}, hem.attacks.FORMER),
+        ("model.scores", "rejection score", SCORES, (hem.rejection,), LOGIT_SCORES, hem.rejection.FORMER),
+        ("model.corrupted", "set of corrupted images", CorruptedImages, (hem.datamodules,)),
         ("data", "data module", ImageDataModule, (hem.datamodules,)),
-        ("dataset", "data set", MaskDataset, (hem.datamodules,)),
-        ("subset", "subset", Subset, (hem.datamodules,)),
-        ("sampling", "sampling", Sampling, (hem.datamodules,)),
-        ("loss", "loss", nn.Module, (hem.losses,)),
-        ("net", "network", nn.Module, (hem.networks,)),
-        ("strategy", "strategy", Strategy, (hem.strategies,)),
-        ("corrupted", "set of corrupted images", CorruptedImages, (hem.datamodules,)),
-        ("training", "training", AdversarialTraining, (hem.modules,)),
-        ("optimizer", "optimiser", Optimizer, (torch.optim,)),
-        ("lr_scheduler", "schedule", LRScheduler, SCHEDULES),
-        ("callbacks", "callback", Callback, (lightning.pytorch.callbacks,)),
-        ("logger", "logger", Logger, (lightning.pytorch.loggers, hem.runs)),  # our CSVLogger in place of Lightning's
+        ("data.dataset", "data set", MaskDataset, (hem.datamodules,)),
+        ("data.subset", "subset", Subset, (hem.datamodules,)),
+        ("data.sampling", "sampling", Sampling, (hem.datamodules,)),
+        ("trainer.callbacks", "callback", Callback, (lightning.pytorch.callbacks,)),
+        # our CSVLogger in place of Lightning's
+        ("trainer.logger", "logger", Logger, (lightning.pytorch.loggers, hem.runs)),
     )
 }
-REGISTRIES["attacks"] = Registry(
-    "attack",
-    Attack,
-    offered(Attack, hem.attacks),
-    {
-        name: {"class_path": f"hem.attacks.{kind.__name__}", "init_args": dict(given)}
-        for name, (kind, given) in hem.attacks.FORMER.items()
-    },
-)
-SCORES = FeatureScore | InputScore
-REGISTRIES["scores"] = Registry(
-    "rejection score",
-    SCORES,
-    offered(SCORES, hem.rejection),
-    {
-        name: f"hem.rejection.{kind.__name__}"
-        for name, kind in (hem.rejection.FEATURE_SCORES | hem.rejection.INPUT_SCORES).items()
-    },
-)
-OF_THE_TRAINER = (["trainer", "logger"], ["trainer", "callbacks"])  # `trainer.strategy` is Lightning's
-REGISTRIES["losses"] = REGISTRIES["loss"]  # those that SumLoss adds
 
 
 def parameters(class_path: str) -> dict[str, inspect.Parameter]:
@@ -182,7 +181,9 @@ def qualified(args: Sequence[str]) -> list[str]:
         words = (option or (out[-1] if out else "")).strip("-+").split(".")
         while words[-1:] and words[-1] in ("class_path", "help"):
             words.pop()
-        if words[-1:] and words[-1] in REGISTRIES and (words[0] in ("model", "data") or words in OF_THE_TRAINER):
+        registry = REGISTRIES.get(words[-1]) if words else None
+        # `trainer.strategy` is Lightning's
+        if registry and (words[0] in ("model", "data") or registry.option == ".".join(words)):
             listed = yaml.safe_load(value) if value.startswith("[") else value
             found = _spelt_out(listed, words[-1])
             argument = f"{option}{equals}{value if found == listed else found}"

@@ -1,4 +1,4 @@
-"""Going on with a training: from which checkpoint, and with what of its config changed.
+"""Resume a training: from which checkpoint, and which options may have changed.
 
 A run that goes on is the run that began. What may change is its length, and what it is done with and where: devices,
 folders, loggers, callbacks that only observe. All else would make a run that its record does not describe: half of it

@@ -1,4 +1,4 @@
-"""Rejection: how unknown does an input look to a classifier, and how well does that tell the unknown from the known?
+"""Rejection of unknown inputs: scores of unknownness, and how well they separate known from unknown.
 
 One convention, here and everywhere in this package: a score is an **unknownness**. Unknown is the positive
 class, and a higher score means more unknown. Confidences of the literature (the largest probability, the
@@ -22,13 +22,14 @@ from hem.rejection.curves import (
     oscr_curve,
     roc,
 )
-from hem.rejection.features import FEATURE_SCORES, KNN, FeatureScore, Mahalanobis, ReAct, ViM
-from hem.rejection.inputs import INPUT_SCORES, ODIN, InputScore
+from hem.rejection.features import KNN, FeatureScore, Mahalanobis, ReAct, ViM
+from hem.rejection.inputs import ODIN, InputScore
 from hem.rejection.logits import LOGIT_SCORES, check_score, energy, entropy, margin, max_logit, msp
+from hem.rejection.named import FORMER
 from hem.rejection.rejector import Rejector, accept_threshold, detection_accuracy
 
 __all__ = [
-    "FEATURE_SCORES", "INPUT_SCORES", "KNN", "LOGIT_SCORES", "METRICS", "ODIN", "FeatureScore", "InputScore",
+    "FORMER", "KNN", "LOGIT_SCORES", "METRICS", "ODIN", "FeatureScore", "InputScore",
     "Mahalanobis", "ReAct", "Rejector", "Roc", "ViM", "accept_threshold", "aupr_in", "aupr_out", "auroc",
     "check_score", "detection_accuracy", "energy", "entropy", "fpr95_known_positive", "fpr95_unknown_positive",
     "margin", "max_logit", "msp", "oscr", "oscr_curve", "roc",

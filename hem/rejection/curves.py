@@ -1,4 +1,4 @@
-"""How well do scores tell the unknown from the known? Metrics of two samples of scores."""
+"""AUROC, AUPR, FPR at 95 % and OSCR, of the scores of known and of unknown samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well each score tells unknown sets from the known images: every metric of every set and group."""
+"""All metrics of each score, for every unknown set and every group of sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores that are fitted on the features of training images: what the last layer sees. Small classes."""
+"""Scores fitted on the features of training images, the input of the last layer."""
 
 from __future__ import annotations
 
@@ -129,7 +129,3 @@ class ReAct(FeatureScore):
         """Find the percentile."""
         rectified = library(str(self)).ReAct(nn.Identity(), head).fit_feature_maps(features, target)
         return lambda z: rectified.predict_feature_maps(z).to(z.device)
-
-
-FEATURE_SCORES: dict[str, type[FeatureScore]] = {str(each()): each for each in (Mahalanobis, ViM, KNN, ReAct)}
-"""Scores of features by the names that configs may give them."""

@@ -1,4 +1,4 @@
-"""Scores that ask a network about its input: small classes."""
+"""Scores computed from the images and the network, such as ODIN."""
 
 from __future__ import annotations
 
@@ -48,10 +48,6 @@ class ODIN(InputScore):
             odin = library(str(self)).ODIN(_Float64(net), eps=self.eps, temperature=self.temperature)
             scores: Tensor = odin.predict(input.clone())
         return scores
-
-
-INPUT_SCORES: dict[str, type[InputScore]] = {str(ODIN()): ODIN}
-"""Scores of inputs by the names that configs may give them."""
 
 
 class _Float64(nn.Module):

@@ -1,4 +1,4 @@
-"""The library pytorch-ood, which computes the scores that need more than logits."""
+"""Import of pytorch-ood, which computes the scores that need more than logits."""
 
 from __future__ import annotations
 

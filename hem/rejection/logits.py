@@ -1,4 +1,4 @@
-"""Scores of logits (N, C), functions: how unknown does an input look? Unknownness (N,), higher is more unknown."""
+"""Scores of logits: functions (N, C) -> (N,), higher is more unknown."""
 
 from __future__ import annotations
 

@@ -1,26 +1,27 @@
-"""Scores by the words of a config."""
+"""Look up a score by its name in a config."""
 
 from __future__ import annotations
 
 import importlib
-import warnings
 from typing import Any
 
 from torch import Tensor, nn
 
-from hem.names import check_name
-from hem.rejection.features import FEATURE_SCORES, FeatureScore, Scorer
-from hem.rejection.inputs import INPUT_SCORES, ODIN, InputScore
+from hem.names import check_name, former
+from hem.rejection.features import KNN, FeatureScore, Mahalanobis, ReAct, Scorer, ViM
+from hem.rejection.inputs import ODIN, InputScore
 from hem.rejection.logits import LOGIT_SCORES
 
-FORMER: dict[str, Any] = {**FEATURE_SCORES, **INPUT_SCORES}  #: classes by the words of former configs
-SCORES = (*LOGIT_SCORES, *FORMER)
+FORMER: dict[str, tuple[type[FeatureScore | InputScore], dict[str, Any]]] = {
+    str(kind()): (kind, {}) for kind in (Mahalanobis, ViM, KNN, ReAct, ODIN)
+}
+"""Scores by the names that former configs gave them."""
 
 
 def fit(name: str, features: Tensor, target: Tensor, head: nn.Module) -> Scorer:
-    """Fit a score by its former word, as :meth:`FeatureScore.fit` does."""
-    check_name(name, FEATURE_SCORES, "rejection score")
-    return FEATURE_SCORES[name]().fit(features.detach().float().cpu(), target.cpu(), head)
+    """Fit a score by its former name, as :meth:`FeatureScore.fit` does."""
+    score: FeatureScore = former(name, {k: v for k, v in FORMER.items() if v[0] is not ODIN}, "rejection score")
+    return score.fit(features.detach().float().cpu(), target.cpu(), head)
 
 
 def odin(net: nn.Module, input: Tensor, temperature: float = 1000.0, eps: float = 0.0014) -> Tensor:
@@ -42,12 +43,10 @@ def score_of(score: FeatureScore | InputScore | str) -> tuple[str, Any]:
     if score in LOGIT_SCORES:
         return score, LOGIT_SCORES[score]
     if score in FORMER:
-        now = f"hem.rejection.{FORMER[score].__name__}"
-        warnings.warn(f"The score '{score}' is a class by now: {now}.", FutureWarning, stacklevel=2)
-        return score, FORMER[score]()
+        return score, former(score, FORMER, "rejection score")
     module, _, name = score.rpartition(".")
     if not module:
-        check_name(score, SCORES, "rejection score")
+        check_name(score, LOGIT_SCORES, "rejection score")
     try:
         return name, getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""The rejector: the threshold on a score that accepts most of what a network classifies rightly."""
+"""Rejector: a threshold on a score that accepts a chosen share of the correctly classified samples."""
 
 from __future__ import annotations
 

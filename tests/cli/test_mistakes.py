@@ -5,6 +5,8 @@ The parser is called in this process; what it says is jsonargparse's, so a relea
 
 import pytest
 
+from hem.cli import errors
+
 WHOLE = ("--config", "classification/digits", "--config", "trainer/debug")
 
 # what is typed behind `fit --config classification/digits --config trainer/debug`, and words of the sentence
@@ -56,6 +58,46 @@ OPTIONS = {
 }
 
 
+#: words of every rule that rewrites what the parser says, and the mistake below that it answers
+CASES = {
+    "Multiple subclasses with name": "name that libraries share",
+    "dot import path string": "name of a folder for a loss",
+    "Option '": "argument of the loss before",
+    "does not accept option": "loss at the top",
+    "arguments: --": "own word for the epochs",
+    "arguments: (": "word of no option",
+    "arguments are required": "callback without what it needs",
+    "expected one argument": "value forgotten",
+    "Unable to load config": "null for a group",
+    "Expected an?": "half a sample",
+    "Given value": "word for the rate",
+}
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    """The rules that answer."""
+    found = []
+
+    def told(pattern, answer):
+        return pattern, lambda said, match: (found.append(pattern), answer(said, match))[1]
+
+    monkeypatch.setattr(errors, "RULES", tuple(told(*rule) for rule in errors.RULES))
+    return found
+
+
+def test_every_rule_has_a_mistake_that_it_answers():
+    """Which `test_options` or `test_files` makes."""
+    assert [sum(words in pattern for words in CASES) for pattern, _ in errors.RULES] == [1] * len(errors.RULES)
+    assert len(CASES) == len(errors.RULES)
+    assert set(CASES.values()) <= OPTIONS.keys() | FILES.keys()
+
+
+def rules(kind):
+    """Words of the rules that answer a mistake."""
+    return {words for words, mistake in CASES.items() if mistake == kind}
+
+
 def refused(outcome, words, code=2):
     """One sentence, of these words; no stack."""
     assert outcome.code == code, outcome.err
@@ -67,10 +109,11 @@ def refused(outcome, words, code=2):
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_options(kind, hem_command, tmp_path):
+def test_options(kind, hem_command, tmp_path, answered):
     """Options as a new user types them."""
     typed, words = OPTIONS[kind]
     refused(hem_command("fit", *WHOLE, "--run_dir", tmp_path, *typed.split()), words)
+    assert all(rule in " ".join(answered) for rule in rules(kind))
     assert not list(tmp_path.iterdir())
 
 
@@ -125,12 +168,13 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_files(kind, hem_command, tmp_path):
+def test_files(kind, hem_command, tmp_path, answered):
     """The mistakes of a file; it is named where it cannot be read."""
     text, words = FILES[kind]
     config = tmp_path / "config.yaml"
     config.write_text(text)
     refused(hem_command("fit", *WHOLE, "--config", config, "--run_dir", tmp_path / "run"), words)
+    assert all(rule in " ".join(answered) for rule in rules(kind))
 
 
 def test_null_for_a_number(hem_command, tmp_path):

@@ -16,7 +16,7 @@ from hem.datamodules import DigitsDataModule
 from hem.datamodules.unknown import unknown_images
 from hem.modules import ClassificationTask, RejectionTask
 from hem.modules.rejector import load_rejector
-from hem.rejection import FEATURE_SCORES, KNN, LOGIT_SCORES, Rejector, accept_threshold, auroc
+from hem.rejection import FORMER, KNN, LOGIT_SCORES, Rejector, accept_threshold, auroc
 from hem.runs import RunFolder
 from hem.runs.checkpoints import identity
 from tests.conftest import ROOT
@@ -207,7 +207,7 @@ def test_scores_by_pytorch_ood(run, tmp_path, hem_command):
     pytest.importorskip("pytorch_ood")
     groups = json.dumps({"noise": ["uniform", "blobs"]})
     common = ("test", *TASK, "--ckpt_path", run / "checkpoints/last.ckpt", "--model.unknown", groups,
-              "--model.scores", json.dumps(["msp", "ODIN", *(each.__name__ for each in FEATURE_SCORES.values())]),
+              "--model.scores", json.dumps(["msp", *(kind.__name__ for kind, _ in FORMER.values())]),
               "--model.max_images", 100)  # fmt: skip
     outcome = hem_command(*common, "--run_dir", tmp_path / "a")
     assert outcome.code == 0, outcome.err
