@@ -1,4 +1,4 @@
-"""Checks that several rooms share: what images must be before anything is computed of them."""
+"""Checks of images that several rooms share."""
 
 from __future__ import annotations
 

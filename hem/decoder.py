@@ -1,4 +1,4 @@
-"""The one decoder of image files: which pixels a file means, in training, in ``hem.load`` and in masks alike.
+"""Decode image files, in the same way for training, ``hem.load`` and masks.
 
 ============ ============================================== ==================================================
 the file has as an image                                    as a mask

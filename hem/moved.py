@@ -1,13 +1,15 @@
-"""Former places of modules, which go on for one release with a warning that names the new one."""
+"""Former paths of modules and names, which go on for one release with a warning that says the new one."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -55,13 +57,62 @@ MOVED: dict[str, tuple[str, ...]] = {
     "hem.strategies.memory": ("hem.strategies.buffer",),
 }
 
+# Modules that stayed, and those in which names that left them are now.
+LEFT: dict[str, tuple[str, ...]] = {
+    "hem.cli": ("hem.cli.parser", "hem.cli.registries", "hem.cli.errors", "hem.names"),
+    "hem.corruptions": ("hem.corruptions.blur", "hem.corruptions.weather"),
+    "hem.datamodules.base": ("hem.runs.data", "hem.datamodules.splits"),
+    "hem.datamodules.corruption": ("hem.datamodules.corruption_files",),
+    "hem.datamodules.masks": ("hem.datamodules.pairs",),
+    "hem.modules.adversarial": ("hem.modules.adversarial_training", "hem.attacks.masking", "hem.rng"),
+    "hem.modules.calibrator": (),
+    "hem.modules.classification": (),
+    "hem.modules.continual": (),
+    "hem.modules.longtail": ("hem.metrics.longtail",),
+    "hem.modules.rejection": (
+        "hem.modules.rejector",
+        "hem.rejection.rejector",
+        "hem.rejection.evaluation",
+        "hem.runs.trainer",
+    ),
+    "hem.modules.rejector": ("hem.runs.trainer",),
+    "hem.modules.segmentation": ("hem.metrics.masks", "hem.schedulers"),
+    "hem.report": ("hem.report.records", "hem.report.tables", "hem.report.statistics", "hem.report.drawings"),
+    "hem.strategies": (),
+    "hem.study": ("hem.study.command", "hem.study.progress", "hem.study.grid"),
+}
+# Names that are others now.
+RENAMED = {
+    "hem.headlines.METRICS": "hem.metrics.catalog.HEADLINES",
+    "hem.modules.calibrator.Probabilities": "hem.modules.calibrator.probability_metrics",
+    "hem.modules.classification.log_batch": "hem.modules.base.Task.log_training",
+    "hem.modules.continual.heat_map": "hem.plots.matrices.accuracy_matrix",
+    "hem.modules.continual.transfer_figures": "hem.metrics.transfer.transfer",
+    "hem.modules.robustness.plain_ce": "hem.attacks.objectives.plain_ce",
+    "hem.scores.FEATURE_SCORES": "hem.rejection.named.FORMER",
+    "hem.scores.near": "hem.names.near",
+    "hem.strategies.Memory": "hem.strategies.buffer.ReplayBuffer",
+    "hem.strategies.memory.Memory": "hem.strategies.buffer.ReplayBuffer",
+}
+
 
 class MovedFinder(MetaPathFinder, Loader):
-    """Import a former module as one that asks the new ones for its names."""
+    """Import a former module as one that asks the new ones for its names; let those of :data:`LEFT` ask them too."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Answer for the modules of :data:`MOVED` alone."""
-        return ModuleSpec(fullname, self) if fullname in MOVED else None
+        """Answer for the modules of :data:`MOVED` and :data:`LEFT` alone."""
+        if fullname in MOVED:
+            return ModuleSpec(fullname, self)
+        spec = PathFinder.find_spec(fullname, path) if fullname in LEFT else None
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                vars(module)["__getattr__"] = handing_on(fullname, vars(module).get("__getattr__"))
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
     def get_code(self, fullname: str) -> CodeType:
         """Let ``python -m`` run the new module in the place of the former one."""
@@ -70,23 +121,41 @@ class MovedFinder(MetaPathFinder, Loader):
         return compile(f"import runpy, sys; print({told!r}, file=sys.stderr); {run}", fullname, "exec")
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module a ``__getattr__`` that warns and hands on."""
-        former = module.__name__
-        module.__dict__["__getattr__"] = lambda name: handed_on(former, MOVED[former], name)
+        """Give a former module a ``__getattr__`` that warns and hands on."""
+        vars(module)["__getattr__"] = handing_on(module.__name__)
 
 
-def handed_on(former: str, places: Sequence[str], name: str) -> Any:
-    """Return a name that a module had from where it is now, with a warning.
+def handing_on(module: str, own: Callable[[str], Any] | None = None) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` that hands names on from where they are now, with a warning.
 
-    Raises:
-        AttributeError: None of the places has it.
+    Args:
+        module: The module that they have left.
+        own: The module's own ``__getattr__``, which is asked first.
     """
-    for place in places if not name.startswith("__") else ():
-        room = importlib.import_module(place)
-        if hasattr(room, name):
-            warnings.warn(f"{former}.{name} is now {place}.{name}.", DeprecationWarning, stacklevel=3)
-            return getattr(room, name)
-    raise AttributeError(f"module '{former}' has no attribute '{name}'")
+
+    def handed_on(name: str) -> Any:
+        with suppress(AttributeError):
+            if own is not None:
+                return own(name)
+        former = f"{module}.{name}"
+        # a file of a package, which is just being imported, has left nothing
+        asked = not name.startswith("__") and not (hasattr(sys.modules[module], "__path__") and find_spec(former))
+        places = (MOVED.get(module) or LEFT[module]) if asked else ()
+        for now in [RENAMED[former]] if former in RENAMED else [f"{place}.{name}" for place in places]:
+            if (found := _found(now)) is not None:
+                warnings.warn(f"{former} is now {now}.", DeprecationWarning, stacklevel=2)
+                return found
+        raise AttributeError(f"module '{module}' has no attribute '{name}'")
+
+    return handed_on
+
+
+def _found(path: str) -> Any:
+    """Return what a path names, in a module or in a class (``module.Class.method``); None: nothing has that name."""
+    holder, _, name = path.rpartition(".")
+    module, _, kind = holder.rpartition(".") if holder.rpartition(".")[2][0].isupper() else (holder, "", "")
+    found: Any = importlib.import_module(module)
+    return vars(vars(found)[kind] if kind else found).get(name)
 
 
 def install() -> None:

@@ -1,4 +1,4 @@
-"""The first minute: HEM beside cross-entropy on real 8x8 digits, in one small table (``make train``)."""
+"""Quickstart: train HEM and cross-entropy on 8x8 digits and print a table (``make train``)."""
 
 from __future__ import annotations
 

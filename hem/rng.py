@@ -1,4 +1,4 @@
-"""Random numbers without a state: a hash of what they are for.
+"""Stateless random numbers: hashes of integer keys.
 
 A generator hands out numbers in the order in which it is asked, so shuffling in four workers, on two devices
 or after a restart gives other numbers. Here a number is a function of its *key*, the words that name it

@@ -1,4 +1,4 @@
-"""Probabilities that mean something, for any loss: temperatures, and sets of classes of a chosen coverage."""
+"""Calibrated probabilities for any loss: scaling of logits, and conformal prediction sets."""
 
 from hem.calibration.conformal import PredictionSets, conformal, nonconformity
 from hem.calibration.scaling import MarginScaling, Temperature, VectorScaling, calibrate

@@ -1,4 +1,4 @@
-"""Sets of classes that hold the true one with a chosen probability: split conformal prediction.
+"""Split conformal prediction: sets of classes that contain the true one with a chosen probability.
 
 torchcp has these as well, but needs transformers and torch_geometric.
 """

@@ -1,4 +1,4 @@
-"""Probabilities that mean something, for any loss: a network's logits, scaled as held-out samples ask for.
+"""Temperature, margin and vector scaling: logits rescaled so that probabilities fit held-out samples.
 
 Libraries have these twenty lines as well, each at a price that a light core should not pay: torch-uncertainty fits
 with L-BFGS in float32 and brings data sets of its own, netcal needs Pyro and GPyTorch, torchcp transformers and

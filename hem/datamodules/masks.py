@@ -9,13 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hem.decoder import decode_mask
-from hem.moved import handed_on
 from hem.runs.files import write_atomically
 
 VOID = 255  # the label of pixels without one, in every mask of this package
@@ -177,9 +176,3 @@ def paired(images: Iterable[Path], mask_of: Callable[[Path], Path]) -> Files:
         if mask.name not in present.get(mask.parent, ()):
             raise FileNotFoundError(f"The image {image} has no mask: {mask} is not there.")
     return [(str(image), str(mask)) for image, mask in files]
-
-
-if not TYPE_CHECKING:  # mypy would take any name
-
-    def __getattr__(name: str) -> Any:
-        return handed_on(__name__, ("hem.datamodules.pairs",), name)

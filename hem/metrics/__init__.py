@@ -1,4 +1,4 @@
-"""The metrics that torchmetrics lacks, as functions and as Metric classes: probabilities, selective prediction."""
+"""Metrics that torchmetrics lacks, as functions and as Metric classes, and the catalogue of all keys."""
 
 from hem.metrics.accuracy import Accuracy, ClassAccuracy, accuracies, collection
 from hem.metrics.histogram import ScoreHistogram

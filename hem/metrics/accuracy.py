@@ -1,4 +1,4 @@
-"""Accuracy of all samples, and of each class; no number where there is no sample."""
+"""Accuracy over all samples and per class; NaN where there is no sample."""
 
 from __future__ import annotations
 

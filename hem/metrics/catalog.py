@@ -1,4 +1,4 @@
-"""Every metric that a task logs: its key, title, direction and unit, written once.
+"""Catalogue of every metric that a task logs: key, title, direction and unit.
 
 Tasks make keys from these templates, and the report reads them by the same ones.
 """

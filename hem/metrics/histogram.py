@@ -1,4 +1,4 @@
-"""AUROC from a fixed histogram over the top 20 bits of float32: of more scores than memory holds."""
+"""AUROC from a fixed histogram over the top 20 bits of float32."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy by the frequency of the classes."""
+"""Accuracy of many-shot, medium-shot and few-shot classes."""
 
 from __future__ import annotations
 

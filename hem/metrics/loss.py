@@ -1,4 +1,4 @@
-"""The loss of a whole set: its mean over all labelled samples, and over those that still carry error."""
+"""Mean loss of a data set, over all labelled samples and over those whose loss is not 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overlap of masks: intersection over union and accuracy of each class, of the pixels of a whole data set."""
+"""IoU and accuracy per class, over the pixels of a whole data set."""
 
 from __future__ import annotations
 

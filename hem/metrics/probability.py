@@ -1,4 +1,4 @@
-"""How much probabilities are worth: likelihood, Brier score, calibration error and reliability, from logits.
+"""Negative log-likelihood, Brier score, calibration error and reliability diagram, from logits.
 
 All take logits: probabilities p are their softmax, and whoever has p hands in ``p.log()``. Sums are in float64.
 """

@@ -1,4 +1,4 @@
-"""What every metric of probabilities is given: checked, one row per labelled sample, in double precision."""
+"""Common input of probability metrics: one checked row per labelled sample, in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a score of confidence knows its network's own mistakes: risk against coverage, and errors against hits.
+"""Selective prediction: risk-coverage curve, its area (AURC), and the AUROC of errors.
 
 Scores are unknownness, as in :mod:`hem.rejection`: higher means less sure.
 """

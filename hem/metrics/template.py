@@ -1,4 +1,4 @@
-"""A key of a metric and what it stands for: one template makes keys and reads them.
+"""Templates of metric keys, which make keys from their parts and parse them back.
 
 A key is ``<stage>/<path>`` or ``<stage>/<variant>/<path>``: ``val/accuracy``, ``test/auroc/msp/kmnist``,
 ``test/calibrated/nll``.

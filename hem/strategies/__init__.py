@@ -1,4 +1,4 @@
-"""Strategies against forgetting: what a continual learner does beside minimising the loss of the task at hand.
+"""Strategies against catastrophic forgetting in continual learning.
 
 Each is a small class that :class:`~hem.modules.continual.ContinualTask` holds. All work with any loss.
 

@@ -1,4 +1,4 @@
-"""The replay buffer: samples that are kept from earlier tasks."""
+"""Replay buffer: samples kept from earlier tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strategies that hold on to the answers of the network before the task."""
+"""Distillation: keep the outputs that the network had before the task (LwF)."""
 
 from __future__ import annotations
 

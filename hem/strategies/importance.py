@@ -1,4 +1,4 @@
-"""Strategies that hold back the weights that mattered to earlier tasks."""
+"""Regularisation: penalise changes of weights that matter to earlier tasks (EWC, SI)."""
 
 from __future__ import annotations
 

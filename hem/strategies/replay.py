@@ -1,4 +1,4 @@
-"""Strategies that show samples of earlier tasks again."""
+"""Replay: train on stored samples of earlier tasks as well (Replay, DER++)."""
 
 from __future__ import annotations
 
