@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,14 @@ STAND_INS = {
     "voc": mask_trees.voc_tree,
     "mask_folder": mask_trees.mask_folder_tree,
 }
+
+
+def stand_in(data_set):
+    """What writes a small copy of a data set: above, else ``tree`` of its file of tests; None: it is at hand."""
+    own = find_spec(f"tests.datamodules.test_{data_set}")
+    return STAND_INS.get(data_set) or (own and import_module(own.name).tree)
+
+
 # the stand-ins are small, and the modules say so
 pytestmark = pytest.mark.filterwarnings("ignore:The training part of .* is not the official one:UserWarning")
 DEBUG = ("--config", "configs/trainer/debug.yaml", "--trainer.enable_progress_bar", "false")
@@ -122,9 +132,9 @@ def test_task_config(config, hem_command, tmp_path, shelf, monkeypatch):
     monkeypatch.setenv("HEM_WEIGHTS", str(shelf))
     if name in SMALL_START:
         data += [*SMALL_START[name], "--model.net.weights", "null"]
-    if data_set in STAND_INS:
+    if write := stand_in(data_set):
         root.mkdir()
-        STAND_INS[data_set](root)
+        write(root)
         data += ["--data.root", root, "--data.num_workers", 0]
         if "datamodules.LongTail" in (ROOT / config).read_text():
             data += ["--data.subset.imbalance", 1]  # there is no tail in one or two images of each class
