@@ -16,7 +16,7 @@ from hem.rng import seed_of
 
 
 class AutoAttacked(NamedTuple):
-    """What AutoAttack found."""
+    """Result of AutoAttack."""
 
     input: Tensor  #: (N, C, H, W): a misclassified image for each broken sample, else the clean one
     robust: dict[str, Tensor]  #: after each of its attacks in turn, (N,): whether none so far has broken a sample

@@ -98,7 +98,7 @@ def project(point: Tensor, center: Tensor, eps: float, norm: Norm) -> Tensor:
 
 
 def random_start(center: Tensor, eps: float, norm: Norm, keys: Tensor) -> Tensor:
-    """Return a point of the ball around each image, brought into [0, 1]: drawn uniformly, by the image's key (N,)."""
+    """Return a uniform random point of the ball around each image, within [0, 1], drawn by the image's key (N,)."""
     count = center.flatten(1).shape[1]
     if norm == "linf":
         noise = uniform(keys, count) * 2 - 1
@@ -110,7 +110,7 @@ def random_start(center: Tensor, eps: float, norm: Norm, keys: Tensor) -> Tensor
 
 
 def ascent(gradient: Tensor, norm: Norm) -> Tensor:
-    """Return the unit step that a linear objective rises fastest by: sign(g), or g / ||g||_2; 0 where g is 0.
+    """Return the steepest ascent direction: sign(g) in L-inf, g / ||g||_2 in L2; 0 where g is 0.
 
     Example:
         >>> ascent(torch.tensor([[3e-30, -4e-30]]), "l2")

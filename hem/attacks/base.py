@@ -16,7 +16,7 @@ Model = Callable[[Tensor], Tensor]  # images (N, C, H, W) to logits (N, K)
 
 
 class Budget(NamedTuple):
-    """What an evaluation sets for the attacks that leave it open."""
+    """Defaults that an evaluation gives to attacks which leave them open."""
 
     steps: int = 40
     restarts: int = 1
@@ -25,7 +25,7 @@ class Budget(NamedTuple):
 
 
 class Attack(ABC):
-    """An attack: a subclass gives :meth:`__call__`, the other members as far as they are not right for it.
+    """Base class of attacks: a subclass implements :meth:`__call__` and overrides other members where needed.
 
     Example:
         >>> class Darker(Attack):
@@ -57,7 +57,7 @@ class Attack(ABC):
         """
 
     def bound(self, loss: nn.Module, budget: Budget) -> Attack:
-        """Return the attack on a network that was trained with a loss, with a budget where it has none of its own.
+        """Return the attack bound to the training loss, and to the budget where it has none of its own.
 
         Raises:
             ImportError: If a library that it needs is not installed.
@@ -67,7 +67,7 @@ class Attack(ABC):
 
 @contextmanager
 def attacking(model: Model, freeze: bool = False) -> Iterator[None]:
-    """Put a network into the state in which it is attacked, and back into the one it was in.
+    """Set a network to evaluation mode with gradients enabled, and restore its state afterwards.
 
     Evaluation mode, so that no BatchNorm statistic moves and dropout is off; gradients on, also inside
     Lightning's inference mode.

@@ -16,7 +16,7 @@ Share = Callable[[Tensor], tuple[float, int]]  # of the True among the booleans 
 
 
 class Row(NamedTuple):
-    """A point of a curve."""
+    """A point of a robustness curve."""
 
     norm: str
     eps: float
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What is attacked by what.
+    """Attacks, radii and budget of an evaluation.
 
     Args:
         attacks: As they are bound to loss and budget.
@@ -42,12 +42,12 @@ class Settings(NamedTuple):
 
 
 class Evaluation:
-    """The attacks of one test on the images of one device.
+    """Run the attacks of a test on the images of one device.
 
     Args:
         net: The network, on the device that computes.
         loss: What it was trained with.
-        settings: What is attacked by what.
+        settings: Attacks, radii and budget of an evaluation.
         reduce: Puts the images of all devices together.
         input: Clean images on the CPU, shape (N, C, H, W).
         target: Class indices, shape (N,).
@@ -121,7 +121,7 @@ class Evaluation:
         return held
 
     def curve(self) -> Iterator[Row]:
-        """Run every attack at every eps, in rising order; an image that is broken at one is broken at larger ones.
+        """Run every attack at every eps, in rising order; an image broken at one eps counts as broken at larger ones.
 
         Attacks that take all images at once are given them anew at each eps. Beside the attacks stand ``clean``, and
         ``worst``: what none breaks, of the images that all are given.

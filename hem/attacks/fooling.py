@@ -9,7 +9,7 @@ from hem.attacks.base import Model
 
 
 def nonsense(net: Model, input: Tensor, steps: int = 20, size: float = 0.02) -> Tensor:
-    """Climb from noise towards an image that a network takes for one of its classes.
+    """Return fooling images: gradient ascent from noise on the margin of the leading class.
 
     x <- clip(x + size * sign(grad_x g(x)), 0, 1) where g is the margin of the class that leads at the start
     over the best other one, z_k - max_{j != k} z_j. The margin asks for no particular loss; the image stays

@@ -30,7 +30,7 @@ def library() -> Any:
 
 @contextmanager
 def seeding(device: torch.device) -> Iterator[None]:
-    """Keep the global generators and the tracer as they are: the library seeds the former and drops the latter."""
+    """Restore the global random generators and the tracer, which the library changes."""
     tracer = sys.gettrace()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -31,7 +31,7 @@ class Check(NamedTuple):
 
 
 class Masking(NamedTuple):
-    """What the checks found."""
+    """Results of the checks."""
 
     checks: list[Check]
     facts: dict[str, float]  #: figures that belong to them
@@ -41,7 +41,7 @@ class Masking(NamedTuple):
 def check_masking(
     evaluation: Evaluation, tolerance: float = 0.02, queries: int = 2000, other: nn.Module | None = None
 ) -> Masking:
-    """Check for masked gradients where about half of the correctly classified images hold.
+    """Check for gradient masking at the eps where about half of the correctly classified images are robust.
 
     Args:
         evaluation: The attacks, after its curve.
@@ -186,7 +186,7 @@ def _black_box(
 
 
 class Scaled(nn.Module):
-    """A network with the same decisions, whose logits are ``factor`` times those of ``net``."""
+    """The network with logits multiplied by ``factor``, which leaves its decisions unchanged."""
 
     def __init__(self, net: nn.Module, factor: float) -> None:
         super().__init__()

@@ -161,7 +161,7 @@ def objective_of(objective: str | Objective | nn.Module) -> Objective:
 
 
 def zero_gradients(model: Model, input: Tensor, target: Tensor, objective: str | Objective | nn.Module) -> Tensor:
-    """Return whether an objective has no gradient at all at each image: an attack on it cannot move from there.
+    """Return whether the gradient of an objective is exactly 0 at each image, where attacks cannot move.
 
     Args:
         model: Images (N, C, H, W) in [0, 1] to logits (N, K).

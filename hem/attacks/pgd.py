@@ -206,7 +206,7 @@ class PGD(Attack):
         return pgd(net, input, target, eps, norm=norm, seed=keys, **self._within(Budget()))
 
     def bound(self, loss: nn.Module, budget: Budget) -> Attack:
-        """Return the attack on a loss, where it climbs that; with a budget, where it has none of its own."""
+        """Return the attack bound to the loss where that is its objective, and to the budget where it has none."""
         bound = copy.copy(self)
         bound.options = self._within(budget)
         if self.options["objective"] == "loss":
@@ -219,7 +219,7 @@ class PGD(Attack):
 
 
 class FGSM(Attack):
-    """One step of length eps from the image itself along the gradient, or its sign in L-inf.
+    """Fast gradient sign method: one step of length eps from the clean image (L2: along the gradient).
 
     Args:
         objective: A name of :data:`OBJECTIVES`.

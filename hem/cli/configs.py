@@ -81,7 +81,7 @@ def find(name: str) -> Path:
 
 
 def former(name: str) -> list[str]:
-    """Return what stands for a config of former versions, which examined networks of one data set, with a warning.
+    """Return the configs that replace one of former versions, with a warning.
 
     Args:
         name: As :func:`find` takes it.
@@ -103,7 +103,7 @@ def former(name: str) -> list[str]:
 
 
 class Strict(yaml.SafeLoader):
-    """YAML in which a key stands once: of two, the first would be lost without a word."""
+    """YAML loader that refuses duplicate keys, of which PyYAML drops the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping.
@@ -121,7 +121,7 @@ class Strict(yaml.SafeLoader):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what a config says.
+    """Return the content of a config.
 
     Raises:
         ValueError: If it is no YAML, holds no mapping, or has arguments of a class beside its ``init_args``.
@@ -204,7 +204,7 @@ def expanded(args: Sequence[str]) -> list[str]:
 
 
 def check(contents: dict[str, dict[str, Any]]) -> None:
-    """Refuse configs that cannot mean what they say together.
+    """Refuse configs that overrule one another.
 
     Args:
         contents: What each config says, in the order in which they count.

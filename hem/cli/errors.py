@@ -61,7 +61,7 @@ START = "start from a config such as --config classification/digits (`hem config
 
 
 class Said:
-    """What the parser says of a mistake: nested types over many lines, of which the innermost concern the user.
+    """A message of the parser, reduced to its innermost part, which concerns the user.
 
     Args:
         message: The parser's own message.
@@ -191,7 +191,7 @@ RULES: tuple[tuple[str, Callable[[Said, re.Match[str]], str]], ...] = (
 
 
 def one_sentence(message: str, options: Iterable[str] = ()) -> str:
-    """Return what the parser has to say about a mistake, in one sentence.
+    """Return the parser's message about a mistake as one sentence.
 
     Args:
         message: The parser's own message, which prints nested types over many lines.
@@ -226,7 +226,7 @@ def mistake(error: BaseException) -> BaseException:
 
 
 def sentence(error: BaseException) -> str:
-    """Return what a user should read of an error: what was wanted, what came, the mend.
+    """Return the sentence that a user reads for an error: what was expected, what came, the mend.
 
     Example:
         >>> sentence(OSError(errno.ENOSPC, "No space left on device", "runs/last.ckpt"))

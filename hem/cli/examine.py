@@ -38,7 +38,7 @@ def last_value(args: Sequence[str], option: str) -> str | None:
 
 
 def inherited(args: Sequence[str]) -> list[str]:
-    """Return the arguments of a command with those before them that the run has which it examines.
+    """Return the arguments of a command behind those of the run that it examines.
 
     Args:
         args: What stands behind ``python cli.py``; configs by their paths.
@@ -95,7 +95,7 @@ def examinations(args: Sequence[str], data: str) -> list[str]:
 
 
 def without_own(value: str) -> list[str]:
-    """A config without the network and the loss that it has for want of a run, where it chooses a task."""
+    """Return a config of an examination without its own network and loss."""
     if not (path := Path(value)).is_file():
         return [value]
     content = yaml.safe_load(path.read_text())
@@ -117,7 +117,7 @@ def of_data(option: str, value: str, data: str) -> Iterator[str]:
 
 
 def refuse_contradictions(run: RunFolder, record: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse options that say something else of a trained network than the record of its run.
+    """Refuse options that contradict the record of the run.
 
     Args:
         run: The run.
@@ -158,7 +158,7 @@ def _differences(option: str, made: Any, own: Any) -> dict[str, tuple[Any, Any]]
 
 
 def place(run: RunFolder, record: Mapping[str, Any], names: Mapping[str, Any], name: str | None) -> RunFolder:
-    """Return where the results of an examination lie: in the run, where it is tested as it was trained.
+    """Return the folder of an examination's results: the run's own for its task and data, else one inside it.
 
     Args:
         run: The run.

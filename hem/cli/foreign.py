@@ -18,7 +18,7 @@ OPTIONS = ("--net", "--weights", "--class_order")
 
 
 def foreign(args: Sequence[str]) -> list[str]:
-    """Return the arguments of a command with the network that ``--net`` and ``--weights`` name spelt out before them.
+    """Return the arguments of a command, with ``--net`` and ``--weights`` spelt out as a config before them.
 
     Args:
         args: What stands behind ``python cli.py``; configs by their paths.
@@ -88,7 +88,7 @@ def _others(args: Sequence[str]) -> list[str]:
 
 
 def name_of(net: Namespace) -> str | None:
-    """What a network from elsewhere is filed under in place of a loss, which nobody knows: its name and its weights'.
+    """Return the name that stands for the unknown loss of a network from elsewhere: its own and its weights'.
 
     Args:
         net: A network's config.

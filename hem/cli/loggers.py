@@ -12,7 +12,7 @@ from hem.cli.configs import base_config
 
 
 def place_loggers(trainer: Namespace, folder: Path, training: bool) -> None:
-    """Send all loggers to the run folder, and leave out what has no logger to write to.
+    """Set the folder of all loggers; drop callbacks that need a logger where there is none.
 
     Args:
         trainer: The config's ``trainer``, which is changed.

@@ -20,7 +20,7 @@ HELP = ("-h", "--help")
 
 
 def quiet() -> None:
-    """Silence what libraries say that is no news to a user."""
+    """Silence warnings of libraries that a user cannot act on."""
     for message in (
         "LightningCLI's args parameter is intended",  # it is: `main` takes arguments from Python
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use of torch
@@ -83,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def interrupted() -> int:
-    """Say what follows from Ctrl-C, and return the shell's code for it."""
+    """Print how to resume after Ctrl-C, and return the shell's exit code."""
     print("stopped by Ctrl-C: a training goes on from its last checkpoint with `--ckpt_path auto`.", file=sys.stderr)
     return 130
 
@@ -101,7 +101,7 @@ def refuse(first: str) -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command; what it needs is imported here, so that all that was said before is said at once."""
+    """Run a command; heavy imports happen here, so that mistakes found before are answered at once."""
     quiet()
     keep_freed()
     if not sys.flags.safe_path and os.getcwd() not in sys.path:

@@ -244,7 +244,7 @@ class HemCLI(LightningCLI):
             self.folder.write_predicted(self.results.weights, config.ckpt_path, partial)
 
     def _train_into(self, run: RunFolder, config: Any) -> None:
-        """Hold the folder of a training, find what it goes on from, and refuse what would make it another run."""
+        """Lock the folder of a training, find its checkpoint, and refuse changes of a resumed run."""
         path = from_where(run, config.ckpt_path)
         config.ckpt_path = None if path is None else str(path)
         if not first_process() or config.trainer.fast_dev_run:
@@ -256,7 +256,7 @@ class HemCLI(LightningCLI):
             self.held.push(self._leave_no_run)
 
     def _leave_no_run(self, kind: type[BaseException] | None, error: BaseException | None, stack: Any) -> None:
-        """Take back the checkpoints of a training that began here and whose monitor names nothing.
+        """Delete the checkpoints of a training that began here and whose monitor does not exist.
 
         Lightning looks a monitor up behind the first epoch that is validated. The folder must be free for the command
         with the right one, which would be refused to go on with a run of another config.
@@ -274,7 +274,7 @@ def shown(path: Path) -> Path:
 
 
 def settle_nulls(value: Any, key: str) -> None:
-    """Make nulls what they should be: the parser lets them through for numbers, and writes ``"None"`` for words.
+    """Refuse null for numbers, which the parser lets through, and turn ``"None"`` back into null.
 
     Args:
         value: A part of the config, which is changed where a word may be null and is ``"None"``.
@@ -305,7 +305,7 @@ def settle_nulls(value: Any, key: str) -> None:
 
 
 def refuse_trainer(trainer: Namespace) -> None:
-    """Refuse options of the trainer that Lightning would answer with a division by zero, or by what nobody named.
+    """Refuse options of the trainer on which Lightning fails with an unclear error.
 
     Raises:
         ValueError: If a number is 0 that counts what is done, or the checkpoints are to be left out.
@@ -335,7 +335,7 @@ def refuse_untrained(command: str, net: Namespace) -> None:
 
 
 def whole_numbers_first() -> None:
-    """Let the trainer's ``1`` be read as one batch, and ``1.0`` as all of them, as Lightning means it.
+    """Let ``1`` mean one batch and ``1.0`` all batches, as Lightning does.
 
     The parser takes the first type of a union that fits, and typing hands out ``int | float`` in the order in which
     any library that was imported before Lightning has written it.

@@ -45,7 +45,7 @@ from hem.strategies import Strategy
 
 
 class Registry(NamedTuple):
-    """What one option may name."""
+    """The names that one option may have."""
 
     option: str  #: as it is typed; a config has the same keys
     what: str  #: in words, for a sentence
@@ -88,7 +88,7 @@ NO_CHOICE = ("Network", "CosineLinear", "Normalize")  # parts of networks
 
 
 def offered(base: Any, *rooms: ModuleType) -> dict[str, str]:
-    """Return the classes that rooms offer under one base, the base itself left out: their paths by their names."""
+    """Return the paths of the public subclasses of a base in some packages, by name."""
     found = {
         name: f"{room.__name__}.{name}"
         for room in rooms
@@ -132,7 +132,7 @@ REGISTRIES = {
 
 
 def parameters(class_path: str) -> dict[str, inspect.Parameter]:
-    """Return what a class takes, its bases' among it where it hands arguments on to them."""
+    """Return the parameters of a class, those of its bases included where it passes ``**kwargs`` on."""
     taken: dict[str, inspect.Parameter] = {}
     for base in class_of(class_path).__mro__[:-1]:
         if "__init__" in vars(base):

@@ -70,7 +70,7 @@ def first_process() -> bool:
 
 
 def may_change(option: str) -> bool:
-    """Whether an option may be another one when a run goes on.
+    """Whether an option may differ when a run is resumed.
 
     Example:
         >>> may_change("trainer.max_epochs"), may_change("data.root"), may_change("model.optimizer.lr")
@@ -81,7 +81,7 @@ def may_change(option: str) -> bool:
 
 
 def differences(record: Any, config: Any, option: str = "") -> dict[str, tuple[Any, Any]]:
-    """Return the options that two configs have other values of: then and now.
+    """Return the options in which two configs differ: then and now.
 
     Args:
         record: What YAML has; classes as ``class_path`` and ``init_args``.
@@ -137,7 +137,7 @@ def shown(value: Any) -> str:
 
 
 def refuse_changes(run: RunFolder, config: dict[str, Any], changed: Mapping[str, tuple[Any, Any]]) -> None:
-    """Refuse what may not change, and a length that the schedule depends on.
+    """Refuse changes of a resumed run's options, and of a length that its schedule depends on.
 
     Args:
         run: The run.
@@ -178,7 +178,7 @@ def refuse_changes(run: RunFolder, config: dict[str, Any], changed: Mapping[str,
 
 
 def check(parser: Any, config: Any, run: RunFolder) -> dict[str, tuple[Any, Any]]:
-    """Refuse to go on with a run under a config that would make it another one.
+    """Compare the config with the run's own; refuse changes that are not allowed.
 
     Args:
         parser: Of the command.
@@ -198,7 +198,7 @@ def check(parser: Any, config: Any, run: RunFolder) -> dict[str, tuple[Any, Any]
 
 
 def read_as_now(parser: Any, path: Path) -> dict[str, Any]:
-    """Return a run's merged config as a run of today would write it: with the options that are new since.
+    """Return a run's merged config with the options added since it was written.
 
     Args:
         parser: Of the command.
@@ -266,7 +266,7 @@ def from_where(run: RunFolder, asked: str | None) -> Path | None:
 
 
 def prepare(run: RunFolder, checkpoint: Path | None) -> RunFolder | None:
-    """Make a folder ready to be trained into; of those who work on a run, the first process does so, with its lock.
+    """Prepare a folder for training; done by the first process, which holds the lock.
 
     What a training left that came to no checkpoint is cleared away: a folder without a checkpoint holds no run.
 

@@ -15,7 +15,7 @@ from hem.metrics.samples import wide
 
 
 def collection(metrics: Mapping[str, Metric], variant: str = "") -> MetricCollection:
-    """Return metrics that are updated together, by their paths in the catalogue; a variant stands before them.
+    """Return a collection of metrics by their paths in the catalogue, prefixed by the variant.
 
     Not in groups that share their state: torchmetrics merges metrics whose first batches agree, such as top-5 accuracy
     and that of a perfect class.
@@ -24,7 +24,7 @@ def collection(metrics: Mapping[str, Metric], variant: str = "") -> MetricCollec
 
 
 class Accuracy(Metric):
-    """The share of the labelled samples that are classified rightly; NaN where there is none, for which torch has 0.
+    """Accuracy over the labelled samples; NaN where there is none, for which torchmetrics gives 0.
 
     Args:
         ignore_index: The label of what has none.
@@ -58,7 +58,7 @@ class Accuracy(Metric):
 
 
 class ClassAccuracy(MulticlassAccuracy):
-    """The share of each class's samples that are classified rightly: (C,), NaN where a class has none.
+    """Accuracy per class, (C,); NaN for a class without samples.
 
     torchmetrics has 0 there, which reads as a class of which everything is wrong.
 
@@ -76,7 +76,7 @@ class ClassAccuracy(MulticlassAccuracy):
         super().__init__(num_classes, average="none", validate_args=False)
 
     def compute(self) -> Tensor:
-        """Right of all, for each class; torchmetrics has gathered the counts of all processes before."""
+        """The accuracy per class."""
         right: Any = self.tp
         missed: Any = self.fn
         accuracy: Tensor = right / (right + missed)

@@ -151,7 +151,7 @@ def match(key: str) -> Metric | None:
 
 
 def describe(key: str) -> Metric:
-    """Return what is known of a key; of one that is not in the catalogue, what its last word is like.
+    """Return title, direction and unit of a key; one that is not in the catalogue is described by its last word.
 
     Example:
         >>> describe("test/mine/top3_accuracy").label
@@ -183,7 +183,7 @@ def headlines(task: str, keys: Iterable[str]) -> list[Metric]:
 
 
 def check_mode(who: str, monitor: str, mode: str) -> None:
-    """Refuse to choose by a metric the wrong way round.
+    """Refuse a mode that contradicts the direction of a metric.
 
     Args:
         who: What reads the metric, such as ``ModelCheckpoint``.

@@ -35,7 +35,7 @@ def sample_losses(criterion: nn.Module, logits: Tensor, target: Tensor) -> Tenso
 
 
 class MeanLoss(Metric):
-    """The loss over all batches and processes, by the same measure whatever the loss divides by in training.
+    """Mean loss over all labelled samples, whatever the loss divides by in training.
 
     HEM's own mean is over the samples that still carry error. It rises while fewer and fewer of them do, the hard ones:
     no measure of progress. Here are, with l_i the loss of sample i and N the labelled samples,
@@ -86,7 +86,7 @@ class MeanLoss(Metric):
         self.samples = self.samples + labelled
 
     def compute(self) -> dict[str, Tensor]:
-        """``loss``, ``active`` and ``active_loss``, scalars; what there is nothing of is left out."""
+        """``loss``, ``active`` and ``active_loss``, scalars; those without samples are left out."""
         if not self.samples:
             return {}
         found = {LOSS.path: self.total / self.samples}
@@ -119,5 +119,5 @@ class MeanOf(Metric):
         self.total, self.samples = self.total + values.sum(), self.samples + len(values)
 
     def compute(self) -> Tensor:
-        """The mean; NaN of nothing."""
+        """The mean; NaN without samples."""
         return self.total / self.samples

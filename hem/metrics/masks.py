@@ -43,7 +43,7 @@ def class_accuracy(matrix: Tensor) -> Tensor:
 
 
 class Overlap(MulticlassConfusionMatrix):
-    """Mean IoU, IoU of each class and accuracies over batches and processes; NaN for what there is nothing of.
+    """Mean IoU, IoU per class and accuracies; NaN for absent classes.
 
     Args:
         class_names: Name of each class, C of them.

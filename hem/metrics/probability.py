@@ -74,7 +74,7 @@ def _squares(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class Reliability(NamedTuple):
-    """A reliability diagram: what is in each bin of confidence."""
+    """A reliability diagram: samples, confidence and accuracy per bin of confidence."""
 
     size: Tensor  # (B,) float64, the samples or the sum of their weights
     confidence: Tensor  # (B,) float64, their mean confidence; NaN for an empty bin
@@ -201,7 +201,7 @@ def confidences(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _counts(weight: Weight | None, logits: Tensor, target: Tensor) -> Tensor:
-    """What each sample counts, (N,), in the logits' dtype."""
+    """The weight of each sample, (N,), in the logits' dtype."""
     if weight is None:
         return torch.ones_like(target, dtype=logits.dtype)
     of_class = torch.as_tensor(weight, dtype=logits.dtype, device=logits.device)

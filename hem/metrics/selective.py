@@ -18,7 +18,7 @@ from hem.rejection import auroc
 
 
 def risk_coverage(unknownness: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the risk-coverage curve: of the k samples that are surest, the share that is wrong.
+    """Return the risk-coverage curve: the error rate of the k most confident samples, for every k.
 
     For k = 1..N: coverage k / N, and risk sum_{i <= k} [i is wrong] / k in the order of the scores. Samples of one
     score come in no order: each of them counts with the mean of them all.
@@ -68,7 +68,7 @@ def aurc(unknownness: Tensor, correct: Tensor) -> float:
 
 
 def error_auroc(unknownness: Tensor, correct: Tensor) -> float:
-    """Return the probability that a wrong sample looks less sure than a right one: AUROC of misclassification.
+    """Return the AUROC of misclassification: the probability that an error scores as less confident than a hit.
 
     Args:
         unknownness: (N,), higher means less sure.

@@ -66,7 +66,7 @@ _PATTERNS = {
 
 
 class Metric(NamedTuple):
-    """What a key stands for."""
+    """A metric key with its title, direction and unit."""
 
     key: str  #: as a task logs it, ``test/robust_accuracy/linf/0.1/worst``
     title: str
@@ -117,7 +117,7 @@ def parts_of(path: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Template:
-    """A metric, under all the keys that it has.
+    """A metric and the pattern of its keys.
 
     Args:
         path: The key behind stage and variant; parts that differ from key to key stand in braces.
@@ -157,7 +157,7 @@ class Template:
         return re.compile(f"(?P<stage>{'|'.join(STAGES)})/(?:(?P<variant>{'|'.join(filter(None, VARIANTS))})/)?{path}")
 
     def match(self, key: str) -> Metric | None:
-        """Return what a key stands for; None where it is of another template.
+        """Return the metric of a key; None where the key is of another template.
 
         Example:
             >>> robust = Template("robust_accuracy/{norm}/{eps}/{attack}", "robust accuracy, {attack}, {norm}: {eps}")

@@ -15,7 +15,7 @@ Row = list[float]  # accuracy on each of the T tasks, in [0, 1]
 
 
 def transfer(matrix: list[Row], baseline: Row | None = None) -> dict[str, float]:
-    """Return what an accuracy matrix says about a learner. R_{k,i} is the accuracy on task i behind task k.
+    """Return the transfer metrics of an accuracy matrix. R_{k,i} is the accuracy on task i after learning task k.
 
     Behind task k (tasks counted from 1):
 

@@ -166,7 +166,7 @@ class AdversarialTask(Task):
         self._chosen: list[tuple[Tensor, Tensor, Tensor]] = []  # (place in the draw, input, target), on the CPU
 
     def setup(self, stage: str) -> None:
-        """Find out before anything is computed whether all that is needed is there."""
+        """Check before the test that attacks can be bound and checkpoints loaded."""
         super().setup(stage)
         if stage == "test":
             refuse_masks(self.trainer)
@@ -185,7 +185,7 @@ class AdversarialTask(Task):
     # -- training ------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss of one batch, attacked."""
+        """Return the loss of one attacked batch."""
         if self.adversary is None:
             return super().training_step(batch, batch_idx)
         input, target, *_ = batch
@@ -204,7 +204,7 @@ class AdversarialTask(Task):
         return loss
 
     def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
-        """Return loss and accuracies; in validation of adversarial training the accuracy of attacked images too."""
+        """Return loss and accuracies; in validation also the accuracy on attacked images."""
         if stage == "train":
             return super().configure_metrics(stage)
         metrics = {"losses": MeanLoss(self.loss), **accuracies(self.num_classes, self.class_names)}
@@ -212,7 +212,7 @@ class AdversarialTask(Task):
         return {"plain": collection(metrics), "attacked": collection(attacked)}
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the metrics of validation, as it is and attacked."""
+        """Update the validation metrics with a batch, clean and attacked."""
         super().validation_step(batch, batch_idx)
         if self.adversary is not None:
             input, target, *_ = batch
@@ -221,7 +221,7 @@ class AdversarialTask(Task):
             self.measure("val", self(attacked), target, "attacked")
 
     def _keys(self, batch: Any, batch_idx: int, *words: int) -> Tensor:
-        """Return a number for each image of a batch: of its index, or of its place where data has no indices."""
+        """Return a random key per image: from its index, or from its position where the data has no indices."""
         input, _, *rest = batch
         if rest:
             return key(self.attack_seed, *words, rest[0])
@@ -230,12 +230,12 @@ class AdversarialTask(Task):
     # -- evaluation ----------------------------------------------------------------------------------------
 
     def on_test_epoch_start(self) -> None:
-        """Begin the choice of images."""
+        """Clear the images chosen so far."""
         self._chosen = []
         self._seen = 0
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the metrics, and keep its images that are to be attacked."""
+        """Update the metrics, and keep the images of the batch that are to be attacked."""
         input, target, *rest = batch
         self.evaluate(batch, "test")
         index = rest[0] if rest else torch.arange(self._seen, self._seen + len(target), device=target.device)
@@ -250,7 +250,7 @@ class AdversarialTask(Task):
     @torch.inference_mode(False)
     @torch.no_grad()
     def on_test_epoch_end(self) -> None:
-        """Attack, draw the curves, check them, and write it all down."""
+        """Run the attacks, plot and check the curves, and write the results."""
         super().on_test_epoch_end()
         if not self._chosen or not any(radii for _, radii in self.curves):
             return
@@ -281,7 +281,7 @@ class AdversarialTask(Task):
             self._write_checks(check_masking(evaluation, self.tolerance, self.square_queries, other))
 
     def _told(self, rows: Iterator[Row]) -> Iterator[Row]:
-        """Say each point as it is found, and how long it took."""
+        """Print each point as it is found, with its time."""
         since = time.perf_counter()
         for row in rows:
             if self.trainer.is_global_zero and row.eps:

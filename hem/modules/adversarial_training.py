@@ -16,7 +16,7 @@ from hem.rng import normal
 
 
 class AdversarialTraining(ABC):
-    """How a network is trained against attacks.
+    """Base class of adversarial training: gives the attacked batch of a step.
 
     Args:
         eps: Radius of the attack, in pixel units of [0, 1].
@@ -38,7 +38,7 @@ class AdversarialTraining(ABC):
         self.step_size = step_size
 
     def climb(self, task: Task, input: Tensor, target: Tensor, **options: Any) -> Tensor:
-        """Return the batch after all steps of :func:`hem.attacks.pgd`, of this radius, norm, number and size."""
+        """Return the batch attacked by :func:`hem.attacks.pgd` with this radius, norm and steps."""
         shape: dict[str, Any] = {"norm": self.norm, "steps": self.steps, "step_size": self.step_size}
         return pgd(task.net, input, target, self.eps, **shape, early_stop=False, **options)
 
@@ -87,13 +87,13 @@ class PGDTraining(AdversarialTraining):
         self.objective = objective
 
     def perturb(self, task: Task, input: Tensor, target: Tensor, keys: Tensor) -> Tensor:
-        """Return the batch after all steps of the attack."""
+        """Return the batch attacked by PGD."""
         objective = task.loss if self.objective == "loss" else self.objective
         return self.climb(task, input, target, objective=objective, seed=keys)
 
 
 class TRADES(AdversarialTraining):
-    """TRADES: the loss of the clean batch, and how far the attack moves the prediction.
+    """TRADES: the clean loss plus the KL divergence between clean and attacked predictions.
 
         min_θ E [ L(f(x), y) + β max_{||δ|| <= eps} KL(softmax f(x) || softmax f(x + δ)) ].
 
@@ -124,7 +124,7 @@ class TRADES(AdversarialTraining):
         self.beta = beta
 
     def perturb(self, task: Task, input: Tensor, target: Tensor, keys: Tensor) -> Tensor:
-        """Return the batch that the attack moves furthest in KL, from x + 0.001 n, n normal (at x it is flat)."""
+        """Return the batch that PGD moves furthest in KL, started from x + 0.001 n (the gradient at x is 0)."""
         noise = normal(keys, input[0].numel()).to(input).view_as(input)
         with attacking(task.net), torch.no_grad():
             clean = task(input)

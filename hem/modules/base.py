@@ -30,12 +30,12 @@ from hem.runs.checkpoints import check_state
 
 
 def sgd(params: Iterable[Any]) -> Optimizer:
-    """Return the optimiser of a task that names none: SGD, learning rate 0.05, momentum 0.9."""
+    """Return the default optimiser: SGD, learning rate 0.05, Nesterov momentum 0.9."""
     return torch.optim.SGD(params, lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
 
 
 class Task(LightningModule):
-    """A network and a loss, trained.
+    """Base class of tasks: trains a network with a loss.
 
     The network sees images in [0, 1] through :class:`~hem.networks.Normalize`, so that attacks and
     corruptions work in pixel units. Checkpoints hold ``net.*`` alone: no loss, no hyper-parameters. Any
@@ -156,7 +156,7 @@ class Task(LightningModule):
         return logits
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add no callback; refuse one that would keep or wait for the worst of a metric."""
+        """Refuse a callback that monitors a metric with the wrong mode; add none."""
         if self.trainer.state.fn == "fit":
             for each in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(each, EarlyStopping | ModelCheckpoint) and each.monitor is not None:
@@ -175,7 +175,7 @@ class Task(LightningModule):
 
     @property
     def logs_this_step(self) -> bool:
-        """Whether this step's metrics are kept: the loggers write a row after it, or an epoch ends with it.
+        """Whether the metrics of this step are logged: by ``log_every_n_steps``, or as the last of an epoch.
 
         What is handed to ``self.log`` at other steps is shown nowhere, and costs as much as a small network's step.
         """
@@ -184,7 +184,7 @@ class Task(LightningModule):
         return bool(trainer.is_last_batch or (every and (trainer.global_step + 1) % every == 0))
 
     def training_loss(self, logits: Tensor, target: Tensor, criterion: nn.Module | None = None) -> Tensor:
-        """Return the loss of the global batch: its mean is over the samples of all devices and micro-batches.
+        """Return the loss of the global batch, averaged over all devices and micro-batches.
 
         Args:
             logits: Shape (N, C, ...).
@@ -215,7 +215,7 @@ class Task(LightningModule):
         return scopes
 
     def _logits_of_active(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the logits of the batch, with a graph through its error-carrying samples alone."""
+        """Return the logits of the batch, with a graph through the samples of non-zero loss alone."""
         with torch.no_grad():
             logits: Tensor = self(input)
             losses = sample_losses(self.loss, logits, target)
@@ -232,7 +232,7 @@ class Task(LightningModule):
     # -- metrics -------------------------------------------------------------------------------------------
 
     def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
-        """Return what is measured in a stage, by names of one's own; a key is ``<stage>/<path>`` of the catalogue.
+        """Return the metrics of a stage, as collections by name; they are logged as ``<stage>/<path>``.
 
         Every batch of the stage is taken into the metrics of ``"plain"``; a task updates the others. They count every
         sample once, on however many devices.
@@ -243,19 +243,19 @@ class Task(LightningModule):
         return {"plain": collection({"losses": MeanLoss(self.loss), catalog.ACCURACY.path: Accuracy()})}
 
     def setup(self, stage: str) -> None:
-        """Make the metrics of what is to come."""
+        """Create the metrics of the coming stages."""
         stages = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
         self.metrics = nn.ModuleDict(
             {f"{each}/{name}": group for each in stages for name, group in self.configure_metrics(each).items()}
         )
 
     def measure(self, stage: str, logits: Tensor, target: Tensor, name: str = "plain") -> None:
-        """Take a batch into the metrics of a stage: logits (N, C, ...) and what the metrics take as its target."""
+        """Update the metrics of a stage with a batch: logits (N, C, ...) and the target that the metrics take."""
         metrics: Any = self.metrics[f"{stage}/{name}"]
         metrics.update(logits, target)
 
     def log_metrics(self, stage: str) -> None:
-        """Log what the metrics of a stage have found, over all devices, and begin them anew."""
+        """Log the metrics of a stage, over all devices, and reset them."""
         found: dict[str, Tensor] = {}
         for name, metrics in self.metrics.items():
             if name.startswith(f"{stage}/") and any(metric.update_called for metric in metrics.values()):  # type: ignore[operator]
@@ -264,7 +264,7 @@ class Task(LightningModule):
         self.log_found(found)
 
     def log_found(self, values: Mapping[str, Tensor]) -> None:
-        """Log metrics, the same numbers on all processes; NaN is a metric of nothing, and left out.
+        """Log values that are equal on all processes; NaN (no samples) is left out.
 
         A class without a sample has no accuracy: its key is not there, where 0 would say that all was wrong. A loss
         that is no number is told.
@@ -290,13 +290,13 @@ class Task(LightningModule):
         return self(input).float(), target
 
     def evaluate(self, batch: Any, stage: str) -> Tensor:
-        """Take a batch into the metrics of a stage; return its logits."""
+        """Update the metrics of a stage with a batch; return its logits."""
         logits, target = self.labelled(batch)
         self.measure(stage, logits, target)
         return logits
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the metrics of validation."""
+        """Update the validation metrics with a batch."""
         self.evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
@@ -304,7 +304,7 @@ class Task(LightningModule):
         self.log_metrics("val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the metrics of the test."""
+        """Update the test metrics with a batch."""
         self.evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
@@ -314,7 +314,7 @@ class Task(LightningModule):
     # -- hooks around a step -------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed what the network itself draws (dropout): by epoch, batch and rank, so that a resumed run repeats it."""
+        """Seed dropout by epoch, batch and rank, so that a resumed run repeats it."""
         seed = os.environ.get("PL_GLOBAL_SEED")
         if seed is not None:
             number = (int(seed) * 1_000_003 + self.current_epoch) * 1_000_003 + batch_idx
@@ -325,7 +325,7 @@ class Task(LightningModule):
                 torch.get_device_module(self.device).manual_seed(number)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the names of the classes with the weights, for a network that starts from them."""
+        """Add the class names, for networks that start from this checkpoint."""
         checkpoint["class_names"] = list(self.class_names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -336,7 +336,7 @@ class Task(LightningModule):
             self.double()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Give gradients that were accumulated over micro-batches their common denominator."""
+        """Divide gradients accumulated over micro-batches by their common denominator."""
         if self.trainer.accumulate_grad_batches > 1:
             factor = self.accumulation.factor(self.trainer.accumulate_grad_batches)
             for parameter in self.net.parameters():
@@ -348,22 +348,22 @@ class Task(LightningModule):
 
     @property
     def encoder_frozen(self) -> bool:
-        """Whether the encoder stands still in this epoch."""
+        """Whether the encoder is frozen in this epoch."""
         return self.frozen_epochs == "all" or self.current_epoch < self.frozen_epochs
 
     def train(self, mode: bool = True) -> Task:
-        """Put the network in training mode; an encoder that stands still stays in evaluation mode."""
+        """Set training mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.encoder_frozen:
             encoder_of(self.net.backbone).eval()  # type: ignore[arg-type]
         return self
 
     def on_train_start(self) -> None:
-        """Hold the encoder where a run is resumed in the middle of an epoch, whose start is not told then."""
+        """Freeze the encoder where a run resumes within an epoch, which has no ``on_train_epoch_start``."""
         self._hold_encoder()
 
     def on_train_epoch_start(self) -> None:
-        """Hold the encoder, or let it go."""
+        """Freeze or unfreeze the encoder."""
         self._hold_encoder()
 
     def _hold_encoder(self) -> None:

@@ -47,7 +47,7 @@ CHANGED = ("msp", "energy", "entropy")
 def probability_metrics(
     scores: Sequence[str] = (), weight: Tensor | None = None, variant: str = ""
 ) -> MetricCollection:
-    """Return what is asked of probabilities and of the scores of their logits, over a set.
+    """Return the metrics of probabilities, and of scores as predictors of errors.
 
     Args:
         scores: Names of :data:`LOGIT_SCORES`, of which ``aurc`` and ``error_auroc`` are wanted.
@@ -78,7 +78,7 @@ def _options(sets: PredictionSets) -> dict[str, Any]:
 
 
 class RunCalibration(NamedTuple):
-    """The probabilities of a run, and the network that they belong to."""
+    """The calibration of a run, with the fingerprint of its network."""
 
     probabilities: Scaling
     sets: PredictionSets | None
@@ -100,7 +100,7 @@ class RunCalibration(NamedTuple):
 
     @classmethod
     def load(cls, folder: RunFolder, net: nn.Module) -> RunCalibration | None:
-        """The calibration of a run, or None where the run has none, or one for other weights than ``net`` has.
+        """Return the calibration of a run; None where there is none for the weights of ``net``.
 
         Raises:
             ValueError: ``calibration.json`` is damaged.
@@ -143,7 +143,7 @@ def validation_samples(trainer: Trainer, take: Take) -> tuple[Tensor, Tensor]:
 
 
 class Calibrator(nn.Module):
-    """What a task does for its probabilities: fit them on validation data, judge them on test data, keep them.
+    """Fit probabilities on validation data, evaluate them on test data, save them with the run.
 
     For the test (``test/``) it logs of the softmax of the logits ``nll`` (in nats), ``brier`` (0 to 2),
     ``calibration_error`` (15 bins of equal width) and ``calibration_error_mass`` (of equal mass); and for each score of
@@ -190,14 +190,14 @@ class Calibrator(nn.Module):
         self.samples = 0
 
     def count(self, weight: Tensor | None = None) -> None:
-        """Have a test sample of each class count so much in the metrics of probabilities, (C); None: 1."""
+        """Create the metrics, with a weight per class (C) for those of probabilities; None: 1."""
         self.before = probability_metrics(list(LOGIT_SCORES), weight)
         self.after = probability_metrics(CHANGED, weight, "calibrated")
 
     def begin(
         self, trainer: Trainer, take: Take, names: Sequence[str] = ("calibration",)
     ) -> tuple[Tensor, Tensor] | None:
-        """Fit on the validation samples at the start of a test; say so where there are none.
+        """Fit on the validation samples at the start of a test; print a line where there are none.
 
         Args:
             trainer: Of the test.
@@ -218,7 +218,7 @@ class Calibrator(nn.Module):
         return logits, target
 
     def fit(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> str | None:
-        """Fit on validation samples: logits (N, C), class indices (N,), what a sample of each class counts (C).
+        """Fit on validation samples: logits (N, C), class indices (N,), weight per class (C).
 
         Returns:
             Why there is none, in words; None where there is one.
@@ -236,7 +236,7 @@ class Calibrator(nn.Module):
         return None
 
     def forget(self) -> None:
-        """Be as new."""
+        """Reset all metrics and drop what was fitted."""
         self.probabilities, self.sets, self.samples = [], [], 0
         for metric in (self.before, self.after, self.right, self.covered, self.size):
             metric.reset()
@@ -284,7 +284,7 @@ class Calibrator(nn.Module):
 
 
 def run_calibration(trainer: Trainer, net: nn.Module) -> RunCalibration | None:
-    """The calibration of the run for the weights that predict now; a line says so where there is none."""
+    """Return the run's calibration for these weights; print a line where there is none."""
     path = run_folder(trainer)
     if path is None:
         return None
@@ -302,7 +302,7 @@ def run_calibration(trainer: Trainer, net: nn.Module) -> RunCalibration | None:
 def predicted(
     logits: Tensor, index: Tensor, class_names: Sequence[str], calibration: RunCalibration | None
 ) -> dict[str, Any]:
-    """Return columns of ``predictions.csv``: index, the five most probable classes with scores, and the set, if any.
+    """Return columns of ``predictions.csv``: index, the five most probable classes with scores, the prediction set.
 
     ``label`` and ``score`` are those of the most probable class; ``label_2``, ``score_2`` to ``label_5``, ``score_5``
     of those behind it, as far as there are classes; ``set`` the names of the classes of the prediction set, ``|``
@@ -328,7 +328,7 @@ def predicted(
 
 
 def probabilities(logits: Tensor, calibration: RunCalibration | None) -> Tensor:
-    """The probabilities of logits (N, C, ...): those of the run's calibration, or their softmax where it is None."""
+    """Return the calibrated probabilities of logits (N, C, ...), or their softmax where the calibration is None."""
     if calibration is None:
         return logits.float().softmax(1)
     found: Tensor = calibration.probabilities.to(logits.device)(logits)

@@ -88,7 +88,7 @@ class ClassificationTask(Task):
         check_name(scores, get_args(Scores), "kind of scores")
         check_score(rejection_score, LOGIT_SCORES)
         if not 0 < keep <= 1:
-            raise ValueError(f"keep is the share of samples to accept, in (0, 1], but it is {keep}.")
+            raise ValueError(f"Expected keep, the share of samples to accept, in (0, 1], got {keep}: 0.95 is usual.")
         self.rejection_score = rejection_score
         self.keep = keep
         self.rejector: Rejector | None = None
@@ -98,7 +98,7 @@ class ClassificationTask(Task):
         self.held_out: tuple[Tensor, Tensor] | None = None  # logits and labels of the validation samples
 
     def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
-        """Return loss and accuracies, what logits are like, and of validation what probabilities are worth."""
+        """Return loss, accuracies and means of logits; in validation also the metrics of probabilities."""
         if stage == "train":
             return super().configure_metrics(stage)
         metrics: dict[str, Metric] = {
@@ -111,13 +111,13 @@ class ClassificationTask(Task):
         return {"plain": collection(metrics)}
 
     def setup(self, stage: str) -> None:
-        """Take features in place of images, where they are to be kept."""
+        """Replace images by precomputed features where ``features`` names a folder."""
         super().setup(stage)
         if self.features is not None:
             use_features(self, self.features, stage)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the metrics of the test and of its probabilities."""
+        """Update the test metrics and those of probabilities with a batch."""
         self.calibrator.update(self.evaluate(batch, "test"), batch[1])
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
@@ -143,6 +143,6 @@ class ClassificationTask(Task):
             self.held_out = None
 
     def on_predict_start(self) -> None:
-        """Take the run's rejector and its calibration, if there are such for these weights."""
+        """Load the run's rejector and calibration for these weights, if any."""
         self.rejector = run_rejector(self.trainer, self.net)
         self.calibration = run_calibration(self.trainer, self.net) if self.scores == "calibrated" else None

@@ -33,7 +33,7 @@ REPLAY = 0x7265706C6179  # what the augmentation of replayed samples is drawn wi
 
 @contextmanager
 def evaluation(net: nn.Module) -> Iterator[None]:
-    """Have a network in evaluation mode; each of its modules is then in the mode that it was in."""
+    """Put a network in evaluation mode, and each module back into its former mode afterwards."""
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
@@ -44,7 +44,7 @@ def evaluation(net: nn.Module) -> Iterator[None]:
 
 
 class ContinualTask(Task):
-    """Learn the tasks of a stream one after another, in one ``fit``; test on all of them behind each.
+    """Train on the tasks of a stream in turn, within one ``fit``; test on all tasks after each.
 
     At the beginning of each task the optimiser and its schedule begin anew (``total_steps`` are those of the
     task). Behind each task the test parts of *all* tasks give a row of the accuracy matrix: it is in
@@ -119,14 +119,14 @@ class ContinualTask(Task):
         self.presented: Tensor | None = None  # (C,)
 
     def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
-        """Return the accuracy of decisions in validation; the loss is the strategy's, the test is of each task."""
+        """Return the accuracy in validation; training logs the strategy's loss, the test an accuracy per task."""
         return {"plain": collection({catalog.ACCURACY.path: Accuracy()})} if stage == "val" else {}
 
     # -- what the strategies use ---------------------------------------------------------------------------
 
     @property
     def stream(self) -> ContinualDataModule:
-        """The stream.
+        """The data module, a stream.
 
         Raises:
             TypeError: The data is none.
@@ -134,14 +134,14 @@ class ContinualTask(Task):
         data = datamodule(self.trainer)
         if not isinstance(data, ContinualDataModule):
             raise TypeError(
-                f"ContinualTask learns a stream, but the data is {type(data).__name__}: put it into one, "
+                f"Expected a stream for ContinualTask, got {type(data).__name__}: put it into one, "
                 f"`--data ContinualDataModule --data.data {type(data).__name__}`."
             )
         return data
 
     @property
     def current(self) -> int:
-        """The task that is learnt, from 0."""
+        """The current task, from 0."""
         return self.stream.current_task
 
     @property
@@ -156,7 +156,7 @@ class ContinualTask(Task):
 
     @property
     def processes(self) -> tuple[int, int]:
-        """The number of this process and how many there are."""
+        """Rank and world size."""
         return self.trainer.global_rank, self.trainer.world_size
 
     def task_samples(self) -> Tensor:
@@ -175,12 +175,12 @@ class ContinualTask(Task):
         return Samples(*self.trainer.strategy.batch_to_device(raw, dataloader_idx=0))
 
     def heads(self, task: int) -> list[Tensor]:
-        """The classes that one softmax is over, of a task and all before it: one head for all, or one for each."""
+        """Return the classes of each softmax up to a task: one head for all tasks, or one per task."""
         stream, own = self.stream, self.stream.scenario == "task"
         return [each.to(self.device) for each in (map(stream.classes, range(task + 1)) if own else [stream.seen(task)])]
 
     def loss_of(self, logits: Tensor, target: Tensor, index: Tensor) -> Tensor:
-        """Return the loss of training samples among the classes that the mask leaves, over all devices.
+        """Return the loss of training samples over the classes that ``mask`` keeps, averaged over all devices.
 
         Args:
             logits: (N, C).
@@ -209,7 +209,7 @@ class ContinualTask(Task):
         return self.training_loss(logits[:, classes], target, criterion)
 
     def sample_gradients(self, count: int, chunk: int) -> Iterator[Mapping[str, Tensor]]:
-        """The gradient of the loss of single training samples of the current task; evaluation mode, no augmentation.
+        """Yield per-sample gradients of the loss on the current task, in evaluation mode, without augmentation.
 
         Args:
             count: Number of samples, at most; which ones is a function of the seed.
@@ -237,7 +237,7 @@ class ContinualTask(Task):
     # -- training ------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Refuse what cannot be trained, before the work begins."""
+        """Check the stream and the strategy before training."""
         super().setup(stage)
         stream = self.stream
         self.accuracies = TaskAccuracy(stream.tasks)
@@ -246,8 +246,8 @@ class ContinualTask(Task):
         stream.cumulative = self.strategy.cumulative
         if self.trainer.accumulate_grad_batches != 1:
             raise ValueError(
-                "The losses of a strategy are no mean over samples that could be put together from micro-batches: "
-                f"set trainer.accumulate_grad_batches to 1, but it is {self.trainer.accumulate_grad_batches}."
+                "Expected one batch per step, for a strategy's loss cannot be put together from micro-batches, got "
+                f"{self.trainer.accumulate_grad_batches}: set trainer.accumulate_grad_batches to 1."
             )
         self.strategy.check(stream)
 
@@ -264,7 +264,7 @@ class ContinualTask(Task):
             self._record()
 
     def on_train_epoch_start(self) -> None:
-        """Begin a task, where the epoch is its first one."""
+        """Begin a task in its first epoch."""
         super().on_train_epoch_start()
         if self.current_epoch % self.stream.epochs_per_task:
             return
@@ -289,16 +289,16 @@ class ContinualTask(Task):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Show the strategy the gradients."""
+        """Call the strategy's ``before_step``."""
         super().on_before_optimizer_step(optimizer)
         self.strategy.before_step(self)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Show the strategy the new weights."""
+        """Call the strategy's ``after_step``."""
         self.strategy.after_step(self)
 
     def on_train_epoch_end(self) -> None:
-        """End a task, where the epoch is its last one: remember, test, write."""
+        """End a task in its last epoch: update the strategy, test, write the matrix."""
         if (self.current_epoch + 1) % self.stream.epochs_per_task:
             return
         self.log(catalog.TASK.key("stream"), float(self.current + 1))
@@ -310,7 +310,7 @@ class ContinualTask(Task):
         self._record()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the matrix and what the strategy carries beside the weights, under a key that no other task reads."""
+        """Save the accuracy matrix and the strategy's state, under a key that other tasks ignore."""
         super().on_save_checkpoint(checkpoint)
         checkpoint[STATE] = {
             "strategy": type(self.strategy).__name__,
@@ -321,7 +321,7 @@ class ContinualTask(Task):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take them back; the strategy's only where training goes on."""
+        """Restore the accuracy matrix, and the strategy's state where training is resumed."""
         super().on_load_checkpoint(checkpoint)
         state = checkpoint.get(STATE)
         fitting = self.trainer.state.fn == "fit"
@@ -350,7 +350,7 @@ class ContinualTask(Task):
     # -- testing -------------------------------------------------------------------------------------------
 
     def _among(self, logits: Tensor, tasks: Tensor, after: int) -> Tensor:
-        """The logits (N, C) with -inf for the classes that a decision is not among."""
+        """Return the logits (N, C), with -inf for classes that cannot be chosen."""
         allowed = decision_classes(self.stream, self.mask, after).to(logits.device)
         return logits.masked_fill(~allowed[tasks], -torch.inf)
 
@@ -372,7 +372,7 @@ class ContinualTask(Task):
         self.accuracies.update(self._among(logits, tasks, after).argmax(1) == target, tasks.to(target.device))
 
     def evaluate(self, batch: Any, stage: str) -> Tensor:
-        """Take a batch into the metrics of a stage, by decisions among the classes that are left; return its logits."""
+        """Update the metrics of a stage with decisions among the allowed classes; return the logits."""
         input, target, index = batch
         logits: Tensor = self(input).float()
         if stage == "test":
@@ -383,13 +383,13 @@ class ContinualTask(Task):
         return logits
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the last row of the matrix, and the samples of tasks so far into the calibration."""
+        """Update the last row of the matrix with a batch, and the calibration with its samples of learnt tasks."""
         _, target, index = batch
         logits = self.evaluate(batch, "test")
         self.calibrator.update(*self._known(logits, target, self.stream.task_of(index, "test")))
 
     def _known(self, logits: Tensor, target: Tensor, tasks: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and labels of the samples of the tasks that are learnt, among the classes of their decisions."""
+        """Return masked logits and labels of the samples of learnt tasks."""
         known = (tasks < self._learnt).to(logits.device)
         return self._among(logits, tasks, self._learnt - 1)[known], target[known]
 
@@ -407,7 +407,7 @@ class ContinualTask(Task):
         return len(self.matrix) or self.stream.tasks
 
     def on_test_epoch_end(self) -> None:
-        """Log the matrix and what it says; write it."""
+        """Log and write the accuracy matrix and its metrics."""
         row: Row = self.accuracies.compute().tolist()
         self.log(catalog.ACCURACY.key("test"), self.accuracies.whole(), prog_bar=True, sync_dist=True)
         self.accuracies.reset()
@@ -430,7 +430,7 @@ class ContinualTask(Task):
         return predicted(self(input), index, self.class_names, self.calibration)
 
     def on_predict_start(self) -> None:
-        """Take the run's calibration, if there is one for these weights."""
+        """Load the run's calibration for these weights, if any."""
         self.calibration = run_calibration(self.trainer, self.net) if self.scores == "calibrated" else None
 
     # -- what is written -----------------------------------------------------------------------------------

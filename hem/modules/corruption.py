@@ -29,7 +29,7 @@ WHOLE = Condition("test", 0)  # of the whole test part as it is
 
 
 def read_accuracies(path: str | Path) -> Accuracies:
-    """The accuracies of another run, to compare with.
+    """Read the accuracies of another run.
 
     Args:
         path: A ``corruption.csv`` or ``results.json``, or the run folder that holds them.
@@ -69,7 +69,7 @@ def read_accuracies(path: str | Path) -> Accuracies:
 def mean_corruption_error(
     own: Accuracies, baseline: Accuracies, corruptions: list[str], *, relative: bool = False
 ) -> tuple[float, list[str]]:
-    """How large the errors are beside a baseline's, on average over corruptions: 1 is as good, less is better.
+    """Return the mean corruption error (mCE): errors relative to a baseline's, averaged over corruptions.
 
     mCE = mean_c sum_s E_{c,s} / sum_s B_{c,s}, with E the error of the network, B the baseline's, s the
     severities. Relative: E_{c,s} - E_clean in place of E_{c,s}, the same for B: how much is lost. The paper
@@ -159,7 +159,7 @@ class CorruptionTask(Task):
     # -- Lightning's hooks ---------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Hand the data module all that the test goes through; refuse what cannot be tested or compared."""
+        """Give the data module the sets to test on; check them and the baseline."""
         super().setup(stage)
         if stage != "test":
             return
@@ -175,17 +175,17 @@ class CorruptionTask(Task):
         data.evaluation_sets = [whole, *(each.images for each in passes)]
 
     def teardown(self, stage: str) -> None:
-        """Leave the data module as it was."""
+        """Restore the data module."""
         if stage == "test":
             data_of(self.trainer).evaluation_sets = []
 
     def on_test_start(self) -> None:
-        """Begin anew; the table of this task stands for Lightning's, which has a column for each loader."""
+        """Reset the counts; this task prints its own table in place of Lightning's, of one column per loader."""
         self.trainer.test_loop.verbose = False
         self.right, self.seen, self.examples = {}, {}, {}
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count what is classified rightly in one batch, under each of its conditions."""
+        """Count correct predictions of one batch under each of its conditions."""
         input, target, index = batch
         for condition in self.conditions[dataloader_idx]:
             images = input if condition == WHOLE else self.corrupted.apply(input, index, condition)
@@ -195,7 +195,7 @@ class CorruptionTask(Task):
             self.examples.setdefault(condition, images[0].float().cpu())
 
     def on_test_epoch_end(self) -> None:
-        """Put all processes together, then log and write what was found."""
+        """Reduce the counts over all processes, then log and write the results."""
         right = torch.stack(list(self.right.values()))
         counts = torch.stack([right, torch.tensor(list(self.seen.values()), device=right.device)])
         counts = self.trainer.strategy.reduce(counts, reduce_op="sum")

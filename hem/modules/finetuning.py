@@ -15,14 +15,14 @@ from hem.networks.weights import renew
 
 
 class Group(NamedTuple):
-    """Parameters that are trained at the same rate."""
+    """Parameters that share a learning rate."""
 
     params: list[nn.Parameter]
     scale: float  # of the optimiser's learning rate
 
 
 def encoder_of(net: nn.Module) -> nn.Module:
-    """Return the part of a network that features come from: its attribute ``encoder``.
+    """Return the encoder of a network, its attribute ``encoder``.
 
     Raises:
         ValueError: It has none.
@@ -37,17 +37,23 @@ def encoder_of(net: nn.Module) -> nn.Module:
 
 
 def prepare_encoder(net: nn.Module, encoder_lr: float, layer_decay: float, frozen_epochs: int | Literal["all"]) -> None:
-    """Freeze an encoder that stands still for good; refuse what cannot be: see :class:`~hem.modules.base.Task`.
+    """Check the fine-tuning arguments of :class:`~hem.modules.base.Task`; freeze an encoder for good.
 
     Raises:
         ValueError: A number is out of its range, or the network has no encoder that it could be meant for.
     """
     if encoder_lr <= 0:
-        raise ValueError(f"encoder_lr is a factor of the learning rate, above 0, but it is {encoder_lr}.")
+        raise ValueError(
+            f"Expected encoder_lr, a factor of the learning rate, above 0, got {encoder_lr}: 0.1 is usual."
+        )
     if not 0 < layer_decay <= 1:
-        raise ValueError(f"layer_decay is a factor of the learning rate in (0, 1], but it is {layer_decay}.")
+        raise ValueError(
+            f"Expected layer_decay, a factor of the learning rate, in (0, 1], got {layer_decay}: 1 leaves it out."
+        )
     if frozen_epochs != "all" and frozen_epochs < 0:
-        raise ValueError(f"frozen_epochs is a number of epochs, 0 or more, or all, but it is {frozen_epochs}.")
+        raise ValueError(
+            f"Expected frozen_epochs as a number of 0 or more, or all, got {frozen_epochs}: 0 freezes nothing."
+        )
     if frozen_epochs or (encoder_lr, layer_decay) != (1, 1):
         encoder = encoder_of(net)
         if frozen_epochs == "all":
@@ -114,7 +120,7 @@ def normalization(net: nn.Module, of_data: tuple[Sequence[float], Sequence[float
 
 
 def begin(net: nn.Module, normalize: Normalize | None, class_names: Sequence[str] | None) -> None:
-    """Say what a network began with; a last layer that came with the names of other classes begins anew."""
+    """Print what a network started from; reset the last layer where its classes were others."""
     start: Start | None = getattr(net, "start", None)
     if start is None:
         return
@@ -133,7 +139,7 @@ def begin(net: nn.Module, normalize: Normalize | None, class_names: Sequence[str
 
 
 def hold(encoder: nn.Module, frozen: bool, paused: list[str], waits_for_gradients: bool) -> list[str]:
-    """Hold an encoder for an epoch, its BatchNorm statistics and dropout too, or let it go.
+    """Freeze an encoder for an epoch, BatchNorm statistics and dropout included, or unfreeze it.
 
     Args:
         encoder: The encoder.

@@ -90,8 +90,8 @@ class LongTailTask(Task):
         self.features = features
         if class_counts is None or len(class_counts) != self.num_classes:
             raise ValueError(
-                f"class_counts holds {len(class_counts or ())} numbers, but there are {self.num_classes} classes: "
-                "give the training samples of each class, such as data_module.class_counts."
+                f"Expected class_counts of {self.num_classes} numbers, one for each class, got "
+                f"{len(class_counts or ())}: give the training samples of each class, such as data_module.class_counts."
             )
         if min(class_counts) < 1:
             empty = next(k for k, n in enumerate(class_counts) if n < 1)
@@ -101,17 +101,19 @@ class LongTailTask(Task):
             )
         if not 0 < few <= many:
             raise ValueError(
-                f"few and many are numbers of training samples, 0 < few <= many, but they are {few} and {many}: "
+                f"Expected numbers of training samples with 0 < few <= many, got {few} and {many}: "
                 "ImageNet-LT has 20 and 100."
             )
         for name, tau in (("adjust_tau", adjust_tau), ("normalize_tau", normalize_tau)):
             if tau is not None and not 0 <= tau < float("inf"):
-                raise ValueError(f"{name} is a strength of 0 or more, or null for none, but it is {tau:g}.")
+                raise ValueError(f"Expected {name}, a strength, to be 0 or more, got {tau:g}: null leaves it out.")
         if not 0 <= drw_beta < 1:
-            raise ValueError(f"drw_beta is a number in [0, 1), such as 0.9999, but it is {drw_beta:g}.")
+            raise ValueError(f"Expected drw_beta in [0, 1), got {drw_beta:g}: 0.9999 is usual.")
         if drw_epoch is not None:
             if drw_epoch < 0:
-                raise ValueError(f"drw_epoch is the number of an epoch, 0 or more, but it is {drw_epoch}.")
+                raise ValueError(
+                    f"Expected drw_epoch, the number of an epoch, to be 0 or more, got {drw_epoch}: null means never."
+                )
             if not hasattr(self.loss, "weight"):
                 raise ValueError(
                     f"drw_epoch re-weights the loss by its `weight`, but {type(self.loss).__name__} has none: take "
@@ -141,7 +143,7 @@ class LongTailTask(Task):
         self.own_weight = None if own is None else own.clone()
 
     def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
-        """Return loss and accuracies by frequency, and these of each remedy."""
+        """Return loss and accuracies by frequency, also under each post-hoc correction."""
         if stage == "train":
             return super().configure_metrics(stage)
         own = {"losses": MeanLoss(self.loss), **accuracies(self.num_classes, self.class_names)}
@@ -154,7 +156,7 @@ class LongTailTask(Task):
         return found
 
     def setup(self, stage: str) -> None:
-        """Take features in place of images, where they are to be kept."""
+        """Replace images by precomputed features where ``features`` names a folder."""
         super().setup(stage)
         if self.features is not None:
             use_features(self, self.features, stage)
@@ -162,7 +164,7 @@ class LongTailTask(Task):
     # -- training ------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Say where the re-weighting would come after the end of the training."""
+        """Warn where the re-weighting would begin after the end of training."""
         last = self.trainer.max_epochs
         if self.drw_epoch is not None and last is not None and 0 <= last <= self.drw_epoch:
             rank_zero_warn(
@@ -170,12 +172,12 @@ class LongTailTask(Task):
             )
 
     def on_train_start(self) -> None:
-        """Re-weight the loss where a run is resumed in the middle of an epoch, whose start is not told then."""
+        """Re-weight the loss where a run resumes within an epoch, which has no ``on_train_epoch_start``."""
         super().on_train_start()
         self._reweight()
 
     def on_train_epoch_start(self) -> None:
-        """Re-weight the loss from ``drw_epoch`` on, also where a run is resumed behind it."""
+        """Re-weight the loss from ``drw_epoch`` on."""
         super().on_train_epoch_start()
         self._reweight()
 
@@ -191,7 +193,7 @@ class LongTailTask(Task):
     # -- evaluation ----------------------------------------------------------------------------------------
 
     def variant_logits(self, input: Tensor) -> dict[str, Tensor]:
-        """Return the logits of a batch, (N, C) each: ``plain``, and those of the remedies that are asked for."""
+        """Return the logits (N, C) of a batch: ``plain``, and under each post-hoc correction."""
         found: dict[str, Tensor] = {}
         if self.normalize_tau is None:
             found["plain"] = self(input)
@@ -205,7 +207,7 @@ class LongTailTask(Task):
         return {name: logits.float() for name, logits in found.items()}
 
     def evaluate(self, batch: Any, stage: str) -> Tensor:
-        """Take a batch into the metrics of a stage, under each remedy; return its logits as they are."""
+        """Update the metrics of a stage under each correction; return the plain logits."""
         input, target, *_ = batch
         found = self.variant_logits(input)
         for name, logits in found.items():
@@ -213,7 +215,7 @@ class LongTailTask(Task):
         return found["plain"]
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the metrics of the test and of its probabilities."""
+        """Update the test metrics and those of probabilities with a batch."""
         logits = self.evaluate(batch, "test")
         for calibrator in (self.calibrator, *self.train_prior.values()):
             calibrator.update(logits, batch[1])  # type: ignore[operator]
@@ -224,7 +226,7 @@ class LongTailTask(Task):
         return predicted(self(input), index, self.class_names, self.calibration)
 
     def on_predict_start(self) -> None:
-        """Take the run's calibration, if there is one for these weights."""
+        """Load the run's calibration for these weights, if any."""
         self.calibration = run_calibration(self.trainer, self.net) if self.scores == "calibrated" else None
 
     def on_test_start(self) -> None:
@@ -242,7 +244,7 @@ class LongTailTask(Task):
             self.train_prior["shifted"] = shifted.to(self.device)
 
     def _shares(self, target: Tensor) -> Tensor:
-        """The share of each class in training over that in a part, (C); 0 for a class that the part has not."""
+        """Return the ratio of class frequencies in training to those in a part, (C); 0 for absent classes."""
         counts = torch.tensor(self.class_counts, dtype=torch.float64)
         there = torch.bincount(target.cpu(), minlength=self.num_classes).double()
         return torch.where(there > 0, counts / there, 0.0) * len(target) / counts.sum()

@@ -21,7 +21,7 @@ LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
 def make_optimizer(
     make: OptimizerCallable, net: nn.Module, encoder_lr: float, layer_decay: float
 ) -> tuple[Optimizer, list[float]]:
-    """Return the optimiser over what learns, and the factor of the learning rate of each of its groups.
+    """Return the optimiser of the trainable parameters, and the learning rate factor of each group.
 
     Args:
         make: Makes it from parameters or groups of them.
@@ -45,7 +45,7 @@ def make_optimizer(
 def make_scheduler(
     make: LRSchedulerCallable, optimizer: Optimizer, scales: list[float], total_steps: Callable[[], int]
 ) -> LRScheduler:
-    """Return the scheduler of an optimiser, told what its config leaves open.
+    """Return the scheduler of an optimiser, with the arguments that its config leaves open.
 
     Args:
         make: Makes it from the optimiser; ``total_steps`` is filled in where the config has null, and one ``max_lr``

@@ -17,7 +17,7 @@ from hem.runs.trainer import datamodule
 
 
 def use_features(task: Task, folder: str | Path, stage: str) -> None:
-    """Have the data module hand out features, computed once and kept in a folder, in place of images.
+    """Replace the images of the data module by features, computed once and kept in a folder.
 
     Args:
         task: Its encoder stands still for good, and its network has ``forward_features`` and ``head``.

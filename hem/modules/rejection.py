@@ -41,7 +41,7 @@ LogitScore = Callable[[Tensor], Tensor]
 
 
 class Part(NamedTuple):
-    """What a network says of a batch: kept on the CPU until all that scores need is fitted."""
+    """Outputs of the network for a batch, kept on the CPU until the scores are fitted."""
 
     logits: Tensor  #: (N, C)
     features: Tensor | None  #: (N, D)
@@ -129,19 +129,21 @@ class RejectionTask(Task):
         if len({short(name) for name in self.unknown}) < len(self.unknown):
             raise ValueError(f"Two unknown sets have the same name in tables: {', '.join(map(short, self.unknown))}.")
         if both := self.groups.keys() & ({short(name) for name in self.unknown} | RESERVED):
-            raise ValueError(f"A group of unknown sets needs a name of its own, but '{min(both)}' is taken.")
+            raise ValueError(
+                f"Expected a group of unknown sets of another name, got '{min(both)}', which is taken: rename it."
+            )
         for name in corruptions or ():
             check_name(name, CORRUPTIONS, "corruption")
         if not 1 <= severity <= 5:
-            raise ValueError(f"severity is 1 to 5, but it is {severity}.")
+            raise ValueError(f"Expected a severity from 1 to 5, got {severity}: 3 is usual.")
         if attack_eps is not None and not 0 <= attack_eps <= 1:
-            raise ValueError(f"attack_eps is in pixel units of [0, 1], but it is {attack_eps}.")
+            raise ValueError(f"Expected attack_eps in pixel units, in [0, 1], got {attack_eps}: write 8/255 as 0.0314.")
         if not 0 < keep <= 1:
-            raise ValueError(f"keep is the share of samples to accept, in (0, 1], but it is {keep}.")
+            raise ValueError(f"Expected keep, the share of samples to accept, in (0, 1], got {keep}: 0.95 is usual.")
         sizes = {"max_images": max_images, "nonsense_images": nonsense_images, "known_images": known_images}
         for argument, number in (sizes | {"fit_images": fit_images}).items():
             if number < 1:
-                raise ValueError(f"{argument} is a number of images, 1 or more, but it is {number}.")
+                raise ValueError(f"Expected {argument}, a number of images, to be 1 or more, got {number}: raise it.")
         self.keep = keep
         self.max_images = max_images
         self.nonsense_images = nonsense_images
@@ -168,7 +170,7 @@ class RejectionTask(Task):
         return {name: score for name, score in self.scores.items() if not isinstance(score, others)}
 
     def setup(self, stage: str) -> None:
-        """Hand the data module all that the test goes through, so that what is missing is known at once."""
+        """Give the data module the sets to test on; missing sets are named before the test begins."""
         super().setup(stage)
         if stage != "test":
             return
@@ -198,17 +200,17 @@ class RejectionTask(Task):
         self.sets = data.evaluation_sets = sets
 
     def teardown(self, stage: str) -> None:
-        """Leave the data module as it was."""
+        """Restore the data module."""
         if stage == "test":
             data_of(self.trainer).evaluation_sets = []
 
     def on_test_start(self) -> None:
-        """Begin anew; the table of this task stands for Lightning's, which has a column for each set."""
+        """Clear the outputs; this task prints its own table in place of Lightning's, of one column per set."""
         self.trainer.test_loop.verbose = False
         self.parts = [[] for _ in self.sets]
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Keep what the network says of one batch of one set."""
+        """Keep the outputs of the network for one batch of one set."""
         each = self.sets[dataloader_idx]
         input, target, index = batch
         input = self._changed(each, input, target, index)
@@ -224,7 +226,7 @@ class RejectionTask(Task):
         self.parts[dataloader_idx].append(Part(logits.detach().cpu(), features, asked, target.cpu()))
 
     def _changed(self, each: EvaluationSet, input: Tensor, target: Tensor, index: Tensor) -> Tensor:
-        """Corrupt or attack known images, by their own keys however batches are cut; climb from noise to nonsense."""
+        """Corrupt or attack known images, by per-image keys; make fooling images from noise."""
         if each.kind == "corrupt":
             words = key(self.noise_seed, 6, self.corruptions.index(each.name), index)
             return corrupt(input.float(), each.name, self.severity, words).to(input)
@@ -234,7 +236,7 @@ class RejectionTask(Task):
         return nonsense(self.net, input) if each.name == "nonsense" else input
 
     def features(self, input: Tensor) -> Tensor:
-        """Return what the last layer sees, (N, D).
+        """Return the features (N, D), the input of the last layer.
 
         Raises:
             ValueError: The network does not tell its features and its last layer apart.
@@ -252,7 +254,7 @@ class RejectionTask(Task):
     # -- what was found ------------------------------------------------------------------------------------
 
     def on_test_epoch_end(self) -> None:
-        """Fit what scores need, score all sets, then log and write what was found."""
+        """Fit the scores, score all sets, then log and write the results."""
         calibrated = self._calibrated(self._parts("validation"))
         fitted = self._fitted(self._parts("fit"))
         thresholds = {}
@@ -304,7 +306,7 @@ class RejectionTask(Task):
         return [part for each, parts in zip(self.sets, self.parts, strict=True) if each.kind == kind for part in parts]
 
     def _calibrated(self, validation: Sequence[Part]) -> dict[str, LogitScore]:
-        """Return the scores that a temperature changes, of logits over the one that fits the validation images."""
+        """Return the scores that a temperature changes, under the temperature fitted on validation images."""
         self.temperature = None
         changed = [name for name in CHANGED if name in self.logit_scores]
         if not changed:
@@ -322,7 +324,7 @@ class RejectionTask(Task):
         return {name: partial(scaled, LOGIT_SCORES[name], self.temperature) for name in changed}
 
     def _fitted(self, training: Sequence[Part]) -> dict[str, LogitScore]:
-        """Return the scores of features, as training images make them."""
+        """Return the scores of features, fitted on training images."""
         if not training:
             return {}
         features = gathered(self.trainer, [part.features for part in training if part.features is not None]).float()

@@ -27,7 +27,7 @@ def write_rejection(
     rows: Sequence[Row],
     record: Mapping[str, Any],
 ) -> None:
-    """Write it all down.
+    """Print the table and write all files.
 
     Args:
         trainer: Of the test.

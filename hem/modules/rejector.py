@@ -21,12 +21,12 @@ CALIBRATION = 10_000  # validation images, at most, that a threshold is found on
 
 
 def fingerprint(net: nn.Module) -> str:
-    """A hash of a network's weights and buffers: what a threshold belongs to."""
+    """Return a hash of a network's weights and buffers."""
     return identity(net.state_dict())
 
 
 def load_rejector(folder: RunFolder, net: nn.Module) -> Rejector | None:
-    """Return the rejector of a run, or None where the run has none, or one for other weights than ``net`` has.
+    """Return the rejector of a run; None where there is none for the weights of ``net``.
 
     Raises:
         ValueError: ``rejector.json`` is damaged.
@@ -98,7 +98,7 @@ def save_rejector(trainer: Trainer, net: nn.Module, score: str, keep: float, log
 
 
 def run_rejector(trainer: Trainer, net: nn.Module) -> Rejector | None:
-    """The rejector of the run for the weights that predict now; a line says so where there is none."""
+    """Return the run's rejector for these weights; print a line where there is none."""
     folder = run_folder(trainer)
     found = load_rejector(RunFolder(folder), net) if folder is not None else None
     if found is None and folder is not None and trainer.is_global_zero:

@@ -103,7 +103,7 @@ class SegmentationTask(Task):
                 criterion.ignore_index = ignore_index  # type: ignore[assignment]
 
     def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
-        """Return the loss and the overlap of masks; of the test also how well unknown pixels are told from others."""
+        """Return loss and mask overlap; in the test also the AUROC of unknown pixels."""
         if stage == "train":
             accuracy = Accuracy(self.ignore_index)
             return {
@@ -152,20 +152,20 @@ class SegmentationTask(Task):
             )
 
     def _labels(self, target: Tensor) -> Tensor:
-        """The target with the pixels of unknown classes among those without a label."""
+        """Return the target with unknown classes marked as unlabelled."""
         return torch.where(target == self.unknown_index, self.ignore_index, target)
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
     def evaluate(self, batch: Any, stage: str) -> Tensor:
-        """Take a batch into the metrics of a stage; return its logits."""
+        """Update the metrics of a stage with a batch; return its logits."""
         input, target, *_ = batch
         logits = self._logits(input, every_view=stage == "test")
         self.measure(stage, logits, self._labels(target))
         return logits
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Take one batch into the metrics of the test; keep some images to be shown."""
+        """Update the test metrics with a batch; keep some images for the overlays."""
         logits = self.evaluate(batch, "test")
         input, target, *rest = batch
         unknown, labels = target == self.unknown_index, self._labels(target)
@@ -186,7 +186,7 @@ class SegmentationTask(Task):
         return self._sampled(self._logits(input, every_view=True), self._labels(target), index)
 
     def _sampled(self, logits: Tensor, labels: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (M, C) and labels (M,) of the labelled ones of some pixels: functions of the images' numbers alone."""
+        """Return logits (M, C) and labels (M,) of sampled pixels, chosen by the images' indices alone."""
         flat, labels = logits.flatten(2), labels.flatten(1)
         count = flat.shape[2]
         if count <= self.pixels:
@@ -199,7 +199,7 @@ class SegmentationTask(Task):
         return chosen[labels != self.ignore_index], labels[labels != self.ignore_index]
 
     def _keep(self, index: Tensor, input: Tensor, labels: Tensor, logits: Tensor) -> None:
-        """Keep those images of a batch that ``overlays.png`` is to show: evenly spread over the set."""
+        """Keep the images of a batch that ``overlays.png`` shows, evenly spread over the set."""
         data: Any = self.trainer.test_dataloaders
         count = len(data.images) if hasattr(data, "images") else self.examples
         wanted = {(2 * k + 1) * count // (2 * self.examples) for k in range(self.examples)}
@@ -225,14 +225,14 @@ class SegmentationTask(Task):
         return columns
 
     def on_predict_start(self) -> None:
-        """Name the masks as their images; where images of several folders have one name, by their place as well."""
+        """Name the masks after their images, with the index where names repeat."""
         data = datamodule(self.trainer)
         stems = [Path(data.name_of(at)).stem for at in range(len(data.predict_images()))]
         times = Counter(stems)
         self.stems = [stem if times[stem] == 1 else f"{at:05d}_{stem}" for at, stem in enumerate(stems)]
 
     def _logits(self, input: Tensor, every_view: bool) -> Tensor:
-        """The logits in float, by windows and, where they are asked for, over scales and mirror images."""
+        """Return the logits in float32, by sliding windows and averaged over scales and flips where asked for."""
 
         def net(view: Tensor) -> Tensor:
             if self.window is None or self.stride is None:

@@ -14,7 +14,7 @@ from hem.rejection.rejector import detection_accuracy
 
 
 class Scored(NamedTuple):
-    """The scores of a whole set, and what of it is classified rightly (nothing of an unknown one)."""
+    """The scores of a whole set, and which samples are classified correctly (none of an unknown set)."""
 
     scores: dict[str, Tensor]  #: each (N,)
     correct: Tensor  #: (N,) bool
@@ -36,7 +36,7 @@ def table(
     groups: Mapping[str, Sequence[str]],
     thresholds: Mapping[str, float],
 ) -> list[Row]:
-    """Return for each score a row of each set and of each group, and one of all kinds of data, ``overall``.
+    """Return the rows of the table: for each score one per set, per group, and ``overall``.
 
     Args:
         known: Sets of known images, each a kind of its own; with ``clean`` unknown ones are compared.

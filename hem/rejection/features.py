@@ -14,7 +14,7 @@ Scorer = Callable[[Tensor], Tensor]  # features (N, D) to unknownness (N,)
 
 
 class FeatureScore(ABC):
-    """A score of features; a subclass gives :meth:`fit`.
+    """Base class of scores fitted on features: a subclass implements :meth:`fit`.
 
     Example:
         >>> class Norm(FeatureScore):
@@ -33,7 +33,7 @@ class FeatureScore(ABC):
 
     @abstractmethod
     def fit(self, features: Tensor, target: Tensor, head: nn.Module) -> Scorer:
-        """Return the score, as training images make it.
+        """Fit the score on training features; return it as a function.
 
         Args:
             features: Shape (N, D), on the CPU.
@@ -109,7 +109,7 @@ class KNN(FeatureScore):
         self.k = k
 
     def fit(self, features: Tensor, target: Tensor, head: nn.Module) -> Scorer:
-        """Keep the features, of which there must be k."""
+        """Store the features; at least k are needed."""
         if len(features) < self.k:
             raise ValueError(
                 f"The score '{self}' looks at {self.k} neighbours, but there are {len(features)} training features: "
@@ -120,7 +120,7 @@ class KNN(FeatureScore):
 
 
 class ReAct(FeatureScore):
-    """Energy behind features that are cut off at their 90th percentile.
+    """Energy of the logits of features clipped at their 90th percentile.
 
     Source: Sun et al., "ReAct: out-of-distribution detection with rectified activations", NeurIPS 2021.
     """

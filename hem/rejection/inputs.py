@@ -11,7 +11,7 @@ from hem.rejection.library import library
 
 
 class InputScore(ABC):
-    """A score of images and the network itself; a subclass gives :meth:`__call__`."""
+    """Base class of scores computed from images and the network: a subclass implements :meth:`__call__`."""
 
     name: str | None = None  #: what its metrics are called; None: its class, in small letters
 

@@ -10,7 +10,7 @@ import torch
 
 
 def library(score: str) -> Any:
-    """Return the detectors of the package.
+    """Return the module of detectors.
 
     Args:
         score: What needs them.

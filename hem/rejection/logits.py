@@ -137,7 +137,7 @@ LOGIT_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def check_score(name: str, among: Iterable[str] = LOGIT_SCORES) -> None:
-    """Refuse the name of a score that there is none of.
+    """Refuse an unknown score.
 
     Raises:
         ValueError: It is not ``among`` them.

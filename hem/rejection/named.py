@@ -30,7 +30,7 @@ def odin(net: nn.Module, input: Tensor, temperature: float = 1000.0, eps: float 
 
 
 def score_of(score: FeatureScore | InputScore | str) -> tuple[str, Any]:
-    """Return the name of a score and what computes it.
+    """Return the name of a score and the object or function that computes it.
 
     Args:
         score: An object; a name of :data:`hem.rejection.LOGIT_SCORES`; the path of a function of logits.

@@ -12,7 +12,7 @@ from hem.rejection.logits import LOGIT_SCORES
 
 
 def accept_threshold(scores: Tensor, keep: float = 0.95) -> float:
-    """The smallest of the scores that, as the threshold of ``score <= threshold``, accepts the share ``keep``.
+    """Return the smallest score at which ``score <= threshold`` accepts the share ``keep`` of the samples.
 
     Of the scores of rightly classified clean validation samples this is, for keep = 0.95, the 5th percentile
     of their confidence.
@@ -37,7 +37,7 @@ def accept_threshold(scores: Tensor, keep: float = 0.95) -> float:
 
 
 def detection_accuracy(scores: Tensor, correct: Tensor | bool, threshold: float, *, strict: bool = False) -> float:
-    """DAR: the share of samples that are treated rightly when all above a threshold is rejected.
+    """Return the detection accuracy rate (DAR): the share of samples treated correctly at a threshold.
 
     A known sample is treated rightly when it is accepted and classified rightly, or classified wrongly and
     rejected; an unknown one when it is rejected. Both are ``accepted == correct``, an unknown sample being
@@ -70,7 +70,7 @@ def detection_accuracy(scores: Tensor, correct: Tensor | bool, threshold: float,
 
 
 class Rejector(NamedTuple):
-    """Accepts what does not look too unknown: where the score of its logits is at most the threshold."""
+    """Accepts a sample where the score of its logits is at most the threshold."""
 
     score: str  #: one of LOGIT_SCORES
     threshold: float

@@ -18,7 +18,7 @@ class Samples(NamedTuple):
 
 
 class Stream(Protocol):
-    """What a strategy asks of a stream before training begins."""
+    """The part of a stream that strategies check before training."""
 
     @property
     def num_classes(self) -> int:
@@ -30,7 +30,7 @@ class Stream(Protocol):
 
 
 class Learner(Protocol):
-    """What a strategy sees of the network that learns a stream: :class:`~hem.modules.ContinualTask` is one."""
+    """The part of a continual learner that strategies use; :class:`~hem.modules.ContinualTask` is one."""
 
     net: Any  #: an nn.Module
     num_classes: int  #: C
@@ -38,7 +38,7 @@ class Learner(Protocol):
 
     @property
     def current(self) -> int:
-        """The task that is learnt, from 0."""
+        """The current task, from 0."""
 
     @property
     def current_epoch(self) -> int:
@@ -54,7 +54,7 @@ class Learner(Protocol):
 
     @property
     def processes(self) -> tuple[int, int]:
-        """The number of this process and how many there are."""
+        """Rank and world size."""
 
     def __call__(self, input: Tensor) -> Tensor:
         """Return the logits (N, C) of images."""
@@ -79,7 +79,7 @@ class Learner(Protocol):
 
 
 class Strategy:
-    """Hooks around the training of a stream. A task's number ``learner.current`` counts from 0.
+    """Base class of strategies: hooks around the training of a stream. Tasks count from 0.
 
     What a strategy carries from step to step (a replay buffer, importances, an old network) it names in ``carried``:
     plain tensors in dicts and lists, or what has a ``state_dict`` of such. They are part of every checkpoint, so that a
@@ -109,22 +109,22 @@ class Strategy:
         return torch.zeros(learner.num_classes, dtype=torch.float64)
 
     def before_step(self, learner: Learner) -> None:
-        """Look at the gradients before the optimiser uses them."""
+        """Called with the gradients, before the optimiser's step."""
 
     def after_step(self, learner: Learner) -> None:
-        """Look at the weights after a step."""
+        """Called after the optimiser's step."""
 
     def end_task(self, learner: Learner) -> dict[str, float]:
-        """Remember a task, after its last epoch; return metrics for the log."""
+        """Called after the last epoch of a task; return metrics to log."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is carried, as tensors in dicts and lists."""
+        """Return the attributes named in ``carried``, as tensors in dicts and lists."""
         values = {name: getattr(self, name) for name in self.carried}
         return {name: value.state_dict() if hasattr(value, "state_dict") else value for name, value in values.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         for name in self.carried:
             value = state["memory" if name == "buffer" and name not in state else name]  # as it was called in 0.1
             if hasattr(own := getattr(self, name), "load_state_dict"):
@@ -146,7 +146,7 @@ def check_weights(**numbers: float) -> None:
     """
     for name, number in numbers.items():
         if number < 0:
-            raise ValueError(f"{name} is a weight, 0 or more, but it is {number}.")
+            raise ValueError(f"Expected {name}, a weight, to be 0 or more, got {number}: 0 leaves it out.")
 
 
 def check_counts(**numbers: object) -> None:
@@ -157,7 +157,7 @@ def check_counts(**numbers: object) -> None:
     """
     for name, number in numbers.items():
         if isinstance(number, int) and number < 1:
-            raise ValueError(f"{name} is a number of samples, 1 or more, but it is {number}.")
+            raise ValueError(f"Expected {name}, a number of samples, to be 1 or more, got {number}: raise it.")
 
 
 class Naive(Strategy):

@@ -14,7 +14,7 @@ DRAW, KEEP = 0x64726177, 0x6B656570  # what the order of draws and the choice of
 
 
 class ReplayBuffer:
-    """A fixed number of samples of a stream, by their numbers: which ones is a function of the seed alone.
+    """A fixed number of samples of a stream, stored by index; which ones depends on the seed alone.
 
     Each presented sample has a key, a hash of (seed, what it is presented as). A *reservoir* holds the
     samples with the smallest keys: at every time each sample presented so far is in it with the same
@@ -51,7 +51,7 @@ class ReplayBuffer:
         return len(self.index)
 
     def add(self, index: Tensor, group: Tensor, *words: int, logits: Tensor | None = None) -> None:
-        """Present samples.
+        """Offer samples to the buffer.
 
         Args:
             index: (N,) int64, their numbers.
@@ -84,7 +84,7 @@ class ReplayBuffer:
         return order[: self.size].sort().values
 
     def draw(self, count: int, epoch: int, step: int, stream: int = 0) -> Tensor:
-        """Places of samples for a step: all of them in a random order, over and over again.
+        """Return positions of samples for a step, from endlessly repeated random permutations.
 
         Args:
             count: How many, each step of the epoch the same.
@@ -109,6 +109,6 @@ class ReplayBuffer:
         return {name: getattr(self, name) for name in ("index", "key", "group", "logits")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what :meth:`state_dict` gave."""
+        """Restore what :meth:`state_dict` returned."""
         for name, value in state.items():
             setattr(self, name, value if value is None else value.cpu())

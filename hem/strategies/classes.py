@@ -12,7 +12,7 @@ Mask = Literal["none", "unseen", "other_tasks"]
 
 
 def among(criterion: nn.Module, classes: Tensor, num_classes: int, class_counts: Tensor | None = None) -> nn.Module:
-    """Return the loss of the problem that has some of the classes alone: what takes ``logits[:, classes]``.
+    """Return the loss restricted to some of the classes: it takes ``logits[:, classes]``.
 
     The other logits are left out, not put to -inf: no error, no mean over classes, no norm and no softmax
     sees them, and their gradient is exactly 0. Buffers with an entry per class (``weight``,
@@ -60,7 +60,7 @@ def among_targets(target: Tensor, classes: Tensor, num_classes: int) -> Tensor:
 
 
 def loss_classes(stream: Any, mask: Mask, task: int) -> Tensor:
-    """Return the classes that the loss of a task's samples is among, (K,) int64.
+    """Return the classes over which the loss of a task's samples is computed, (K,) int64.
 
     Args:
         stream: A :class:`~hem.datamodules.ContinualDataModule`.
@@ -74,7 +74,7 @@ def loss_classes(stream: Any, mask: Mask, task: int) -> Tensor:
 
 
 def decision_classes(stream: Any, mask: Mask, after: int) -> Tensor:
-    """Return the classes that the decision on a sample of each task is among, (T, C) bool.
+    """Return the classes that may be predicted for samples of each task, (T, C) bool.
 
     Under the scenario ``task`` those of the sample's task; else with the mask ``"none"`` all classes, with another one
     those of the tasks so far and of the tasks up to the sample's.

@@ -14,7 +14,7 @@ from hem.strategies.base import Learner, Samples, Strategy, check_weights
 
 
 def distillation(logits: Tensor, old: Tensor, heads: Sequence[Tensor], temperature: float) -> Tensor:
-    """Return how far the network is from what it was: the mean over samples of sum_h KL(p_h' || p_h).
+    """Return the distillation loss, the mean over samples of sum_h KL(p_h' || p_h).
 
     p_h = softmax(z_h / T) over the classes of head h, p_h' the same of the old network.
 
@@ -47,7 +47,7 @@ def distillation(logits: Tensor, old: Tensor, heads: Sequence[Tensor], temperatu
 
 
 class LwF(Strategy):
-    """Learning without forgetting: on the new images the network shall answer for the old classes as before.
+    """Learning without forgetting: distil the old network's outputs for the old classes on new images.
 
     The loss of the batch plus ``strength`` times :func:`distillation` from the network behind the last task.
     Heads: one for each earlier task where the task is known, else one of all classes so far.
@@ -72,14 +72,14 @@ class LwF(Strategy):
     def __init__(self, strength: float = 1.0, temperature: float = 2.0) -> None:
         check_weights(strength=strength)
         if temperature <= 0:
-            raise ValueError(f"temperature is above 0, but it is {temperature}.")
+            raise ValueError(f"Expected a temperature above 0, got {temperature}: 2 is usual.")
         self.strength = strength
         self.temperature = temperature
         self.teacher: nn.Module | None = None
         self.weights: dict[str, Tensor] = {}  # the teacher's
 
     def loss(self, learner: Learner, batch: Samples) -> Tensor:
-        """Return the loss of the batch with the distance from the old network."""
+        """Return the loss of the batch plus the distillation loss."""
         logits = learner(batch.input)
         loss = learner.loss_of(logits, batch.target, batch.index)
         if not self.weights:
@@ -92,7 +92,7 @@ class LwF(Strategy):
         return loss + self.strength * distillation(logits, old, learner.heads(learner.current - 1), self.temperature)
 
     def end_task(self, learner: Learner) -> dict[str, float]:
-        """Keep the network as it is behind the task."""
+        """Keep the weights as the next task's teacher."""
         self.weights = {name: value.detach().clone() for name, value in learner.net.state_dict().items()}
         self.teacher = None
         return {}

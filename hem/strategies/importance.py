@@ -14,7 +14,7 @@ CHUNK = 64  # samples whose gradients are held at once
 
 
 def copied(weights: Weights) -> Weights:
-    """Return their values now."""
+    """Return detached copies of parameters."""
     return {name: value.detach().clone() for name, value in weights.items()}
 
 
@@ -36,7 +36,7 @@ def mean_of(weights: Weights) -> float:
 
 
 def moved(all_weights: list[Weights], like: nn.Module) -> list[Weights]:
-    """Return the same on the device of a network."""
+    """Return the tensors on the device of a network."""
     device = next(like.parameters()).device
     return [{name: value.to(device) for name, value in weights.items()} for weights in all_weights]
 
@@ -85,11 +85,11 @@ class EWC(Strategy):
         return loss
 
     def begin_task(self, learner: Learner) -> None:
-        """Bring what a checkpoint held to the device."""
+        """Move the restored state to the device."""
         self.importances, self.anchors = moved(self.importances, learner.net), moved(self.anchors, learner.net)
 
     def end_task(self, learner: Learner) -> dict[str, float]:
-        """Find what mattered to the task."""
+        """Compute the importances of the task."""
         importance = {name: torch.zeros_like(value) for name, value in trained(learner.net).items()}
         count = 0
         for gradients in learner.sample_gradients(self.samples, CHUNK):
@@ -103,7 +103,7 @@ class EWC(Strategy):
 
 
 class SI(Strategy):
-    """Synaptic intelligence: importances from how much each weight's way lowered the loss.
+    """Synaptic intelligence: importance is the loss decrease along each weight's path.
 
         omega_i = - sum_steps g_i Delta theta_i      over the steps of a task, g the gradient of its loss
         Omega_i = sum_{s < t} max(0, omega_{s,i}) / ((theta*_{s,i} - theta*_{s-1,i})^2 + damping)
@@ -129,7 +129,7 @@ class SI(Strategy):
     def __init__(self, strength: float = 1.0, damping: float = 0.1) -> None:
         check_weights(strength=strength)
         if damping <= 0:
-            raise ValueError(f"damping keeps a division finite and is above 0, but it is {damping}.")
+            raise ValueError(f"Expected a damping above 0, which keeps a division finite, got {damping}: 0.1 is usual.")
         self.strength = strength
         self.damping = damping
         self.importance: Weights = {}
@@ -138,7 +138,7 @@ class SI(Strategy):
         self._before: tuple[Weights, Weights] | None = None  # weights and gradients of a step in progress
 
     def begin_task(self, learner: Learner) -> None:
-        """Begin the way at the weights of now."""
+        """Start the path integral at the current weights."""
         weights = trained(learner.net)
         self.path = {name: torch.zeros_like(value) for name, value in weights.items()}
         self.anchor = copied(weights)
@@ -153,7 +153,7 @@ class SI(Strategy):
         return super().loss(learner, batch) + self.strength * penalty(weights, self.importance, self.anchor)
 
     def before_step(self, learner: Learner) -> None:
-        """Keep the weights and the gradient of the loss alone: the penalty's is known."""
+        """Keep the weights and the gradient of the loss, without the penalty's."""
         weights = trained(learner.net)
         gradients = {}
         for name, weight in weights.items():
@@ -162,7 +162,7 @@ class SI(Strategy):
         self._before = copied(weights), gradients
 
     def after_step(self, learner: Learner) -> None:
-        """Add what the step did."""
+        """Accumulate the path integral of the step."""
         if self._before is None:
             return
         weights, gradients = self._before
@@ -171,7 +171,7 @@ class SI(Strategy):
             self.path[name] -= gradients[name] * (weight.detach() - weights[name])
 
     def end_task(self, learner: Learner) -> dict[str, float]:
-        """Add what mattered to the task."""
+        """Add the importances of the task."""
         for name, weight in trained(learner.net).items():
             length = (weight.detach() - self.anchor[name]).square() + self.damping
             self.importance[name] = self.importance[name] + self.path[name].clamp(min=0) / length

@@ -14,7 +14,7 @@ from hem.strategies.buffer import ReplayBuffer
 
 
 def joined(batch: Samples, more: Samples, num_classes: int) -> Samples:
-    """Return two batches as one; where labels are mixed in the first, those of the second become probabilities."""
+    """Concatenate two batches; labels become probabilities where those of the first are."""
     target = F.one_hot(more.target, num_classes).to(batch.target) if batch.target.ndim > 1 else more.target
     return Samples(*(torch.cat(pair) for pair in zip(batch, (more.input, target, more.index), strict=True)))
 
@@ -35,20 +35,20 @@ def check_size(size: int | None, data: Stream) -> None:
 
 
 def presented_by(learner: Learner, buffer: ReplayBuffer, count: float) -> Tensor:
-    """Return how many of so many samples drawn from a buffer are of each class, on average: (C,) float64."""
+    """Return the expected number of samples of each class among those drawn from a buffer, (C,) float64."""
     classes = torch.bincount(buffer.group % learner.num_classes, minlength=learner.num_classes).double()
     return classes * count / max(len(buffer), 1)
 
 
 def of_all(own: Tensor) -> Tensor:
-    """Return the rows of all processes, each of which has as many."""
+    """Gather the rows of all processes, equally many each."""
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, own.contiguous())
     return torch.cat(parts)
 
 
 class Replay(Strategy):
-    """Experience replay: each step has samples of the earlier tasks beside those of the task at hand.
+    """Experience replay: each step adds stored samples of earlier tasks to the batch.
 
     After a task its training samples are presented to the buffer. A step's loss is that of the batch and of
     the replayed samples together, l(B u M_B): one mean over both.
@@ -106,14 +106,14 @@ class Replay(Strategy):
         return self.buffer.draw(batch_size if self.per_step == "equal" else self.per_step, epoch, step)
 
     def end_task(self, learner: Learner) -> dict[str, float]:
-        """Present the task's training samples to the buffer."""
+        """Offer the task's training samples to the buffer."""
         index = learner.task_samples()
         self.buffer.add(index, learner.groups(index))
         return {"memory": len(self.buffer)}
 
 
 class DERPlusPlus(Strategy):
-    """Dark experience replay++: replayed samples shall have their labels, and others the logits of old.
+    """Dark experience replay++: replay with labels, and with the logits stored when the sample was seen.
 
         l(B) + alpha mean_{(x', z') in M} ||h(x') - z'||^2 / C + beta l(M'')
 

@@ -159,9 +159,9 @@ def test_a_resumed_run_lets_the_encoder_go_when_the_uninterrupted_one_does(hem_c
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"encoder_lr": 0}, "above 0, but it is 0"),
-        ({"layer_decay": 1.5}, r"layer_decay is a factor of the learning rate in \(0, 1\], but it is 1.5"),
-        ({"frozen_epochs": -1}, "0 or more, or all, but it is -1"),
+        ({"encoder_lr": 0}, "above 0, got 0"),
+        ({"layer_decay": 1.5}, r"layer_decay, a factor of the learning rate, in \(0, 1\], got 1.5"),
+        ({"frozen_epochs": -1}, "0 or more, or all, got -1"),
         ({"net": nn.Flatten(), "frozen_epochs": "all"}, "its attribute `encoder`, which Flatten has not"),
         ({"net": nn.Flatten(), "layer_decay": 0.5}, "its attribute `encoder`, which Flatten has not"),
         ({"kind": ContinualTask, "frozen_epochs": 1}, "A stream begins its optimiser anew.*not 1"),

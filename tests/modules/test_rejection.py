@@ -120,7 +120,7 @@ def test_another_score_and_share(run, tmp_path, hem_command):
     outcome = hem_command("test", *common, "--model.rejection_score", "margins")
     assert "Unknown rejection score 'margins'; did you mean 'margin'?" in outcome.err
     outcome = hem_command("test", *common, "--model.keep", 95)
-    assert "in (0, 1], but it is 95" in outcome.err
+    assert "in (0, 1], got 95" in outcome.err
 
 
 def test_identity_sees_every_weight():
@@ -271,13 +271,13 @@ def test_scores_of_ones_own(run, tmp_path, hem_command, monkeypatch):
         ({"scores": ["mps"]}, r"Unknown rejection score 'mps'; did you mean 'msp'\?"),
         ({"unknown": {"far": ["textures", "plces"]}}, r"Unknown set 'plces'; did you mean 'places'"),
         ({"unknown": {"far": ["a/blobs", "blobs"]}}, "Two unknown sets have the same name in tables: blobs, blobs"),
-        ({"unknown": {"blobs": ["blobs"]}}, "needs a name of its own, but 'blobs' is taken"),
-        ({"unknown": {"overall": ["blobs"]}}, "needs a name of its own, but 'overall' is taken"),
+        ({"unknown": {"blobs": ["blobs"]}}, "got 'blobs', which is taken"),
+        ({"unknown": {"overall": ["blobs"]}}, "got 'overall', which is taken"),
         ({"corruptions": ["fogg"]}, r"Unknown corruption 'fogg'; did you mean 'fog'"),
-        ({"severity": 6}, "severity is 1 to 5, but it is 6"),
-        ({"attack_eps": 8}, r"in pixel units of \[0, 1\], but it is 8"),
-        ({"keep": 0}, r"in \(0, 1\], but it is 0"),
-        ({"max_images": 0}, "max_images is a number of images, 1 or more"),
+        ({"severity": 6}, "severity from 1 to 5, got 6"),
+        ({"attack_eps": 8}, r"in pixel units, in \[0, 1\], got 8"),
+        ({"keep": 0}, r"in \(0, 1\], got 0"),
+        ({"max_images": 0}, "max_images, a number of images, to be 1 or more, got 0"),
     ],
 )
 def test_mistakes_get_a_sentence(arguments, sentence):

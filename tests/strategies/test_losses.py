@@ -241,13 +241,13 @@ def test_presented_counts():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Replay(size=0), "size is a number of samples, 1 or more, but it is 0"),
-        (lambda: Replay(per_step=0), "per_step is a number of samples, 1 or more, but it is 0"),
-        (lambda: DERPlusPlus(alpha=-1), "alpha is a weight, 0 or more, but it is -1"),
-        (lambda: EWC(strength=-1), "strength is a weight, 0 or more, but it is -1"),
-        (lambda: EWC(samples=0), "samples is a number of samples, 1 or more"),
-        (lambda: SI(damping=0), "damping keeps a division finite and is above 0, but it is 0"),
-        (lambda: LwF(temperature=0), "temperature is above 0, but it is 0"),
+        (lambda: Replay(size=0), "size, a number of samples, to be 1 or more, got 0"),
+        (lambda: Replay(per_step=0), "per_step, a number of samples, to be 1 or more, got 0"),
+        (lambda: DERPlusPlus(alpha=-1), "alpha, a weight, to be 0 or more, got -1"),
+        (lambda: EWC(strength=-1), "strength, a weight, to be 0 or more, got -1"),
+        (lambda: EWC(samples=0), "samples, a number of samples, to be 1 or more"),
+        (lambda: SI(damping=0), "damping above 0, which keeps a division finite, got 0"),
+        (lambda: LwF(temperature=0), "temperature above 0, got 0"),
     ],
 )
 def test_bad_arguments(make, words):
