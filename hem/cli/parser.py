@@ -207,32 +207,28 @@ class HemCLI(LightningCLI):
         refuse_contradictions(trained, record, merged)
         return made if run is None or config.run_dir else place(run, record, names, config.name)
 
+    def before_validate(self) -> None:
+        """Set results of other weights aside."""
+        self._make_room(self.folder.results_validate, "limit_val_batches")
+
     def before_test(self) -> None:
-        """Refuse a last layer that nobody trained; set the results aside that belong to other weights."""
-        self._refuse_new_layers()
+        """Set results of other weights aside."""
         self._make_room(self.folder.results, "limit_test_batches")
 
     def before_predict(self) -> None:
-        """Refuse a last layer that nobody trained; set the predictions of other weights aside."""
-        self._refuse_new_layers()
+        """Set predictions of other weights aside."""
         self._make_room(self.folder.predicted, "limit_predict_batches")
 
-    def _refuse_new_layers(self) -> None:
+    def _make_room(self, results: Path, limit: str) -> None:
+        """Refuse a last layer that nobody trained; set aside what lies here of other weights or of more images."""
+        config = self.config[self.subcommand]
         start = getattr(self.model.net.backbone, "start", None)
-        if start is not None and start.fresh and not self.config[self.subcommand].ckpt_path:
+        if start is not None and start.fresh and not config.ckpt_path:
             raise ValueError(
                 f"Expected a trained network, got one with new layers ({', '.join(start.fresh[:2])}), for its weights "
                 f"have other classes than the {self.datamodule.num_classes} of {self.datamodule.title}: take the data "
                 "that it was trained on, or say whose logits they are by --class_order."
             )
-
-    def before_validate(self) -> None:
-        """Refuse a last layer that nobody trained; set the results aside that belong to other weights."""
-        self._refuse_new_layers()
-        self._make_room(self.folder.results_validate, "limit_val_batches")
-
-    def _make_room(self, results: Path, limit: str) -> None:
-        config = self.config[self.subcommand]
         if not first_process() or config.trainer.fast_dev_run:
             return
         self.results.weights = identity_of(config.ckpt_path) if config.ckpt_path else None

@@ -35,11 +35,11 @@ import hem.runs
 import hem.schedulers
 import hem.strategies
 from hem.attacks import Attack
-from hem.cli.own import Unusable, check_class
+from hem.cli.own import check_class
 from hem.datamodules import CorruptedImages, ImageDataModule, MaskDataset, Sampling, Subset
 from hem.modules import Task
 from hem.modules.adversarial_training import AdversarialTraining
-from hem.names import Former, near
+from hem.names import Former
 from hem.rejection import LOGIT_SCORES, FeatureScore, InputScore
 from hem.strategies import Strategy
 
@@ -76,11 +76,6 @@ class Registry(NamedTuple):
         path = self.classes.get(name, name)
         if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", path) and path not in self.classes.values():
             check_class(path, self.base, self.what, self.names, self.base in (Optimizer, LRScheduler, SCORES))
-        elif self.functions and path.isidentifier() and path not in self.names:  # a name, which the parser lets through
-            raise Unusable(
-                f"unknown {self.what} '{path}'{near(path, self.names) or ';'} available: {', '.join(self.names)}, or "
-                "the path of your own"
-            )
         return path
 
 

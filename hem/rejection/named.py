@@ -46,7 +46,8 @@ def score_of(score: FeatureScore | InputScore | str) -> tuple[str, Any]:
         return score, former(score, FORMER, "rejection score")
     module, _, name = score.rpartition(".")
     if not module:
-        check_name(score, LOGIT_SCORES, "rejection score")
+        kinds = (*FeatureScore.__subclasses__(), *InputScore.__subclasses__())
+        check_name(score, (*LOGIT_SCORES, *(each.__name__ for each in kinds)), "rejection score")
     try:
         return name, getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:

@@ -9,10 +9,11 @@ from torch import nn
 
 import hem
 from hem.attacks import FGSM, PGD
-from hem.cli import build
+from hem.cli import build, quiet
 from hem.cli.own import Unusable
 from hem.cli.registries import REGISTRIES, class_of
 from hem.rejection import KNN, LOGIT_SCORES, Mahalanobis, ViM
+from hem.rejection.named import score_of
 
 PACKAGE = Path(hem.__file__).parent
 OWN = """
@@ -50,6 +51,7 @@ def built(tmp_path, monkeypatch):
     (tmp_path / "own_kinds.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("sys.argv", ["cli.py"])
+    quiet()
 
     def build_task(task):
         config = tmp_path / "own.yaml"
@@ -81,8 +83,6 @@ def test_scores_from_a_file(built):
 @pytest.mark.parametrize(
     ("key", "name", "words"),
     [
-        ("scores", "max_logits", "unknown rejection score 'max_logits'; did you mean 'max_logit'"),
-        ("scores", "KN", "did you mean 'KNN'.* available: msp, .*, Mahalanobis.*, or the path of your own"),
         ("attacks", "hem.attacks.PDG", "hem.attacks has no class 'PDG'; did you mean 'PGD'"),
         ("attacks", "hem.rejection.KNN", "hem.rejection.KNN is no attack: derive it from hem.attacks.Attack"),
         ("scores", "hem.attacks.PGD", "no rejection score: derive it from hem.rejection.FeatureScore"),
@@ -91,6 +91,13 @@ def test_scores_from_a_file(built):
 def test_what_is_wrong_is_said(key, name, words):
     with pytest.raises(Unusable, match=words):
         REGISTRIES[key].path(name)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("max_logits", "max_logit"), ("KN", "KNN")])
+def test_a_misspelt_score(name, meant):
+    """Near names are those of functions of logits and of classes."""
+    with pytest.raises(ValueError, match=f"Unknown rejection score '{name}'; did you mean '{meant}'.* msp, .*ViM"):
+        score_of(name)
 
 
 def test_the_registry_has_every_kind():
@@ -103,8 +110,8 @@ def test_the_registry_has_every_kind():
     assert {Mahalanobis, ViM} < {class_of(path) for path in REGISTRIES["scores"].classes.values()}
 
 
-#: what lists classes by other names, or says which were called otherwise: each kind once
-TABLES = {"LOSSES", "STRATEGIES", "FORMER", "__all__"}
+#: short names of classes, former names, and the data sets that lie in memory, of which classes can be held out
+TABLES = {"LOSSES", "STRATEGIES", "FORMER", "WHOLE", "__all__"}
 
 
 def test_there_is_no_second_list():
