@@ -139,7 +139,7 @@ def handing_on(module: str, own: Callable[[str], Any] | None = None) -> Callable
                 return own(name)
         former = f"{module}.{name}"
         # a file of a package, which is just being imported, has left nothing
-        asked = not name.startswith("_") and not (hasattr(sys.modules[module], "__path__") and find_spec(former))
+        asked = not name.startswith("__") and not (hasattr(sys.modules[module], "__path__") and find_spec(former))
         places = (MOVED.get(module) or LEFT[module]) if asked else ()
         for now in [RENAMED[former]] if former in RENAMED else [f"{place}.{name}" for place in places]:
             if (found := _found(now)) is not None:
