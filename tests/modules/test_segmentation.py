@@ -270,7 +270,7 @@ def test_learning_rates_of_encoder_and_head(sample):
         fit(task(TwoHeads(1), [0.2, 0.2]), sample[1])
     with pytest.raises(ValueError, match="need a network whose encoder is its attribute `encoder`, which Conv2d"):
         fit(task(nn.Conv2d(3, CLASSES, 1), 0.2), sample[1])
-    with pytest.raises(ValueError, match="above 0, but it is 0"):
+    with pytest.raises(ValueError, match="above 0, got 0"):
         SegmentationTask(TwoHeads(1), nn.CrossEntropyLoss(), num_classes=CLASSES, encoder_lr=0)
 
 
