@@ -65,9 +65,6 @@ LEFT: dict[str, tuple[str, ...]] = {
     "hem.datamodules.corruption": ("hem.datamodules.corruption_files",),
     "hem.datamodules.masks": ("hem.datamodules.pairs",),
     "hem.modules.adversarial": ("hem.modules.adversarial_training", "hem.attacks.masking", "hem.rng"),
-    "hem.modules.calibrator": (),
-    "hem.modules.classification": (),
-    "hem.modules.continual": (),
     "hem.modules.longtail": ("hem.metrics.longtail",),
     "hem.modules.rejection": (
         "hem.modules.rejector",
@@ -78,7 +75,6 @@ LEFT: dict[str, tuple[str, ...]] = {
     "hem.modules.rejector": ("hem.runs.trainer",),
     "hem.modules.segmentation": ("hem.metrics.masks", "hem.schedulers"),
     "hem.report": ("hem.report.records", "hem.report.tables", "hem.report.statistics", "hem.report.drawings"),
-    "hem.strategies": (),
     "hem.study": ("hem.study.command", "hem.study.progress", "hem.study.grid"),
 }
 # Names that are others now.
@@ -94,16 +90,17 @@ RENAMED = {
     "hem.strategies.Memory": "hem.strategies.buffer.ReplayBuffer",
     "hem.strategies.memory.Memory": "hem.strategies.buffer.ReplayBuffer",
 }
+OTHERS = {former.rpartition(".")[0] for former in RENAMED}  # modules of such names
 
 
 class MovedFinder(MetaPathFinder, Loader):
-    """Import a former module as one that asks the new ones for its names; let those of :data:`LEFT` ask them too."""
+    """Import a former module as one that asks the new ones for its names; let one that names have left ask as well."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Answer for the modules of :data:`MOVED` and :data:`LEFT` alone."""
+        """Answer for former modules, and for those that names have left."""
         if fullname in MOVED:
             return ModuleSpec(fullname, self)
-        spec = PathFinder.find_spec(fullname, path) if fullname in LEFT else None
+        spec = PathFinder.find_spec(fullname, path) if fullname in LEFT or fullname in OTHERS else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
@@ -140,7 +137,7 @@ def handing_on(module: str, own: Callable[[str], Any] | None = None) -> Callable
         former = f"{module}.{name}"
         # a file of a package, which is just being imported, has left nothing
         asked = not name.startswith("__") and not (hasattr(sys.modules[module], "__path__") and find_spec(former))
-        places = (MOVED.get(module) or LEFT[module]) if asked else ()
+        places = MOVED.get(module) or LEFT.get(module, ()) if asked else ()
         for now in [RENAMED[former]] if former in RENAMED else [f"{place}.{name}" for place in places]:
             if (found := _found(now)) is not None:
                 warnings.warn(f"{former} is now {now}.", DeprecationWarning, stacklevel=2)

@@ -99,24 +99,12 @@ class HemCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run folder and the checkpoint rule; link what the data module knows to whoever asks for it."""
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="The run's folder (runs/<task>_<data>/<loss>/seed<k>).",
-        )
-        parser.add_argument(
-            "--run",
-            type=str | None,
-            default=None,
-            help="The folder of a run to examine: network, data, loss and seed are its own, results lie in it.",
-        )
-        parser.add_argument(
-            "--name",
-            type=str | None,
-            default=None,
-            help="The name of an examination: results lie in <run>/evaluate/<name> (by default the task's).",
-        )
+        for name, help in (
+            ("run_dir", "The run's folder (runs/<task>_<data>/<loss>/seed<k>)."),
+            ("run", "The folder of a run to examine: network, data, loss and seed are its own, results lie in it."),
+            ("name", "The name of an examination: results lie in <run>/evaluate/<name> (by default the task's)."),
+        ):
+            parser.add_argument(f"--{name}", type=str | None, default=None, help=help)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(Watch, "watch")
         for name in ("num_classes", "class_names", "class_counts", "mean", "std"):

@@ -16,24 +16,7 @@ from hem.metrics.probability import (
 from hem.metrics.selective import Selective, aurc, error_auroc, risk_coverage
 
 __all__ = [
-    "Accuracy",
-    "BrierScore",
-    "CalibrationError",
-    "ClassAccuracy",
-    "MeanLoss",
-    "MeanOf",
-    "NegativeLogLikelihood",
-    "Reliability",
-    "ScoreHistogram",
-    "Selective",
-    "accuracies",
-    "aurc",
-    "brier_score",
-    "calibration_error",
-    "collection",
-    "error_auroc",
-    "negative_log_likelihood",
-    "reliability",
-    "risk_coverage",
-    "sample_losses",
-]
+    "Accuracy", "BrierScore", "CalibrationError", "ClassAccuracy", "MeanLoss", "MeanOf", "NegativeLogLikelihood",
+    "Reliability", "ScoreHistogram", "Selective", "accuracies", "aurc", "brier_score", "calibration_error",
+    "collection", "error_auroc", "negative_log_likelihood", "reliability", "risk_coverage", "sample_losses",
+]  # fmt: skip

@@ -13,16 +13,6 @@ from hem.modules.segmentation import SegmentationTask
 from hem.schedulers import PolyLR
 
 __all__ = [
-    "TRADES",
-    "AdversarialTask",
-    "Calibrator",
-    "ClassificationTask",
-    "ContinualTask",
-    "CorruptionTask",
-    "LongTailTask",
-    "PGDTraining",
-    "PolyLR",
-    "RejectionTask",
-    "SegmentationTask",
-    "Task",
-]
+    "TRADES", "AdversarialTask", "Calibrator", "ClassificationTask", "ContinualTask", "CorruptionTask",
+    "LongTailTask", "PGDTraining", "PolyLR", "RejectionTask", "SegmentationTask", "Task",
+]  # fmt: skip

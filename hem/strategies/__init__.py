@@ -25,16 +25,6 @@ STRATEGIES: dict[str, type[Strategy]] = {
 """Each strategy by its short name."""
 
 __all__ = [
-    "EWC",
-    "SI",
-    "STRATEGIES",
-    "DERPlusPlus",
-    "Joint",
-    "Learner",
-    "LwF",
-    "Naive",
-    "Replay",
-    "ReplayBuffer",
-    "Samples",
-    "Strategy",
-]
+    "EWC", "SI", "STRATEGIES", "DERPlusPlus", "Joint", "Learner", "LwF", "Naive", "Replay", "ReplayBuffer",
+    "Samples", "Strategy",
+]  # fmt: skip

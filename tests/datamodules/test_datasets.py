@@ -551,4 +551,4 @@ def test_missing_data_says_what_and_where_and_how(key, stage, part, tmp_path):
     assert "http" in sentence
     assert "--data.root" in sentence
     assert "HEM_DATA" in sentence
-    assert ("--data.download true" in sentence) == (key not in ("imagenet", "tiny_imagenet", *LISTED))
+    assert ("--data.download true" in sentence) == (DATA[key].fetch is not hd.ImageDataModule.fetch)
