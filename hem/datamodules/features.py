@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hem.datamodules.images import Images, MemoryImages
+from hem.datamodules.images import FileImages, Images, MemoryImages
 from hem.datamodules.loader import Batches, Loader
 
 
@@ -91,8 +91,14 @@ class FeatureImages(Images):
         found = hashlib.blake2b(digest_size=8)
         if isinstance(self.source, MemoryImages):
             found.update(self.source.images.cpu().contiguous().numpy().data)
-        for path in self.source.paths or ():
-            found.update(f"{path} {os.path.getsize(path)} {os.path.getmtime(path)}\n".encode())
+        elif isinstance(self.source, FileImages):
+            for path in self.source.paths:
+                found.update(f"{path} {os.path.getsize(path)} {os.path.getmtime(path)}\n".encode())
+            # the same files are other images at another size
+            found.update(repr((self.source.transform, self.source.channels)).encode())
+        else:
+            for image in range(len(self)):
+                found.update(self.source[image][0].contiguous().numpy().data)
         for part in self.identity():
             found.update(part)
         return found.hexdigest()
@@ -104,19 +110,23 @@ class FeatureImages(Images):
         print(f"Features of {place}: {count} images are encoded once ...", end=" ", flush=True)
         order = torch.arange(count)
         batches = Batches(lambda epoch: order, count, self.batch_size, training=False)
+        for stopped in path.parent.glob(f".{path.name}.*"):  # a process that was killed; ours alone holds the lock
+            stopped.unlink()
         beside = path.with_name(f".{path.name}.{os.getpid()}")
-        kept: np.memmap | None = None
-        done = 0
+        width = 0
         try:
-            for batch in Loader(self.source, batches, workers=self.workers):
-                features = self.encode(batch.input).float().cpu().numpy()
-                if kept is None:
-                    kept = np.lib.format.open_memmap(beside, "w+", np.float32, (count, features.shape[1]))
-                kept[done : done + len(features)] = features
-                done += len(features)
-            assert kept is not None  # no set is empty
-            kept.flush()
+            with open(beside, "wb") as file:  # not by its mapping: a full disk would end the process without a word
+                for batch in Loader(self.source, batches, workers=self.workers):
+                    features = self.encode(batch.input).float().cpu().numpy()
+                    if not width:
+                        width = features.shape[1]
+                        header = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(features.astype("<f4", copy=False).tobytes())
             os.replace(beside, path)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
         finally:
             beside.unlink(missing_ok=True)
-        print(f"{count} x {kept.shape[1]} in {time.monotonic() - began:.0f} s: {path}")
+        print(f"{count} x {width} in {time.monotonic() - began:.0f} s: {path}")

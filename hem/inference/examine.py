@@ -23,7 +23,7 @@ from hem.modules import ClassificationTask, Task
 from hem.names import check_name
 from hem.networks import Normalize
 from hem.networks.order import order_of
-from hem.networks.weights import for_channels
+from hem.networks.weights import Rows, for_channels
 
 EXAMINATIONS = ("clean", "rejection", "corruption", "adversarial")
 
@@ -33,18 +33,27 @@ class Reordered(nn.Module):
 
     Args:
         net: Images to logits (N, K).
-        logits: The logit of each class, (C).
+        rows: The logit of each class.
     """
 
-    def __init__(self, net: nn.Module, logits: Sequence[int]) -> None:
+    def __init__(self, net: nn.Module, rows: Rows) -> None:
         super().__init__()
         self.net = net
-        self.logits = list(logits)
+        self.rows = rows
 
     def forward(self, input: Tensor) -> Tensor:
-        """The logits (N, C) of images."""
-        logits: Tensor = self.net(input)[:, self.logits]
-        return logits
+        """The logits (N, C) of images.
+
+        Raises:
+            ValueError: The network has another number of logits than the order, or lacks one.
+        """
+        logits: Tensor = self.net(input)
+        if not self.rows.fit(logits.shape[1]):
+            raise ValueError(
+                f"Expected {self.rows.size} logits, as class_order has it, got {logits.shape[1]}: name all classes of "
+                "the network in their order, or in a YAML file the number of the logit for each class of the data."
+            )
+        return logits[:, list(self.rows.chosen)]
 
 
 def evaluate(
@@ -94,7 +103,7 @@ def evaluate(
     normalize = _expected(net, data.in_channels) if normalize is None else normalize
     numbers = "as they are in [0, 1]" if normalize is None else f"normalised by {normalize.extra_repr()}"
     print(f"Pixels go into {type(net).__name__} {numbers}.")
-    examined = net if class_order is None else Reordered(net, order_of(class_order, data.class_names)[0])
+    examined = net if class_order is None else Reordered(net, order_of(class_order, data.class_names))
     found = {}
     with _left_alone(net):
         _check(examined if normalize is None else nn.Sequential(normalize, examined), data)

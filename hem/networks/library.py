@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import timm
+import torch
 import torch.nn.functional as F
 import torchvision
+from huggingface_hub.constants import HF_HUB_CACHE
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
@@ -45,7 +50,7 @@ class Named(Network):
         in_channels: channels of an image.
         image_size: (height, width) of the images, in pixels, for networks built for one size, such as vision
             transformers; others take any size. None: the size the network was published with.
-        source: where to look; "auto" looks in torchvision first.
+        source: where to look; "auto" looks in torchvision first, but for published weights that timm alone has.
         pretrained: start from the published weights, which are downloaded. For other
             than 3 channels the filters of the first layer are averaged over the channels. The last layer is kept
             where it has as many classes.
@@ -96,16 +101,18 @@ class Named(Network):
             )
         file = None if weights is None else find(weights)
         published = "default" if pretrained else weights if file is None else None
-        library = _library(name, source)
+        library = _library(name, source, published)
         if resize is not None:
             size = _published_size(name, library) if resize == "published" else resize
             image_size = (size, size) if isinstance(size, int) else (size[0], size[1])
             if min(image_size) < 1:
                 raise ValueError(f"Expected resize in pixels, 1 or more, got {resize}: leave it out for no scaling.")
         build = _from_torchvision if library == "torchvision" else _from_timm
-        chosen, outputs = None, num_classes
+        rows, outputs = None, num_classes
         if class_order is not None:
-            chosen, outputs = order_of(class_order, class_names or [str(k) for k in range(num_classes)])
+            rows = order_of(class_order, class_names or [str(k) for k in range(num_classes)])
+            if published is not None:  # the library fills all of its last layer
+                outputs = rows.count or _published_classes(name, library, published)
         try:
             with published_weights(name, "give a file as weights, or set pretrained to false"):
                 body, path, new = build(name, outputs, in_channels, image_size, published, dict(options or {}))
@@ -123,14 +130,23 @@ class Named(Network):
                 fresh = ("head.weight", "head.bias") if new else ()
                 self.start = Start(f"published for {name} ({library}, {published})", expected, fresh=fresh)
             else:
-                load_weights(self, file, expected, _conversion(self, library))
+                try:
+                    load_weights(self, file, expected, _conversion(self, library), rows)
+                except ValueError as error:
+                    raise ValueError(f"{error}{_other_library(name, source)}") from error
         if self.start is not None and "head.weight" in self.start.fresh:
+            if rows is not None:
+                raise ValueError(
+                    f"Expected a last layer with {rows.size} logits, as class_order has it, got another one from "
+                    f"{published or file}: name all of its classes in their order, or in a YAML file the number of the "
+                    "logit for each class of the data."
+                )
             # timm draws the last layer of some networks from +-1/sqrt(C): logits of deviation 8 before any training
             renew(self)
-        if chosen is not None:
-            rows = {key: value[chosen] for key, value in self.head.state_dict().items()}
-            self.head = nn.Linear(rows["weight"].shape[1], num_classes, bias="bias" in rows)
-            self.head.load_state_dict(rows)
+        if rows is not None and published is not None:
+            chosen = {key: value[list(rows.chosen)] for key, value in self.head.state_dict().items()}
+            self.head = nn.Linear(chosen["weight"].shape[1], num_classes, bias="bias" in chosen)
+            self.head.load_state_dict(chosen)
 
     def library_layout(self) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """The tensors under the library's own names, and what those of the last layer begin with."""
@@ -154,13 +170,14 @@ class Named(Network):
 Library = Literal["torchvision", "timm"]
 
 
-def _library(name: str, source: Source) -> Library:
-    """Which library has the network."""
+def _library(name: str, source: Source, published: str | None) -> Library:
+    """Which library has the network, or the published weights of it that are meant."""
     known = {
         "torchvision": torchvision.models.list_models(module=torchvision.models),
         "timm": timm.list_models(),
     }
-    if source in ("auto", "torchvision") and name in known["torchvision"]:
+    tagged = source == "auto" and f"{name}.{published}" in timm.list_pretrained(f"{name}.*")
+    if source in ("auto", "torchvision") and name in known["torchvision"] and not tagged:
         return "torchvision"
     if source in ("auto", "timm") and timm.is_model(name):
         return "timm"
@@ -191,6 +208,20 @@ def _published_normalization(name: str, library: Library, published: str | None)
     return (tuple(config.mean), tuple(config.std)) if config is not None else IMAGENET
 
 
+def _published_classes(name: str, library: Library, published: str) -> int | None:
+    """How many logits a network's published weights have; None where its library does not say."""
+    if library == "torchvision":
+        return len(torchvision.models.get_weight(_member(name, published)).meta["categories"])
+    config = timm.get_pretrained_cfg(_tagged(name, published))
+    return None if config is None else config.num_classes
+
+
+def _other_library(name: str, source: Source) -> str:
+    """A hint for whoever has a file of timm's network where torchvision has one of that name as well."""
+    both = source == "auto" and name in torchvision.models.list_models(module=torchvision.models)
+    return " Where it is timm's, set the network's source to timm." if both and timm.is_model(name) else ""
+
+
 def _member(name: str, published: str) -> str:
     """The name under which torchvision knows published weights, such as ResNet50_Weights.IMAGENET1K_V2."""
     known = torchvision.models.get_model_weights(name)
@@ -213,6 +244,8 @@ def _tagged(name: str, published: str) -> str:
 
 def _conversion(net: Named, library: Library) -> Convert | None:
     """What the library does to files whose names or sizes are others."""
+    if net.name.startswith("densenet"):  # published under names that torch no longer allows
+        return lambda state: {re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", name): v for name, v in state.items()}
     if library == "timm":
         return library_conversion(net.body)
     if not net.name.startswith("vit_"):
@@ -235,7 +268,7 @@ def _from_timm(
         options.setdefault("img_size", tuple(image_size))
     options |= {"num_classes": num_classes, "in_chans": in_channels, "pretrained": published is not None}
     body: Any = timm.create_model(_tagged(name, published or "default"), **options)
-    new = published is not None and config is not None and config.num_classes != num_classes
+    new = published is not None and _published_classes(name, "timm", published) not in (None, num_classes)
     return body, _path(body, body.get_classifier(), name), new
 
 
@@ -307,6 +340,13 @@ def published_weights(name: str, otherwise: str) -> Iterator[None]:
     """
     try:
         yield
+    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        raise OSError(
+            f"the published weights of '{name}' are cut short or damaged in the cache ({error}): delete them in "
+            f"{torch.hub.get_dir()}/checkpoints or {HF_HUB_CACHE}, where they are fetched anew, or {otherwise}"
+        ) from error
     except OSError as error:
         raise OSError(
             f"the published weights of '{name}' could not be fetched ({error}): "

@@ -9,10 +9,11 @@ import yaml
 from timm.data.imagenet_info import ImageNetInfo
 
 from hem.names import near
+from hem.networks.weights import Rows
 
 
-def order_of(order: str | Sequence[str], class_names: Sequence[str]) -> tuple[list[int], int]:
-    """The logit of each class, and how many logits there are.
+def order_of(order: str | Sequence[str], class_names: Sequence[str]) -> Rows:
+    """The logit of each class, and how many logits there are, where the order says so.
 
     Args:
         order: The names of the logits in their order; or the path of a file with them, a line each, or YAML (``.yaml``,
@@ -22,26 +23,31 @@ def order_of(order: str | Sequence[str], class_names: Sequence[str]) -> tuple[li
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A class has no logit, or two names are the same.
+        ValueError: A class has no logit, two names are the same, or the number of a logit is none.
 
     Example:
         >>> order_of(["dog", "cat", "cow"], ["cat", "dog"])
-        ([1, 0], 3)
+        Rows(chosen=[1, 0], count=3)
         >>> order_of("imagenet", ["n01440764", "n15075141"])
-        ([0, 999], 1000)
+        Rows(chosen=[0, 999], count=1000)
     """
-    places = _places(order)
+    places, count = _places(order)
     for name in class_names:
         if name not in places:
             raise ValueError(
                 f"Expected a logit for each class, got none for '{name}'{near(name, places)}: name the network's "
                 "classes in class_order as the data names them."
             )
-    return [places[name] for name in class_names], max(places.values()) + 1
+    chosen = [places[name] for name in class_names]
+    if twice := {name for name in class_names if chosen.count(places[name]) > 1}:
+        raise ValueError(
+            f"Expected a logit of its own for each class, got {sorted(twice)} with the same: tell them apart."
+        )
+    return Rows(chosen, count)
 
 
-def _places(order: str | Sequence[str]) -> dict[str, int]:
-    """The logit of each name."""
+def _places(order: str | Sequence[str]) -> tuple[dict[str, int], int | None]:
+    """The logit of each name, and how many logits there are: a mapping does not say it."""
     if order == "imagenet":
         names: object = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]
     elif isinstance(order, str):
@@ -56,7 +62,13 @@ def _places(order: str | Sequence[str]) -> dict[str, int]:
     else:
         names = order
     if isinstance(names, Mapping):
-        return {str(name): int(place) for name, place in names.items()}
+        for name, place in names.items():
+            if not isinstance(place, int) or place < 0:
+                raise ValueError(
+                    f"Expected the number of a logit for each class, 0 or more, got {place!r} for '{name}' in {order}: "
+                    "write such as {cat: 3, dog: 5}."
+                )
+        return {str(name): place for name, place in names.items()}, None
     if not isinstance(names, Sequence):
         raise ValueError(f"Expected names of classes in {order}, got {type(names).__name__}: a list or a mapping.")
     found = [str(name).strip() for name in names]
@@ -64,4 +76,4 @@ def _places(order: str | Sequence[str]) -> dict[str, int]:
         found.pop()
     if twice := {name for name in found if found.count(name) > 1}:
         raise ValueError(f"Expected each class once, got '{min(twice)}' twice in class_order: name them apart.")
-    return {name: place for place, name in enumerate(found)}
+    return {name: place for place, name in enumerate(found)}, len(found)

@@ -72,6 +72,9 @@ class EncoderDecoder(nn.Module):
                 raise ValueError(f"Unknown encoder '{encoder}': timm has no '{timms}'{near(timms, timm.list_models())}")
         else:
             check_name(encoder, smp.encoders.get_encoder_names(), "encoder")
+            if encoder_weights is not None:
+                there = list(smp.encoders.encoders[encoder]["pretrained_settings"])
+                check_name(encoder_weights, there, f"weights of {encoder}")
         # timm's have one set of weights for each name: the library wants to hear whether, not which
         which = True if encoder_weights and encoder.startswith("tu-") else encoder_weights
         try:

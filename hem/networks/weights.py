@@ -12,6 +12,8 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")  # keys of other trainers
+COUNTER = "num_batches_tracked"  # of BatchNorm: no output depends on it
 ENOUGH = 0.9  # share of a network's tensors, the last layer's left out, that have to be in the file
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that torchvision's weights expect
 
@@ -37,7 +40,7 @@ class Start(NamedTuple):
     normalization: Normalization | None = None  # what the weights expect of the pixels; None: not known
     class_names: tuple[str, ...] | None = None  # of the last layer that came with them; None: not known
     fitted: int | None = None  # tensors that were taken; None: a library has taken care of it
-    wanted: int = 0  # tensors that there were places for
+    wanted: int = 0  # tensors of the whole network; in both, BatchNorm's counters do not count
     unused: tuple[str, ...] = ()  # tensors of the file without a place
     fresh: tuple[str, ...] = ()  # tensors of the network that the file does not fill
 
@@ -45,7 +48,7 @@ class Start(NamedTuple):
         """One sentence: what came, what stayed behind, what is new."""
         if self.fitted is None:
             return f"Weights: {self.source}"
-        text = f"Weights: {self.fitted} of {self.wanted} tensors from {self.source}"
+        text = f"Weights: {self.fitted} of the network's {self.wanted} tensors from {self.source}"
         text += f"; left out of it: {_listed(self.unused)}" if self.unused else ""
         return text + (f"; begun anew: {_listed(self.fresh)}" if self.fresh else "")
 
@@ -131,6 +134,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
             raise ValueError(f"{damaged[:-1]} ({error}).") from error
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise ValueError(
+                    f"Expected a state dict at {path}, got a TorchScript program: load it yourself and save its state "
+                    "dict, torch.save(torch.jit.load(path).state_dict(), path)."
+                )
             if archive.testzip() is not None:  # torch itself would take bytes that have changed
                 raise ValueError(damaged)
     try:
@@ -165,7 +173,9 @@ class Match(NamedTuple):
 
     places: dict[str, Tensor]  # the network's tensors, or those of a part of it
     values: dict[str, Tensor]  # the file's tensors under the network's names, of whatever shape
+    names: dict[str, str]  # the file's names of these, without their prefix
     unused: tuple[str, ...]
+    prefix: str
     head: tuple[str, ...]  # what the names of the last layer begin with
 
     def fits(self, name: str) -> bool:
@@ -174,15 +184,51 @@ class Match(NamedTuple):
 
     def body(self) -> list[str]:
         """The names that matter: without the last layer and BatchNorm's counters, which no output depends on."""
-        return [k for k in self.places if not k.endswith("num_batches_tracked") and not k.startswith(self.head)]
+        return [k for k in self.places if not k.endswith(COUNTER) and not k.startswith(self.head)]
 
     def share(self) -> float:
         """Share of the body that the file fills."""
         body = self.body()
         return sum(map(self.fits, body)) / len(body) if body else 1.0
 
+    def homeless(self) -> list[str]:
+        """The file's tensors in modules that the network has as well, but without a place for them.
 
-def _matches(net: nn.Module, states: Iterable[dict[str, Tensor]]) -> Iterator[Match]:
+        They are layers between the network's own: the file is of a deeper or another one. A network that was cut
+        behind one of its stages is none of these, nor is what only the file has: heads, decoders.
+        """
+        used = [self.names[k].split(".") for k in self.body() if k in self.names]
+        tops, seconds = {name[0] for name in used}, {tuple(name[:2]) for name in used}
+        found = []
+        for name in self.unused:
+            parts = name.removeprefix(self.prefix).split(".")
+            cut = used and parts[0] == used[-1][0] and tuple(parts[:2]) not in seconds
+            if name.startswith(self.prefix) and parts[0] in tops and parts[-1] != COUNTER and not cut:
+                found.append(name)
+        return found
+
+    def enough(self) -> bool:
+        """Whether the file is of this network."""
+        return self.share() >= ENOUGH and len(self.homeless()) <= (1 - ENOUGH) * len(self.body())
+
+
+class Rows(NamedTuple):
+    """Which logits of a last layer are wanted."""
+
+    chosen: Sequence[int]  # their places, in the order of the network's own
+    count: int | None = None  # of all that there are; None: as many as the layer has
+
+    def fit(self, count: int) -> bool:
+        """Whether a layer of so many logits is meant."""
+        return count > max(self.chosen) if self.count is None else count == self.count
+
+    @property
+    def size(self) -> str:
+        """How many logits are expected, in words."""
+        return f"{max(self.chosen) + 1} or more" if self.count is None else str(self.count)
+
+
+def _matches(net: nn.Module, states: Iterable[dict[str, Tensor]], rows: Rows | None) -> Iterator[Match]:
     """Every reading of the file's names: without any of its prefixes, as those of the network or a part of it."""
     head = last_layers(net)
     parts: list[tuple[dict[str, Tensor], tuple[str, ...]]] = [(net.state_dict(), head)]
@@ -204,8 +250,10 @@ def _matches(net: nn.Module, states: Iterable[dict[str, Tensor]]) -> Iterator[Ma
             for places, inside in parts:
                 values = {k: state[found[flat]] for k in places if (flat := k.replace(".", "_")) in found}
                 if values:
-                    taken = {found[k.replace(".", "_")] for k in values}
-                    yield Match(places, values, tuple(k for k in state if k not in taken), inside)
+                    names = {k: found[k.replace(".", "_")] for k in values}
+                    unused = tuple(k for k in state if k not in names.values())
+                    bare = {k: name.removeprefix(start) for k, name in names.items()}
+                    yield Match(places, _adapted(values, places, inside, rows), bare, unused, start, inside)
 
 
 def last_layers(net: nn.Module) -> tuple[str, ...]:
@@ -227,7 +275,11 @@ def renew(net: nn.Module) -> tuple[str, ...]:
 
 
 def load_weights(
-    net: nn.Module, weights: str | Path, normalization: Normalization | None = None, convert: Convert | None = None
+    net: nn.Module,
+    weights: str | Path,
+    normalization: Normalization | None = None,
+    convert: Convert | None = None,
+    rows: Rows | None = None,
 ) -> Start:
     """Start a network from a file's weights, or from another run's.
 
@@ -241,14 +293,15 @@ def load_weights(
         weights: A ``.safetensors`` file, a file of ``torch.save``, the folder of a run or of a hub's model.
         normalization: What the weights expect, where the file does not say so (checkpoints of runs do).
         convert: Brings the names and shapes of a library's older or foreign files to its own.
+        rows: Which logits of the file's last layer are the network's; None: all.
 
     Returns:
         What fitted.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, no state dict, holds NaN, or fits less than 9 in 10 of the network's tensors (its
-            last layer's left out).
+        ValueError: It is damaged, no state dict, holds NaN, fits less than 9 in 10 of the network's tensors (its
+            last layer's left out), or has more than 1 in 10 of them between its own.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -257,7 +310,7 @@ def load_weights(
         ...     torch.save({"module." + k: v for k, v in LeNet(10).state_dict().items()}, f"{folder}/lenet.pth")
         ...     start = load_weights(LeNet(7), f"{folder}/lenet.pth")
         >>> start.fitted, start.fresh
-        (18, ('head.weight', 'head.bias'))
+        (15, ('head.weight', 'head.bias'))
     """
     path = find(weights)
     if path is None:
@@ -272,16 +325,15 @@ def load_weights(
             states.append(convert(_unwrapped(state)))
         except Exception:  # a file of another network, on which a library's conversion stumbles in its own way
             states = [state]
-    best = max(_matches(net, states), key=lambda m: (m.share() >= ENOUGH, sum(map(m.fits, m.places))), default=None)
-    if best is not None:
-        _adapt_stem(best)
-    if best is None or best.share() < ENOUGH or not any(map(best.fits, best.places)):
+    best = max(_matches(net, states, rows), key=lambda m: (m.enough(), sum(map(m.fits, m.places))), default=None)
+    if best is None or not best.enough() or not any(map(best.fits, best.places)):
         raise ValueError(_refusal(net, path, state, best))
     taken = [name for name in best.places if best.fits(name)]
-    if broken := [name for name in taken if best.values[name].is_floating_point() and best.values[name].isnan().any()]:
+    # masks of attention are -inf, and right
+    if broken := [name for name in taken if (best.values[name].isnan() | best.values[name].isposinf()).any()]:
         raise ValueError(
-            f"Expected numbers as weights, got NaN in {_listed(broken)} of {path}: take an earlier checkpoint of that "
-            "training."
+            f"Expected numbers as weights, got NaN or infinity in {_listed(broken)} of {path}: take an earlier "
+            "checkpoint of that training."
         )
     with torch.no_grad():
         for name in taken:
@@ -292,14 +344,14 @@ def load_weights(
     start = Start(
         source=str(path),
         normalization=_normalization(state) or normalization,
-        class_names=tuple(names) if brought and isinstance(names, list) else None,
-        fitted=len(taken),
-        wanted=len(best.places),
+        class_names=tuple(names) if brought and rows is None and isinstance(names, list) else None,
+        fitted=sum(not name.endswith(COUNTER) for name in taken),
+        wanted=sum(not name.endswith(COUNTER) for name in net.state_dict()),
         unused=tuple(name for name in best.unused if not name.startswith("net.normalize.")),
         fresh=tuple(
             name
             for name, value in net.state_dict().items()
-            if value.data_ptr() not in filled and not name.endswith("num_batches_tracked")
+            if value.data_ptr() not in filled and not name.endswith(COUNTER)
         ),
     )
     net.start = start  # type: ignore[assignment]
@@ -316,14 +368,18 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _adapt_stem(match: Match) -> None:
-    """Bring a first convolution over 3 channels to the network's channels, as timm does."""
-    for name, place in match.places.items():
-        value = match.values.get(name)
-        if value is None or value.shape == place.shape:
-            continue
-        if value.ndim == 4 == place.ndim and value.shape[1] == 3 and value[:, 0].shape == place[:, 0].shape:
-            match.values[name] = adapt_input_conv(place.shape[1], value)
+def _adapted(
+    values: dict[str, Tensor], places: Mapping[str, Tensor], head: tuple[str, ...], rows: Rows | None
+) -> dict[str, Tensor]:
+    """Bring a first convolution over 3 channels to the network's, as timm does, and the last layer to its classes."""
+    for name, value in values.items():
+        place = places[name]
+        if rows is not None and name.startswith(head):
+            # without a place where the order is of another layer: the network's own begins anew
+            values[name] = value[list(rows.chosen)] if value.ndim and rows.fit(len(value)) else value.new_empty(0)
+        elif value.ndim == 4 == place.ndim and value.shape[1] == 3 and value[:, 0].shape == place[:, 0].shape:
+            values[name] = adapt_input_conv(place.shape[1], value)  # as it is where the network's takes 3 as well
+    return values
 
 
 def _normalization(state: Mapping[str, Tensor]) -> Normalization | None:
@@ -358,7 +414,9 @@ def _refusal(net: nn.Module, path: Path, state: Mapping[str, Tensor], best: Matc
         fitting = sum(map(best.fits, body))
         unfit = next((k for k in body if k in best.values and not best.fits(k)), None)
         why = f"it lacks {next((k for k in body if k not in best.values), '')}"
-        if unfit is not None:
+        if best.share() >= ENOUGH:
+            why = f"but there is no place for {_listed(best.homeless())}"
+        elif unfit is not None:
             why = f"{unfit} has shape {tuple(best.values[unfit].shape)}, not {tuple(best.places[unfit].shape)}"
         found = f"that fills {fitting} of {len(body)} tensors ({why})"
     return (
@@ -370,8 +428,13 @@ def _refusal(net: nn.Module, path: Path, state: Mapping[str, Tensor], best: Matc
 def library_conversion(body: nn.Module) -> Convert | None:
     """What timm does to foreign and older files of a network: other frameworks' names, position embeddings resized.
 
-    By timm's convention it stands in the network's own file.
+    By timm's convention it stands in the network's own file, under one of a few names.
     """
-    file = sys.modules.get(type(body).__module__)
-    convert = getattr(file, "checkpoint_filter_fn", None) if type(body).__module__.startswith("timm.") else None
-    return None if convert is None else lambda state: convert(state, body)
+    if not type(body).__module__.startswith("timm."):
+        return None
+    file = sys.modules[type(body).__module__]
+    for name in ("checkpoint_filter_fn", "_filter_fn"):
+        if (convert := getattr(file, name, None)) is not None:
+            # some take the names alone
+            return partial(convert, model=body) if "model" in signature(convert).parameters else convert
+    return None

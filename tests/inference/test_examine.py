@@ -12,8 +12,10 @@ from torch import nn
 import hem
 from hem.cli.foreign import foreign
 from hem.datamodules import DigitsDataModule
+from hem.inference.examine import Reordered
 from hem.networks import LeNet, Named, Normalize
 from hem.networks.order import order_of
+from hem.networks.weights import Rows
 
 CLASSES = [str(k) for k in range(10)]
 COMMON = ("--data", "DigitsDataModule", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
@@ -134,7 +136,7 @@ def test_what_makes_no_sense_is_a_sentence(arguments, sentence):
 
 def test_orders_of_classes(tmp_path):
     (tmp_path / "map.yaml").write_text("{cat: 3, dog: 1}")
-    assert order_of(str(tmp_path / "map.yaml"), ["cat", "dog"]) == ([3, 1], 4)
+    assert order_of(str(tmp_path / "map.yaml"), ["cat", "dog"]) == ([3, 1], None)
     (tmp_path / "list.json").write_text('["dog", "cat"]')
     assert order_of(str(tmp_path / "list.json"), ["cat", "dog"]) == ([1, 0], 2)
     with pytest.raises(ValueError, match="none for 'cow'"):
@@ -143,6 +145,19 @@ def test_orders_of_classes(tmp_path):
         order_of(["cat", "cat"], ["cat"])
     with pytest.raises(FileNotFoundError, match="got nothing there"):
         order_of("missing.txt", ["cat"])
+    for text, words in (
+        ("{cat: -1, dog: 1}", "got -1 for 'cat'"),
+        ("{cat: one, dog: 1}", "got 'one' for 'cat'"),
+        ("{cat: 1, dog: 1}", "got the same for cat and dog"),
+    ):
+        (tmp_path / "map.yaml").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            order_of(str(tmp_path / "map.yaml"), ["cat", "dog"])
+    images, net = torch.rand(2, 1, 8, 8), LeNet(6, image_size=(8, 8)).eval()
+    torch.testing.assert_close(Reordered(net, Rows([5, 3]))(images), net(images)[:, [5, 3]], rtol=0, atol=0)
+    for rows, words in ((Rows([6, 3]), "7 or more logits, .*got 6"), (Rows([1, 0], 2), "Expected 2 logits, .*got 6")):
+        with pytest.raises(ValueError, match=words):
+            Reordered(net, rows)(images)
 
 
 # -- from Python -------------------------------------------------------------------------------------------

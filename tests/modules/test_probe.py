@@ -1,5 +1,7 @@
 """The last layer alone: features are computed once, shared by runs, and give what the whole network gives."""
 
+import errno
+import io
 import json
 import re
 import shutil
@@ -7,10 +9,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import hem
 from hem.datamodules.features import FeatureImages
-from hem.datamodules.images import MemoryImages
+from hem.datamodules.images import FileImages, Fit, Images, MemoryImages
 from hem.networks import LeNet
 
 DIGITS = ("--config", "configs/classification/digits.yaml", "--trainer.enable_progress_bar", "false",
@@ -123,6 +126,67 @@ def test_features_are_computed_once_and_again_for_other_pixels_or_weights(tmp_pa
     features(pixels, b"two")[0]
     assert encoded == [2, 1] * 3
     assert len(list(tmp_path.glob("toy_train_*.npy"))) == 3
+
+
+def test_the_same_files_at_another_size_are_other_images(tmp_path):
+    paths = []
+    for name, colour in (("a", 0), ("b", 255)):
+        paths.append(tmp_path / f"{name}.png")
+        Image.new("RGB", (8, 8), (colour, 0, 0)).save(paths[-1])
+
+    def features(channels=3, **fit):
+        files = FileImages(paths, torch.tensor([0, 1]), Fit(**fit), channels=channels)
+        return FeatureImages(files, lambda batch: batch.flatten(1).float(), lambda: [b"one"], tmp_path / "features")
+
+    assert features(size=(4, 4))[0][0].shape == (48,)
+    assert features(size=(2, 2))[0][0].shape == (12,)
+    assert features(size=(2, 2), channels=1)[0][0].shape == (4,)
+    features(size=(2, 2), shorter=4)[0]
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 4
+    assert features(size=(2, 2))[1][0].tolist() == [255.0] * 4 + [0.0] * 8
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 4
+
+
+def test_images_of_ones_own_kind_are_told_apart_by_their_pixels(tmp_path):
+    class Drawn(Images):
+        def __init__(self, value: int) -> None:
+            self.value, self.targets = value, torch.tensor([0, 1])
+
+        def __getitem__(self, index):
+            return torch.full((1, 2, 2), self.value, dtype=torch.uint8), int(self.targets[index])
+
+        def name_of(self, index):
+            return f"drawn/{index}"
+
+    for value in (1, 2):
+        set = FeatureImages(Drawn(value), lambda batch: batch.flatten(1).float(), lambda: [], tmp_path)
+        assert set[1][0].tolist() == [value] * 4
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(monkeypatch, tmp_path):
+    """Through a mapping it would be the end of the process, without a word."""
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(path, mode):
+        return Full() if mode == "wb" else path.open(mode)
+
+    monkeypatch.setattr("hem.datamodules.features.open", opened, raising=False)
+    set = MemoryImages(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3).long(), "toy/train")
+    with pytest.raises(OSError, match="No space left on device") as found:
+        FeatureImages(set, lambda batch: batch.flatten(1).float(), lambda: [], tmp_path)[0]
+    assert "toy_train" in found.value.filename
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_what_a_killed_computation_left_is_taken_away(tmp_path):
+    set = MemoryImages(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3).long(), "toy/train")
+    key = FeatureImages(set, lambda batch: batch, lambda: [], tmp_path).key
+    (tmp_path / f".toy_train_{key}.npy.123").write_bytes(b"half")
+    FeatureImages(set, lambda batch: batch.flatten(1).float(), lambda: [], tmp_path)[0]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".npy"]
 
 
 def test_a_computation_that_is_stopped_leaves_nothing(tmp_path):

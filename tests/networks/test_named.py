@@ -1,14 +1,17 @@
 """Networks of torchvision and timm by name."""
 
+import pickle
 import warnings
 
 import pytest
 import timm
 import torch
 import torchvision
+from safetensors import SafetensorError
 from torch import nn
 
 from hem.networks import Named, batch_dependent, random_layers
+from hem.networks.library import _library
 
 
 @pytest.mark.parametrize(
@@ -107,6 +110,49 @@ def test_published_weights_keep_the_body_and_get_a_new_head(monkeypatch):
     torch.testing.assert_close(  # a grey image is the same image three times
         grey.forward_features(images[:, :1]), published(images[:, :1].expand(-1, 3, -1, -1))
     )
+
+
+@pytest.mark.parametrize(("num_classes", "fresh"), [(21843, ()), (1000, ("head.weight", "head.bias"))])
+def test_the_last_layer_of_published_weights_is_that_of_their_tag(num_classes, fresh, monkeypatch):
+    """ImageNet-21k's weights have 21,843 classes, whatever the network's default weights have."""
+    published = timm.create_model("vit_tiny_patch16_224", num_classes=21843).state_dict()
+    published["head.bias"].fill_(7)
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: dict(published))
+    net = Named("vit_tiny_patch16_224", num_classes, weights="augreg_in21k")
+    assert net.start.fresh == fresh
+    assert bool((net.head.bias == 7).all()) != bool(fresh)
+    bound = net.head.in_features**-0.5
+    assert (float(net.head.weight.detach().std()) > bound / 2) == bool(fresh)  # torch's, not timm's 0.02
+
+
+def test_auto_looks_for_the_library_that_has_the_weights():
+    assert _library("resnet50", "auto", "a1_in1k") == "timm"
+    assert _library("resnet50", "auto", "IMAGENET1K_V2") == "torchvision"
+    assert _library("resnet50", "auto", None) == "torchvision"
+
+
+def test_a_file_of_the_other_librarys_network_of_that_name(tmp_path):
+    torch.save(timm.create_model("efficientnet_b0", num_classes=5).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="Where it is timm's, set the network's source to timm"):
+        Named("efficientnet_b0", 5, weights=str(tmp_path / "net.pth"))
+    assert Named("efficientnet_b0", 5, source="timm", weights=str(tmp_path / "net.pth")).start.fresh == ()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pickle.UnpicklingError("pickle data was truncated"),
+        RuntimeError("PytorchStreamReader failed reading zip archive"),
+        SafetensorError("incomplete metadata"),
+    ],
+)
+def test_a_damaged_cache_is_a_sentence(error, monkeypatch):
+    def damaged(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "get_state_dict", damaged)
+    with pytest.raises(OSError, match=r"'resnet18' are cut short or damaged in the cache \(.*\): delete them in"):
+        Named("resnet18", pretrained=True)
 
 
 def test_weights_that_cannot_be_fetched_are_a_sentence(monkeypatch):

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -72,8 +74,9 @@ def test_every_kind_of_network_starts_from_its_own_file(build, suffix, tmp_path)
     expected = safetensors.torch.load_file(path) if suffix == ".safetensors" else torch.load(path)
     for name, value in net.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
-    assert (net.start.fitted, net.start.unused, net.start.fresh) == (len(expected), (), ())
-    assert str(net.start) == f"Weights: {len(expected)} of {len(expected)} tensors from {path}"
+    assert (net.start.unused, net.start.fresh) == ((), ())
+    count = sum(not name.endswith("num_batches_tracked") for name in expected)
+    assert str(net.start) == f"Weights: {count} of the network's {count} tensors from {path}"
 
 
 @pytest.mark.parametrize(
@@ -98,8 +101,54 @@ def test_a_last_layer_of_other_classes_is_begun_anew_and_said(tmp_path):
     path = save(timm.create_model("test_resnet", num_classes=9), tmp_path / "net.pth")
     net = Named("test_resnet", 5, weights=path)
     assert net.start.fresh == ("head.weight", "head.bias")
+    total = sum(not name.endswith("num_batches_tracked") for name in net.state_dict())
+    assert str(net.start).startswith(f"Weights: {total - 2} of the network's {total} tensors from")
     assert str(net.start).endswith("begun anew: head")
     assert net.head.weight.shape[0] == 5
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "vit_tiny_patch16_224"])
+def test_a_last_layer_begun_anew_starts_as_torchs_do(name, in_channels, tmp_path):
+    """timm's own is of +-1/sqrt(C) in one, 0.02 in the other: logits of a deviation of 8, or near 0, to begin with."""
+    torch.manual_seed(0)
+    options = {"image_size": (32, 32)} if name.startswith("vit") else {}
+    torch.save(Named(name, 3, in_channels, **options).state_dict(), tmp_path / "net.pth")
+    net = Named(name, 10, in_channels, weights=str(tmp_path / "net.pth"), **options)
+    bound = net.head.in_features**-0.5
+    for value in (net.head.weight.detach(), net.head.bias.detach()):
+        assert value.abs().max() <= bound
+        assert value.std() > bound / 4  # a uniform's is bound / sqrt(3)
+
+
+def test_the_number_of_each_logit_picks_rows_of_a_last_layer(tmp_path):
+    """A mapping does not say how many logits there are: the file does."""
+    own = timm.create_model("test_resnet", num_classes=9).eval()
+    torch.save(own.state_dict(), tmp_path / "net.pth")
+    (tmp_path / "order.yaml").write_text("{cat: 3, dog: 5}")
+    given = {"weights": str(tmp_path / "net.pth"), "class_names": ["dog", "cat"]}
+    net = Named("test_resnet", 2, class_order=str(tmp_path / "order.yaml"), **given).eval()
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(net(images), own(images)[:, [5, 3]], rtol=0, atol=1e-5)
+    assert net.start.fresh == ()
+    with pytest.raises(ValueError, match="Expected a last layer with 2 logits, as class_order has it, got another"):
+        Named("test_resnet", 2, class_order=["dog", "cat"], **given)
+
+
+@pytest.mark.parametrize("source", ["torchvision", "timm"])
+def test_names_that_torch_no_longer_allows_are_read(source, tmp_path):
+    """torchvision's published DenseNets have norm.1 where the network has norm1."""
+    state = torchvision.models.densenet121(num_classes=5).state_dict()
+    torch.save({re.sub(r"(norm|conv)([12])\.", r"\1.\2.", k): v for k, v in state.items()}, tmp_path / "net.pth")
+    net = Named("densenet121", 5, source=source, weights=str(tmp_path / "net.pth"))
+    assert (net.start.fresh, net.start.unused) == ((), ())
+
+
+def test_a_network_that_is_cut_behind_a_stage_starts_from_the_whole_one(tmp_path):
+    path = save(timm.create_model("test_efficientnet"), tmp_path / "net.pth")
+    options = {"encoder_depth": 3, "decoder_channels": (8, 8, 8)}
+    net = EncoderDecoder("Unet", "tu-test_efficientnet", 5, options=options, weights=path)
+    assert "left out of it" in str(net.start)
 
 
 def test_the_names_of_wrappers_do_not_matter(tmp_path):
@@ -257,11 +306,29 @@ def test_another_architecture_is_refused(saved, wanted, found, tmp_path):
         wanted(path)
 
 
-def test_weights_that_are_no_numbers_are_refused(tmp_path):
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
+def test_a_file_of_layers_between_the_networks_own_is_refused(name, tmp_path):
+    """ResNet-34 fills all of ResNet-18, EfficientNet-B0 all of Lite0: other networks all the same."""
+    with torch.device("meta"):
+        shapes = timm.create_model({"resnet18": "resnet34"}.get(name, "efficientnet_b0"))
+    path = save(shapes.to_empty(device="cpu"), tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=f"Expected weights of {name}, .*there is no place for .* more layers"):
+        Named(name, weights=path)
+
+
+def test_a_program_of_torchscript_is_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "net.pt", "w") as archive:
+        archive.writestr("net/constants.pkl", b"")
+    with pytest.raises(ValueError, match=r"got a TorchScript program: .*torch.jit.load"):
+        MLP(5, weights=str(tmp_path / "net.pt"))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused(value, tmp_path):
     net = LeNet(5)
-    net.body[0].weight.data[0] = torch.nan
+    net.body[0].weight.data[0] = value
     torch.save(net.state_dict(), tmp_path / "net.pth")
-    with pytest.raises(ValueError, match=r"Expected numbers as weights, got NaN in body.0 of .*net.pth"):
+    with pytest.raises(ValueError, match=r"Expected numbers as weights, got NaN or infinity in body.0 of .*net.pth"):
         LeNet(5, weights=str(tmp_path / "net.pth"))
 
 
@@ -280,6 +347,7 @@ def test_a_path_with_nothing_is_a_sentence(weights, tmp_path, monkeypatch):
         (lambda: Named("convnext_atto", weights="d2_in2k"), "Unknown weights of convnext_atto 'd2_in2k'.*d2_in1k"),
         (lambda: Named("resnet18", pretrained=True, weights="DEFAULT"), "Expected pretrained or weights, got both"),
         (lambda: EncoderDecoder("FPN", encoder_weights="imagenet", weights="a.pth"), "got both"),
+        (lambda: EncoderDecoder("FPN", encoder_weights="imagnet"), "weights of resnet34 'imagnet'; did you mean"),
         (lambda: TorchvisionSegmentation("fcn_resnet50", pretrained=True, weights="a.pth"), "got both"),
         (lambda: Named("resnet18", resize=0), "Expected resize in pixels"),
     ],
