@@ -39,7 +39,7 @@ from hem.cli.registries import data_name, parameters, qualified, short_name, spe
 from hem.cli.resume import check, first_process, from_where, hold, prepare
 from hem.networks.weights import without_start
 from hem.runs import RunFolder, SaveConfig, SavePredictions, SaveResults
-from hem.runs.checkpoints import identity_of, refuse_programs
+from hem.runs.checkpoints import identity, identity_of, refuse_programs
 from hem.runs.data import KeepData
 from hem.runs.progress import ProgressBar
 from hem.runs.watch import Watch
@@ -219,7 +219,8 @@ class HemCLI(LightningCLI):
             )
         if not first_process() or config.trainer.fast_dev_run:
             return
-        self.results.weights = identity_of(config.ckpt_path) if config.ckpt_path else None
+        own = identity_of(config.ckpt_path) if config.ckpt_path else identity(self.model.net.state_dict())
+        self.results.weights = own
         share = config.trainer[limit]
         partial = share is not None and (isinstance(share, int) or share < 1)  # 1 is one batch, 1.0 all of them
         if kept := self.folder.make_room(results, self.results.weights, partial):

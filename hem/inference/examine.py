@@ -130,7 +130,7 @@ def _expected(net: nn.Module, channels: int) -> Normalize | None:
     """The normalisation that a network's weights expect, where it says so."""
     start = getattr(net, "start", None)
     if start is not None and start.normalization is not None:
-        return Normalize(*start.normalization)
+        return Normalize(*for_channels(start.normalization, channels))
     config = getattr(net, "pretrained_cfg", None)  # timm's
     if isinstance(config, Mapping) and {"mean", "std"} <= config.keys():
         return Normalize(*for_channels((tuple(config["mean"]), tuple(config["std"])), channels))

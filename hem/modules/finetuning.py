@@ -11,7 +11,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from hem.networks import Normalize, Start
-from hem.networks.weights import renew
+from hem.networks.weights import for_channels, renew
 
 
 class Group(NamedTuple):
@@ -115,8 +115,10 @@ def groups(net: nn.Module, encoder_lr: float, layer_decay: float) -> list[Group]
 def normalization(net: nn.Module, of_data: tuple[Sequence[float], Sequence[float]] | None) -> Normalize | None:
     """Return the normalisation that a network's weights expect of the pixels, else the data's, else none."""
     start: Start | None = getattr(net, "start", None)
-    found = start.normalization if start is not None and start.normalization is not None else of_data
-    return None if found is None else Normalize(*found)
+    if start is None or start.normalization is None:
+        return None if of_data is None else Normalize(*of_data)
+    expected = start.normalization
+    return Normalize(*(expected if of_data is None else for_channels(expected, len(of_data[0]))))
 
 
 def begin(net: nn.Module, normalize: Normalize | None, class_names: Sequence[str] | None) -> None:
@@ -131,7 +133,9 @@ def begin(net: nn.Module, normalize: Normalize | None, class_names: Sequence[str
     # once: what another task is given has learnt since
     net.start = start._replace(class_names=None, fresh=fresh)  # type: ignore[assignment]
     if normalize is not None:
-        expected = start.normalization and Normalize(*start.normalization).extra_repr() == normalize.extra_repr()
+        channels = normalize.mean.shape[1]
+        theirs = start.normalization and Normalize(*for_channels(start.normalization, channels)).extra_repr()
+        expected = theirs == normalize.extra_repr()
         whose = "these weights expect it" if expected else "the data or the config has it"
         sentences.append(f"Pixels are normalised as {whose}: {normalize.extra_repr()}.")
     if getattr(rank_zero_only, "rank", 0) == 0:

@@ -101,6 +101,22 @@ def test_an_examination_by_its_config(file, accuracy, hem_command, tmp_path):
     assert found["test/accuracy"] == pytest.approx(accuracy, abs=0.01)
 
 
+def test_results_of_another_file_of_that_name_are_kept(file, accuracy, hem_command, tmp_path):
+    """Weights come without a checkpoint here: it is the network itself that results belong to."""
+    other = tmp_path / "other" / file.name
+    other.parent.mkdir()
+    state = colours().state_dict()
+    torch.save({name: value.flip(0) if len(value.shape) == 2 else value for name, value in state.items()}, other)
+    common = (*COMMON, "--run_dir", tmp_path / "run")
+    assert hem_command("test", "--net", "test_resnet", "--weights", file, *common).code == 0
+    assert "are kept in" not in hem_command("test", "--net", "test_resnet", "--weights", file, *common).out
+    outcome = hem_command("test", "--net", "test_resnet", "--weights", other, *common)
+    assert "are of other weights or of more images: they are kept in" in outcome.out
+    kept = json.loads(next((tmp_path / "run").glob("results@*.json")).read_text())
+    assert kept["metrics"]["test/accuracy"] == pytest.approx(accuracy, abs=0.01)
+    assert figures(tmp_path / "run")["test/accuracy"] != kept["metrics"]["test/accuracy"]
+
+
 def test_the_order_of_its_classes(accuracy, hem_command, tmp_path):
     """A network whose logits are in another order, with some of classes that the data has not."""
     order = [*reversed(CLASSES), "nothing", "other"]

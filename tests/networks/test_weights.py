@@ -196,6 +196,18 @@ def test_grey_images_take_the_sum_of_the_filters(tmp_path):
     assert [len(each) for each in net.start.normalization] == [1, 1]
 
 
+def test_grey_images_take_the_mean_of_a_runs_normalisation(tmp_path, capsys):
+    coloured = ClassificationTask(
+        LeNet(5, 3), nn.CrossEntropyLoss(), num_classes=5, mean=(0.2, 0.4, 0.6), std=(1, 2, 3)
+    )
+    torch.save({"state_dict": coloured.state_dict()}, tmp_path / "net.pth")
+    grey = LeNet(5, 1, weights=str(tmp_path / "net.pth"))
+    task = ClassificationTask(grey, nn.CrossEntropyLoss(), num_classes=5, mean=(0.5,), std=(0.5,))
+    assert task.net.normalize.extra_repr() == "mean=[0.4], std=[2.0]"
+    assert "normalised as these weights expect it: mean=[0.4]" in capsys.readouterr().out
+    assert task(torch.rand(2, 1, 28, 28)).shape == (2, 5)
+
+
 def test_position_embeddings_of_another_size_are_resized(tmp_path):
     for name, build in (
         ("test_vit", lambda: timm.create_model("test_vit", num_classes=5, img_size=64)),
