@@ -107,7 +107,8 @@ class FeatureImages(Images):
         """Encode all images in order into a file that is there whole or not at all."""
         count, began = len(self), time.monotonic()
         place = self.source.name_of(0).rpartition("/")[0] or "images"
-        print(f"Features of {place}: {count} images are encoded once ...", end=" ", flush=True)
+        how = "once, without their random crops" if getattr(self.source, "augment", None) else "once"
+        print(f"Features of {place}: {count} images are encoded {how} ...", end=" ", flush=True)
         order = torch.arange(count)
         batches = Batches(lambda epoch: order, count, self.batch_size, training=False)
         for stopped in path.parent.glob(f".{path.name}.*"):  # a process that was killed; ours alone holds the lock

@@ -13,7 +13,7 @@ from PIL import Image
 
 import hem
 from hem.datamodules.features import FeatureImages
-from hem.datamodules.images import FileImages, Fit, Images, MemoryImages
+from hem.datamodules.images import FileImages, Fit, Images, MemoryImages, RandomFit
 from hem.networks import LeNet
 
 DIGITS = ("--config", "configs/classification/digits.yaml", "--trainer.enable_progress_bar", "false",
@@ -128,17 +128,18 @@ def test_features_are_computed_once_and_again_for_other_pixels_or_weights(tmp_pa
     assert len(list(tmp_path.glob("toy_train_*.npy"))) == 3
 
 
-def test_the_same_files_at_another_size_are_other_images(tmp_path):
+def test_the_same_files_at_another_size_are_other_images(tmp_path, capsys):
     paths = []
     for name, colour in (("a", 0), ("b", 255)):
         paths.append(tmp_path / f"{name}.png")
         Image.new("RGB", (8, 8), (colour, 0, 0)).save(paths[-1])
 
     def features(channels=3, **fit):
-        files = FileImages(paths, torch.tensor([0, 1]), Fit(**fit), channels=channels)
+        files = FileImages(paths, torch.tensor([0, 1]), Fit(**fit), RandomFit((2, 2), (0.5, 1)), channels=channels)
         return FeatureImages(files, lambda batch: batch.flatten(1).float(), lambda: [b"one"], tmp_path / "features")
 
     assert features(size=(4, 4))[0][0].shape == (48,)
+    assert "2 images are encoded once, without their random crops ..." in capsys.readouterr().out
     assert features(size=(2, 2))[0][0].shape == (12,)
     assert features(size=(2, 2), channels=1)[0][0].shape == (4,)
     features(size=(2, 2), shorter=4)[0]
