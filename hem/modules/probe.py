@@ -55,8 +55,11 @@ def use_features(task: Task, folder: str | Path, stage: str) -> None:
 
     @torch.inference_mode()
     def encode(images: Tensor) -> Tensor:
+        training = task.training  # features may be asked for in the midst of an epoch
         task.eval()
-        features: Tensor = net.forward_features(normalize(images.to(task.device).float() / 255))
+        input = task.trainer.precision_plugin.convert_input(images.to(task.device).float() / 255)
+        features: Tensor = net.forward_features(normalize(input))
+        task.train(training)
         if features.ndim != 2:  # timm's own networks give maps or tokens
             raise ValueError(
                 f"Expected features of shape (N, D) from {type(net).__name__}, got {tuple(features.shape)}: take the "
@@ -68,7 +71,8 @@ def use_features(task: Task, folder: str | Path, stage: str) -> None:
         tensors = {f"body.{name}": value for name, value in net.encoder.state_dict().items()}
         tensors |= normalize.state_dict()
         shapes = repr((str(net.encoder), getattr(net, "resize", None), sorted(tensors)))
-        return [shapes.encode(), *(tensors[name].cpu().contiguous().numpy().tobytes() for name in sorted(tensors))]
+        parts = (tensors[name].cpu().reshape(-1).view(torch.uint8) for name in sorted(tensors))  # NumPy has no bfloat16
+        return [shapes.encode(), *(part.numpy().tobytes() for part in parts)]
 
     parts: list[Split] = ["train"]
     parts += ["val"] if data.official_val else []

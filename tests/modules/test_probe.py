@@ -83,6 +83,14 @@ def test_another_loss_takes_the_features_that_are_there(hem_command, started, tm
     assert got["test/accuracy"] == pytest.approx(expected["test/accuracy"], abs=0.01)
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_probe_in_another_precision(precision, hem_command, started, tmp_path):
+    common = (*DIGITS, *PROBE, *started, "--model.features", tmp_path / "features", "--trainer.max_epochs", 1)
+    outcome = hem_command("fit", *common, "--trainer.precision", precision, "--run_dir", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert "encoded once" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
