@@ -20,13 +20,13 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from hem.names import check_name, near
 from hem.networks.base import Network
+from hem.networks.files import find
 from hem.networks.order import order_of
 from hem.networks.weights import (
     IMAGENET,
     Convert,
     Normalization,
     Start,
-    find,
     for_channels,
     library_conversion,
     load_weights,

@@ -41,7 +41,8 @@ def order_of(order: str | Sequence[str], class_names: Sequence[str]) -> Rows:
     chosen = [places[name] for name in class_names]
     if twice := {name for name in class_names if chosen.count(places[name]) > 1}:
         raise ValueError(
-            f"Expected a logit of its own for each class, got {sorted(twice)} with the same: tell them apart."
+            f"Expected a logit of its own for each class, got the same for {' and '.join(sorted(twice))}: tell them "
+            "apart in class_order."
         )
     return Rows(chosen, count)
 

@@ -1,4 +1,4 @@
-"""Weights from a file or from another run: read without running anything in it, matched by name and shape, said.
+"""Weights from a file or from another run: matched by name and shape, said.
 
 A state dict may be wrapped (by data parallelism, by compilation, by another trainer), may hold more than the network
 (a classifier where an encoder is wanted), and may be of another network. What fits is found by comparing names and
@@ -7,10 +7,7 @@ shapes; what hardly fits is refused.
 
 from __future__ import annotations
 
-import os
-import pickle
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import signature
@@ -18,13 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")  # keys of other trainers
+from hem.networks.files import find, read
+
 COUNTER = "num_batches_tracked"  # of BatchNorm: no output depends on it
 ENOUGH = 0.9  # share of a network's tensors, the last layer's left out, that have to be in the file
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that torchvision's weights expect
@@ -75,97 +70,6 @@ def without_start(init_args: Any) -> None:
     for name, nothing in (("weights", None), ("pretrained", False), ("encoder_weights", None), ("class_order", None)):
         if name in init_args:
             init_args[name] = nothing
-
-
-# -- reading -----------------------------------------------------------------------------------------------
-
-
-def find(weights: str | Path) -> Path | None:
-    """The file or folder that is meant, or None where a name is no path at all.
-
-    A relative path that is not there is looked for in the folder that the environment's ``HEM_WEIGHTS`` names.
-
-    Raises:
-        FileNotFoundError: It looks like a path, but there is nothing.
-    """
-    path = Path(weights).expanduser()
-    shelf = os.environ.get("HEM_WEIGHTS")
-    places = [path, *([Path(shelf).expanduser() / path] if shelf else [])]
-    for place in places:
-        if place.exists():
-            return place
-    if path.suffix not in SUFFIXES and len(path.parts) == 1:
-        return None
-    raise FileNotFoundError(
-        f"Expected weights at {' or '.join(str(place) for place in places)}, got nothing there: give the path of a "
-        "state dict (.safetensors, .pth) or the folder of a run; a relative path is also looked for in the folder that "
-        "the environment's HEM_WEIGHTS names."
-    )
-
-
-def read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """Read a state dict; only tensors and plain values come in, nothing in the file is executed.
-
-    Args:
-        path: A ``.safetensors`` file, a file of ``torch.save``, or the folder of a run (its best checkpoint, else its
-            last) or of a hub's model.
-
-    Returns:
-        The tensors by name, and whatever else the file holds.
-
-    Raises:
-        FileNotFoundError: The folder holds no weights.
-        ValueError: The file is damaged, calls for more than tensors and plain values, or holds no state dict.
-    """
-    if path.is_dir():
-        names = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin")
-        found = next((path / name for name in names if (path / name).is_file()), None)
-        if found is None:
-            raise FileNotFoundError(
-                f"Expected the folder of a run or of a model at {path}, got one without {', '.join(names)}: train it "
-                "first, or give the path of the file."
-            )
-        path = found
-    damaged = f"Expected a state dict at {path}, got a file that is cut short or damaged: copy or fetch it anew."
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path), {}
-        except SafetensorError as error:
-            raise ValueError(f"{damaged[:-1]} ({error}).") from error
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise ValueError(
-                    f"Expected a state dict at {path}, got a TorchScript program: load it yourself and save its state "
-                    "dict, torch.save(torch.jit.load(path).state_dict(), path)."
-                )
-            if archive.testzip() is not None:  # torch itself would take bytes that have changed
-                raise ValueError(damaged)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise ValueError(
-                f"Expected tensors and plain values at {path}, got a file that calls for more, which could be a "
-                "program: where you trust it, load it yourself and save its state dict, "
-                "torch.save(net.state_dict(), path)."
-            ) from error
-        raise ValueError(damaged) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, KeyError, ValueError, IndexError) as error:
-        raise ValueError(damaged) from error
-    inner = content
-    if isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    tensors = {k: v for k, v in inner.items() if isinstance(v, Tensor)} if isinstance(inner, Mapping) else {}
-    if not tensors:
-        raise ValueError(
-            f"Expected a state dict at {path}, tensors by name, got {type(content).__name__}: save one by "
-            "torch.save(net.state_dict(), path)."
-        )
-    return tensors, content
-
-
-# -- matching ----------------------------------------------------------------------------------------------
 
 
 class Match(NamedTuple):

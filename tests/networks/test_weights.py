@@ -510,7 +510,7 @@ def test_a_published_file_fills_the_encoder_of_a_segmentation_network():
     for name, value in net.encoder.state_dict().items():
         torch.testing.assert_close(value, own.encoder.state_dict()[name], rtol=0, atol=0)
     assert (net.start.fitted, {key.split(".")[0] for key in net.start.unused}) == (
-        288,
+        240,
         {"bn2", "classifier", "conv_head"},
     )
 
