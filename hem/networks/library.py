@@ -112,7 +112,7 @@ class Named(Network):
         if class_order is not None:
             rows = order_of(class_order, class_names or [str(k) for k in range(num_classes)])
             if published is not None:  # the library fills all of its last layer
-                outputs = rows.count or _published_classes(name, library, published)
+                outputs = rows.total or _published_classes(name, library, published) or num_classes
         try:
             with published_weights(name, "give a file as weights, or set pretrained to false"):
                 body, path, new = build(name, outputs, in_channels, image_size, published, dict(options or {}))

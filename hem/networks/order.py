@@ -27,9 +27,9 @@ def order_of(order: str | Sequence[str], class_names: Sequence[str]) -> Rows:
 
     Example:
         >>> order_of(["dog", "cat", "cow"], ["cat", "dog"])
-        Rows(chosen=[1, 0], count=3)
+        Rows(chosen=[1, 0], total=3)
         >>> order_of("imagenet", ["n01440764", "n15075141"])
-        Rows(chosen=[0, 999], count=1000)
+        Rows(chosen=[0, 999], total=1000)
     """
     places, count = _places(order)
     for name in class_names:

@@ -120,16 +120,16 @@ class Rows(NamedTuple):
     """Which logits of a last layer are wanted."""
 
     chosen: Sequence[int]  # their places, in the order of the network's own
-    count: int | None = None  # of all that there are; None: as many as the layer has
+    total: int | None = None  # of all that there are; None: as many as the layer has
 
     def fit(self, count: int) -> bool:
         """Whether a layer of so many logits is meant."""
-        return count > max(self.chosen) if self.count is None else count == self.count
+        return count > max(self.chosen) if self.total is None else count == self.total
 
     @property
     def size(self) -> str:
         """How many logits are expected, in words."""
-        return f"{max(self.chosen) + 1} or more" if self.count is None else str(self.count)
+        return f"{max(self.chosen) + 1} or more" if self.total is None else str(self.total)
 
 
 def _matches(net: nn.Module, states: Iterable[dict[str, Tensor]], rows: Rows | None) -> Iterator[Match]:
