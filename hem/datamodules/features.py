@@ -77,13 +77,20 @@ class FeatureImages(Images):
     @cached_property
     def features(self) -> Tensor:
         """All features (N, D), mapped into memory."""
-        path = self.folder / f"{self.source.name_of(0).rpartition('/')[0].replace('/', '_') or 'images'}_{self.key}.npy"
+        path = self.folder / f"{self.place.replace('/', '_')}_{self.key}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.is_file():
                 self._compute(path)
         return torch.from_numpy(np.load(path, mmap_mode="c"))  # c: whoever writes to it changes a copy
+
+    @property
+    def place(self) -> str:
+        """Where the images lie: the folder of all of them, or the name of their set."""
+        if self.source.paths is not None:
+            return os.path.commonpath({os.path.dirname(path) for path in self.source.paths})
+        return self.source.name_of(0).rpartition("/")[0] or "images"
 
     @property
     def key(self) -> str:
@@ -106,9 +113,8 @@ class FeatureImages(Images):
     def _compute(self, path: Path) -> None:
         """Encode all images in order into a file that is there whole or not at all."""
         count, began = len(self), time.monotonic()
-        place = self.source.name_of(0).rpartition("/")[0] or "images"
         how = "once, without their random crops" if getattr(self.source, "augment", None) else "once"
-        print(f"Features of {place}: {count} images are encoded {how} ...", end=" ", flush=True)
+        print(f"Features of {self.place}: {count} images are encoded {how} ...", end=" ", flush=True)
         order = torch.arange(count)
         batches = Batches(lambda epoch: order, count, self.batch_size, training=False)
         for stopped in path.parent.glob(f".{path.name}.*"):  # a process that was killed; ours alone holds the lock

@@ -28,7 +28,7 @@ def find(weights: str | Path) -> Path | None:
     """
     path = Path(weights).expanduser()
     shelf = os.environ.get("HEM_WEIGHTS")
-    places = [path, *([Path(shelf).expanduser() / path] if shelf else [])]
+    places = [path, *([Path(shelf).expanduser() / path] if shelf and not path.is_absolute() else [])]
     for place in places:
         if place.exists():
             return place

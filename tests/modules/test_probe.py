@@ -139,7 +139,8 @@ def test_features_are_computed_once_and_again_for_other_pixels_or_weights(tmp_pa
 def test_the_same_files_at_another_size_are_other_images(tmp_path, capsys):
     paths = []
     for name, colour in (("a", 0), ("b", 255)):
-        paths.append(tmp_path / f"{name}.png")
+        paths.append(tmp_path / "train" / name / "0.png")
+        paths[-1].parent.mkdir(parents=True)
         Image.new("RGB", (8, 8), (colour, 0, 0)).save(paths[-1])
 
     def features(channels=3, **fit):
@@ -147,7 +148,8 @@ def test_the_same_files_at_another_size_are_other_images(tmp_path, capsys):
         return FeatureImages(files, lambda batch: batch.flatten(1).float(), lambda: [b"one"], tmp_path / "features")
 
     assert features(size=(4, 4))[0][0].shape == (48,)
-    assert "2 images are encoded once, without their random crops ..." in capsys.readouterr().out
+    said = f"Features of {tmp_path / 'train'}: 2 images are encoded once, without their random crops ..."
+    assert said in capsys.readouterr().out
     assert features(size=(2, 2))[0][0].shape == (12,)
     assert features(size=(2, 2), channels=1)[0][0].shape == (4,)
     features(size=(2, 2), shorter=4)[0]

@@ -352,6 +352,14 @@ def test_a_path_with_nothing_is_a_sentence(weights, tmp_path, monkeypatch):
         LeNet(weights=weights)
 
 
+def test_an_absolute_path_is_looked_for_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEM_WEIGHTS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"Expected weights at {tmp_path}/nix.pth, got nothing"):
+        LeNet(weights=str(tmp_path / "nix.pth"))
+    with pytest.raises(FileNotFoundError, match=f"Expected weights at nix.pth or {tmp_path}/nix.pth, got nothing"):
+        LeNet(weights="nix.pth")
+
+
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
