@@ -129,6 +129,8 @@ def required(said: Said, found: re.Match[str]) -> str:
         # a class that is called with more than the config says is not named there
         who = said.key if "callable class" in said.message else said.owner_name
         return f"{who} needs {names}: give it as --{said.key}.{names.partition(',')[0]} VALUE, or in a config"
+    if names == "root":  # of one's own folder; all other data know where to look
+        return "no folder of images is given: say where it is by --data.root FOLDER"
     return f"{said.key or 'the command'} needs {names}: {START}"
 
 

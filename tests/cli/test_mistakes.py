@@ -118,6 +118,7 @@ def test_options(kind, hem_command, tmp_path, answered):
 
 
 COMMANDS = {
+    "folder that is not given": ("fit --config classification/folder", ["--data.root FOLDER"]),
     "nothing": ("", ["Expected a command, one of fit, validate, test, predict", "got none"]),
     "another word for fit": ("train", ["got 'train'; did you mean 'fit'"]),
     "an option first": ("--config classification/digits fit", ["got an option first", "Expected a command"]),
