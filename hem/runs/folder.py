@@ -54,85 +54,26 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-
-    @property
-    def config(self) -> Path:
-        """``config.yaml``: the merged config that the run began with."""
-        return self.path / self.CONFIG
+        self.config = self.path / self.CONFIG  #: the merged config that the run began with
+        self.curves = self.path / "metrics.csv"  #: what training logged, a row for each step that logs
+        self.results = self.path / self.RESULTS  #: every figure of the test
+        self.results_validate = self.path / "results_validate.json"  #: every figure of a validation by itself
+        self.predictions = self.path / "predictions.csv"  #: a row for each image
+        self.predicted = self.path / "predictions.json"  #: whose predictions lie here
+        self.masks = self.path / "masks"  #: the predicted mask of each image
+        self.corruption = self.path / "corruption.csv"  #: the accuracy under each corruption and severity
+        self.rejector = self.path / "rejector.json"  #: the threshold of what is accepted as known
+        self.calibration = self.path / "calibration.json"  #: what makes probabilities of the network's logits
+        self.data = self.path / "data.json"  #: what the outputs mean, and what images the network takes
+        self.study = self.path / self.STUDY  #: the commands that a study has done here
+        self.lock = self.path / "lock"  #: the file that whoever works in the folder holds a lock on
+        self.checkpoints = self.path / "checkpoints"  #: their folder
+        self.last = self.checkpoints / LAST  #: the newest checkpoint, whether or not it is there and whole
+        self.resumes = self.path / "resumes.json"  #: when training went on, from where, with what changed
 
     def config_of(self, stage: str) -> Path:
         """The merged config of a stage: ``config.yaml`` of ``fit``, ``config_test.yaml`` of ``test``."""
         return self.config if stage == "fit" else self.path / f"config_{stage}.yaml"
-
-    @property
-    def curves(self) -> Path:
-        """``metrics.csv``: what training logged, a row for each step that logs."""
-        return self.path / "metrics.csv"
-
-    @property
-    def results(self) -> Path:
-        """``results.json``: every figure of the test."""
-        return self.path / self.RESULTS
-
-    @property
-    def results_validate(self) -> Path:
-        """``results_validate.json``: every figure of a validation that was asked for by itself."""
-        return self.path / "results_validate.json"
-
-    @property
-    def predictions(self) -> Path:
-        """``predictions.csv``: a row for each image."""
-        return self.path / "predictions.csv"
-
-    @property
-    def predicted(self) -> Path:
-        """``predictions.json``: whose predictions lie here."""
-        return self.path / "predictions.json"
-
-    @property
-    def masks(self) -> Path:
-        """``masks/``: the predicted mask of each image."""
-        return self.path / "masks"
-
-    @property
-    def corruption(self) -> Path:
-        """``corruption.csv``: the accuracy under each corruption and severity."""
-        return self.path / "corruption.csv"
-
-    @property
-    def rejector(self) -> Path:
-        """``rejector.json``: the threshold that accepts most of what the network classifies rightly."""
-        return self.path / "rejector.json"
-
-    @property
-    def calibration(self) -> Path:
-        """``calibration.json``: what makes probabilities of the network's logits."""
-        return self.path / "calibration.json"
-
-    @property
-    def data(self) -> Path:
-        """``data.json``: what the outputs mean, and what images the network takes."""
-        return self.path / "data.json"
-
-    @property
-    def study(self) -> Path:
-        """``study.json``: the commands that a study has done here."""
-        return self.path / self.STUDY
-
-    @property
-    def lock(self) -> Path:
-        """``lock``: the file that whoever works in the folder holds a lock on."""
-        return self.path / "lock"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def last(self) -> Path:
-        """``checkpoints/last.ckpt``: the newest checkpoint, whether or not it is there and whole."""
-        return self.checkpoints / LAST
 
     def checkpoint(self, which: str) -> Path:
         """Return the ``best`` or ``last`` checkpoint.
@@ -306,11 +247,6 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     # -- resumes -------------------------------------------------------------------------------------------
-
-    @property
-    def resumes(self) -> Path:
-        """``resumes.json``: when training went on, from which checkpoint, and which options had changed."""
-        return self.path / "resumes.json"
 
     def read_resumes(self) -> list[dict[str, Any]]:
         """What ``resumes.json`` holds; empty: the run was never resumed.
