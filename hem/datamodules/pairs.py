@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,63 +21,28 @@ from hem.datamodules.images import NO_TARGET, FileImages, Images
 from hem.datamodules.masks import HELD_OUT, VOID, Files, MaskDataset
 
 
-class Stretch:
-    """Brings image and mask to one size by scaling each side: bilinear and antialiased; nearest for the mask.
+class Shape(ABC):
+    """Brings image and mask to one size; what :meth:`scaled` leaves free of it is padded at the right and below.
 
     Args:
         size: Height and width in pixels.
     """
 
-    before_augmentation = True  # all images have one size then
+    before_augmentation: bool  #: whether training images are brought to it before they are changed at random
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """A PIL image as a tensor (C, H, W), uint8, in the one size."""
-        return self.image(TF.pil_to_tensor(image))
-
-    def image(self, image: Tensor) -> Tensor:
-        """The image (C, H, W) in the one size."""
-        return torch.as_tensor(TF.resize(image, list(self.size), antialias=True))
-
-    def mask(self, mask: Tensor) -> Tensor:
-        """The mask (H, W) in the one size."""
-        return nearest(mask, self.size)
-
-    def back(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
-        """A mask of the one size in the size (height, width) of its file."""
-        return nearest(mask, size)
-
-
-class Pad:
-    """Brings image and mask to one size by void at the right and below; larger ones are scaled down to fit.
-
-    Args:
-        size: Height and width in pixels.
-    """
-
-    before_augmentation = False  # random crops had better not be cut from the margin
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
-
+    @abstractmethod
     def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The size of the part that is not padded, for an image of a size.
-
-        Example:
-            >>> Pad((100, 100)).scaled((50, 80)), Pad((100, 100)).scaled((100, 400))
-            ((50, 80), (25, 100))
-        """
-        factor = min(1.0, self.size[0] / size[0], self.size[1] / size[1])
-        return max(1, round(factor * size[0])), max(1, round(factor * size[1]))
+        """The size of the part that is not padded, for an image of a size."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         """A PIL image as a tensor (C, H, W), uint8, in the one size."""
         return self.image(TF.pil_to_tensor(image))
 
     def image(self, image: Tensor) -> Tensor:
-        """The image (C, H, W) in the one size, black where it is padded."""
+        """The image (C, H, W) in the one size, bilinear and antialiased; black where it is padded."""
         height, width = self.scaled((image.shape[-2], image.shape[-1]))
         image = torch.as_tensor(TF.resize(image, [height, width], antialias=True))
         return F.pad(image, (0, self.size[1] - width, 0, self.size[0] - height))
@@ -90,6 +57,32 @@ class Pad:
         """A mask of the one size in the size (height, width) of its file."""
         height, width = self.scaled(size)
         return nearest(mask[:height, :width], size)
+
+
+class Stretch(Shape):
+    """Brings image and mask to one size by scaling each side."""
+
+    before_augmentation = True  # all images have one size then
+
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The whole."""
+        return self.size
+
+
+class Pad(Shape):
+    """Brings image and mask to one size by void at the right and below; larger ones are scaled down to fit."""
+
+    before_augmentation = False  # random crops had better not be cut from the margin
+
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size of the part that is not padded, for an image of a size.
+
+        Example:
+            >>> Pad((100, 100)).scaled((50, 80)), Pad((100, 100)).scaled((100, 400))
+            ((50, 80), (25, 100))
+        """
+        factor = min(1.0, self.size[0] / size[0], self.size[1] / size[1])
+        return max(1, round(factor * size[0])), max(1, round(factor * size[1]))
 
 
 def nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -166,6 +159,7 @@ class RandomScale(Transform):  # type: ignore[misc]  # torchvision has no types
         return self._call_kernel(TF.resize, inpt, size=params["size"], antialias=True)
 
 
+@dataclass(eq=False)
 class Pairs(Images):
     """Images with masks in files; decoded one by one, or all of them kept in memory once they are read.
 
@@ -187,32 +181,24 @@ class Pairs(Images):
         in_memory: Whether to keep what is decoded.
     """
 
-    def __init__(
-        self,
-        dataset: MaskDataset,
-        files: Files,
-        shape: Stretch | Pad,
-        remap: Tensor,
-        augment: Sequence[nn.Module],
-        crop_size: tuple[int, int],
-        max_share: float,
-        in_memory: bool,
-    ) -> None:
-        self.dataset = dataset
-        self.paths = [image for image, _ in files]
-        self.masks = [mask for _, mask in files]
+    dataset: MaskDataset
+    files: Files
+    shape: Shape
+    remap: Tensor
+    augment: Sequence[nn.Module]
+    crop_size: tuple[int, int]
+    max_share: float
+    in_memory: bool
+
+    def __post_init__(self) -> None:
+        self.paths, self.masks = [image for image, _ in self.files], [mask for _, mask in self.files]
         # every image is of one kind: the split that cuts off a validation part looks at these
-        self.targets = torch.zeros(len(files), dtype=torch.int64)
+        self.targets = torch.zeros(len(self.files), dtype=torch.int64)
         self.images = FileImages(self.paths, self.targets + NO_TARGET, TF.pil_to_tensor)
-        self.shape = shape
-        self.remap = remap
-        self.augment = augment
-        self.crop_size = crop_size
-        self.max_share = max_share
         self._kept: list[tuple[Tensor, Tensor]] | None = None
-        if in_memory:
+        if self.in_memory:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                self._kept = list(pool.map(self._decode, range(len(files))))
+                self._kept = list(pool.map(self._decode, range(len(self.files))))
 
     def _decode(self, index: int) -> tuple[Tensor, Tensor]:
         image, _ = self.images[index]

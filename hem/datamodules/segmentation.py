@@ -17,7 +17,7 @@ from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import Images, height_and_width
 from hem.datamodules.loader import Batch, RawBatch
 from hem.datamodules.masks import HELD_OUT, VOID, Color, Counts, MaskDataset
-from hem.datamodules.pairs import Pad, Pairs, Stretch
+from hem.datamodules.pairs import Pad, Pairs, Shape, Stretch
 from hem.datamodules.splits import Split, held_out_by_name
 from hem.decoder import size_of
 
@@ -33,15 +33,8 @@ class SegmentationDataModule(ImageDataModule):
         root: Folder of the data sets, each in its official layout; ``None``: the environment's ``HEM_DATA``,
             else ``data``.
         batch_size: Images per training step, over all processes.
-        val_fraction: Share of the training images that is held out for validation where the data set has no
-            validation part of its own, in [0, 1).
-        split_seed: Chooses the validation part.
-        seed: Chooses order and augmentation.
-        num_workers: Processes that decode files and augment.
         augment: What training images and masks go through together, in this order: any of
             ``torchvision.transforms.v2``. ``None``: half of the images are mirrored.
-        eval_batch_size: Images per step of evaluation, over all processes; ``None``: ``batch_size``.
-        predict_folder: Folder of images for ``predict``, in place of the test part.
         image_size: Height and width to which images are brought, or one number for both; ``None``: the data set's.
         fit: Whether other sizes are stretched to it (``"resize"``), or kept and padded with void (``"pad"``).
         crop_size: Height and width of the random part of a training image that is trained on; ``None``:
@@ -52,6 +45,8 @@ class SegmentationDataModule(ImageDataModule):
         unknown_classes: Names of classes that are left out of training, and are unknown objects in the test.
         count: What ``class_counts`` are, for the losses that ask for them: ``"pixels"`` or ``"images"`` of the
             whole official training part, at the size of its files.
+        **kwargs: ``val_fraction`` (of use where the data set has no validation part of its own), ``split_seed``,
+            ``seed``, ``num_workers``, ``eval_batch_size`` and ``predict_folder``, as of :class:`ImageDataModule`.
 
     Raises:
         ValueError: An argument is out of its range, or an unknown class is none of the data set's.
@@ -62,13 +57,7 @@ class SegmentationDataModule(ImageDataModule):
         dataset: MaskDataset,
         root: str | None = None,
         batch_size: int = 16,
-        val_fraction: float = 0.1,
-        split_seed: int = 0,
-        seed: int = 0,
-        num_workers: int = 0,
         augment: list[nn.Module] | None = None,
-        eval_batch_size: int | None = None,
-        predict_folder: str | None = None,
         image_size: int | tuple[int, int] | None = None,
         fit: Literal["resize", "pad"] = "resize",
         crop_size: int | tuple[int, int] | None = None,
@@ -76,18 +65,11 @@ class SegmentationDataModule(ImageDataModule):
         in_memory: bool = False,
         unknown_classes: Sequence[str] = (),
         count: Literal["pixels", "images"] = "pixels",
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            root=root,
-            batch_size=batch_size,
-            val_fraction=val_fraction,
-            split_seed=split_seed,
-            seed=seed,
-            num_workers=num_workers,
-            augment=[],
-            eval_batch_size=eval_batch_size,
-            predict_folder=predict_folder,
-        )
+            root, batch_size, augment=[], download=False, subset=None, sampling=None, on_device=True, **kwargs
+        )  # given here, so that they are no options of masks
         if unfit := set(unknown_classes) - set(dataset.class_names):
             raise ValueError(
                 f"unknown_classes are some of {dataset.title}'s classes, {', '.join(dataset.class_names)}, "
@@ -109,7 +91,7 @@ class SegmentationDataModule(ImageDataModule):
         self.image_size = height_and_width(image_size or dataset.image_size)
         self.ignore_index = VOID
         self.unknown_index = HELD_OUT if len(unknown_classes) else VOID
-        self.shape = Stretch(self.image_size) if fit == "resize" else Pad(self.image_size)
+        self.shape: Shape = Stretch(self.image_size) if fit == "resize" else Pad(self.image_size)
         self.joint = [RandomHorizontalFlip()] if augment is None else augment
         self.crop_size = height_and_width(crop_size or self.image_size, "crop_size")
         self.max_share = max_share
@@ -213,7 +195,7 @@ class SegmentationDataModule(ImageDataModule):
         if share < 0.01:
             rank_zero_warn(f"Few pixels have a label in {facts}: the network learns from {100 * share:.2g} % of them.")
 
-    def eval_transform(self) -> Stretch | Pad:  # type: ignore[override]
+    def eval_transform(self) -> Shape:  # type: ignore[override]
         """How an image of any size becomes one of this data set."""
         return self.shape
 

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from hem.checks import check_pixels
 from hem.datamodules.images import Fit
-from hem.datamodules.pairs import Pad, Stretch
+from hem.datamodules.pairs import Pad, Shape, Stretch
 from hem.datamodules.segmentation import SegmentationDataModule
 from hem.decoder import decode_image
 from hem.modules.calibrator import RunCalibration, Scores, most_probable, named_sets, probabilities
@@ -146,7 +146,7 @@ class Segmenter(nn.Module):
         net: nn.Module,
         class_names: Sequence[str],
         palette: Sequence[Color],
-        shape: Stretch | Pad,
+        shape: Shape,
         calibration: RunCalibration | None = None,
     ) -> None:
         super().__init__()
