@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -37,6 +38,7 @@ Request: TypeAlias = tuple[Tensor, Tensor | None, int]
 PARTNER = -1  # the stream of random numbers that chooses partners; augmentations have 0, 1, ...
 
 
+@dataclass(eq=False)
 class Batches(Sampler[Tensor]):
     """The batches of an epoch, as far as one process works on them.
 
@@ -71,35 +73,29 @@ class Batches(Sampler[Tensor]):
         [[2, 3], [6], [9]]
     """
 
-    def __init__(
-        self,
-        order: Callable[[int], Tensor],
-        length: int,
-        batch_size: int,
-        *,
-        training: bool,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | None = None,
-    ) -> None:
-        if training and batch_size % world:
+    order: Callable[[int], Tensor]
+    length: int
+    batch_size: int
+    _: KW_ONLY
+    training: bool
+    rank: int = 0
+    world: int = 1
+    device: torch.device | None = None
+    epoch: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.training and self.batch_size % self.world:
             raise ValueError(
-                f"batch_size counts the samples of a step over all processes and must be a multiple of "
-                f"their number, but it is {batch_size} with {world} processes; "
-                f"take {max(1, batch_size // world) * world}."
+                f"batch_size counts the samples of a step over all processes and must be a multiple of their number, "
+                f"but it is {self.batch_size} with {self.world} processes; "
+                f"take {max(1, self.batch_size // self.world) * self.world}."
             )
-        if length == 0:
+        if self.length == 0:
             raise ValueError("Expected samples to go through, got none: take a larger share of the data, or more data.")
-        if length < world:
-            raise ValueError(f"There are {length} samples for {world} processes: use at most {length} of them.")
-        self.order = order
-        self.length = length
-        self.batch_size = batch_size
-        self.training = training
-        self.rank = rank
-        self.world = world
-        self.device = device
-        self.epoch = 0
+        if self.length < self.world:
+            raise ValueError(
+                f"There are {self.length} samples for {self.world} processes: use at most {self.length} of them."
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next; Lightning does so before each."""
