@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
 
 from hem.datamodules.base import ImageDataModule
-from hem.datamodules.datasets.cifar import CIFAR10DataModule, CIFAR100DataModule
-from hem.datamodules.datasets.mnist import FashionMNISTDataModule, KMNISTDataModule, MNISTDataModule
-from hem.datamodules.datasets.open_set import OpenSetDataModule
-from hem.datamodules.datasets.svhn import SVHNDataModule
-from hem.datamodules.datasets.tiny_imagenet import TinyImageNetDataModule
+from hem.datamodules.datasets.digits import DigitsDataModule
+from hem.datamodules.datasets.open_set import WHOLE, OpenSetDataModule
 from hem.datamodules.images import NO_TARGET, FileImages, Fit, Images, conform, image_files
 from hem.datamodules.noise import (
     DerivedImages,
@@ -40,6 +38,13 @@ from hem.rng import permutation
 Kind = Literal["novel", "unrecognisable"]
 
 
+class Unknown(NamedTuple):
+    """An entry of :data:`UNKNOWN`."""
+
+    kind: Kind
+    load: Callable[[ImageDataModule, Path, int], Images]  # of the known data, the root folder and the seed
+
+
 # -- novel: other data sets ----------------------------------------------------------------------------------
 
 
@@ -47,32 +52,24 @@ def _conformed(images: Images, channels: int, size: tuple[int, int], index: Tens
     return conform(stacked(images, index), channels, size)
 
 
-def _test_part(module: type[ImageDataModule], known: ImageDataModule, root: Path) -> Images:
+def _module(module: type[ImageDataModule]) -> Unknown:
     """The test part of another data module, grey or in colour and of the size that the known one has."""
-    other = module(root=str(root))
-    try:
-        images = other.load("test")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"the test part of {other.title} is not in {root}; get it from {other.source} into that folder"
-        ) from error
-    make = partial(_conformed, images, known.in_channels, known.image_size)
-    return DerivedImages(make, len(images), str(module.name))
+
+    def load(known: ImageDataModule, root: Path, seed: int) -> Images:
+        other = module(root=str(root))
+        try:
+            images = other.load("test")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"the test part of {other.title} is not in {root}; get it from {other.source} into that folder"
+            ) from error
+        make = partial(_conformed, images, known.in_channels, known.image_size)
+        return DerivedImages(make, len(images), str(module.name))
+
+    return Unknown("novel", load)
 
 
-class _Negative:
-    """A transform of images behind which black is white."""
-
-    def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
-        self.transform = transform
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return 255 - self.transform(image)
-
-
-def _files(
-    folders: Sequence[str], source: str, known: ImageDataModule, root: Path, *, negative: bool = False
-) -> Images:
+def _files(folders: Sequence[str], source: str, known: ImageDataModule, root: Path) -> FileImages:
     """The image files below the first of some folders that is there, scaled and cut as the known images are."""
     found = next((root / folder for folder in folders if (root / folder).is_dir()), None)
     if found is None:
@@ -84,25 +81,29 @@ def _files(
         raise FileNotFoundError(f"{found} holds no image; get it from {source}")
     fit = known.eval_transform()
     if fit.shorter is None:  # photographs are not stretched
-        fit = Fit(known.image_size, None if negative else min(known.image_size))
-    targets = torch.full((len(paths),), NO_TARGET)
-    return FileImages(paths, targets, _Negative(fit) if negative else fit, channels=known.in_channels)
+        fit = Fit(known.image_size, min(known.image_size))
+    return FileImages(paths, torch.full((len(paths),), NO_TARGET), fit, channels=known.in_channels)
 
 
-def _omniglot(known: ImageDataModule, root: Path) -> Images:
+def _folder(source: str, *folders: str) -> Unknown:
+    return Unknown("novel", lambda known, root, seed: _files(folders, source, known, root))
+
+
+def _omniglot(known: ImageDataModule, root: Path, seed: int) -> Images:
     """Handwritten characters, white on black as MNIST's: the evaluation part, else the background part."""
     whole = ("omniglot-py/images_evaluation", "omniglot-py/images_background")
     small = [f"omniglot-small{i}/images_background_small{i}" for i in (1, 2)]
     source = "https://github.com/brendenlake/omniglot"
-    if any((root / folder).is_dir() for folder in whole) or not any((root / part).is_dir() for part in small):
-        return _files((*whole, *small), source, known, root, negative=True)
-    parts = [_files((part,), source, known, root, negative=True) for part in small if (root / part).is_dir()]
-    paths = [path for part in parts if isinstance(part, FileImages) for path in part.paths]
-    targets = torch.full((len(paths),), NO_TARGET)
-    return FileImages(paths, targets, _Negative(Fit(known.image_size)), channels=known.in_channels)
+    parts: list[tuple[str, ...]] = [(part,) for part in small if (root / part).is_dir()]
+    if not parts or any((root / folder).is_dir() for folder in whole):
+        parts = [(*whole, *small)]
+    images = [_files(part, source, known, root) for part in parts]
+    paths = [path for each in images for path in each.paths]
+    negative = v2.Compose([known.eval_transform(), v2.Lambda(TF.invert)])
+    return FileImages(paths, torch.full((len(paths),), NO_TARGET), negative, channels=known.in_channels)
 
 
-def _held_out(known: ImageDataModule, root: Path) -> Images:
+def _held_out(known: ImageDataModule, root: Path, seed: int) -> Images:
     """The classes that an open-set split keeps from the training."""
     if not isinstance(known, OpenSetDataModule):
         raise FileNotFoundError(
@@ -120,53 +121,28 @@ Noise = Callable[[tuple[int, int, int], int, Tensor], Tensor]
 Destroyer = Callable[[Images, int, Tensor], Tensor]
 
 
-def _noise(make: Noise, name: str, known: ImageDataModule, seed: int) -> Images:
-    shape = (known.in_channels, *known.image_size)
-    return DerivedImages(partial(make, shape, seed), NOISE_COUNT, name)
+def _made(make: Noise, name: str) -> Unknown:
+    def load(known: ImageDataModule, root: Path, seed: int) -> Images:
+        return DerivedImages(partial(make, (known.in_channels, *known.image_size), seed), NOISE_COUNT, name)
+
+    return Unknown("unrecognisable", load)
 
 
-def _destroyed(make: Destroyer, name: str, known: ImageDataModule, seed: int) -> Images:
-    images = known.images("test")
-    return DerivedImages(partial(make, images, seed), len(images), name)
+def _destroyed(make: Destroyer, name: str) -> Unknown:
+    def load(known: ImageDataModule, root: Path, seed: int) -> Images:
+        images = known.images("test")
+        return DerivedImages(partial(make, images, seed), len(images), name)
+
+    return Unknown("unrecognisable", load)
 
 
 # -- by name -------------------------------------------------------------------------------------------------
 
-
-class Unknown(NamedTuple):
-    """An entry of :data:`UNKNOWN`."""
-
-    kind: Kind
-    load: Callable[[ImageDataModule, Path, int], Images]  # of the known data, the root folder and the seed
-
-
-def _module(module: type[ImageDataModule]) -> Unknown:
-    return Unknown("novel", lambda known, root, seed: _test_part(module, known, root))
-
-
-def _folder(source: str, *folders: str) -> Unknown:
-    return Unknown("novel", lambda known, root, seed: _files(folders, source, known, root))
-
-
-def _made(make: Noise, name: str) -> Unknown:
-    return Unknown("unrecognisable", lambda known, root, seed: _noise(make, name, known, seed))
-
-
-def _unmade(make: Destroyer, name: str) -> Unknown:
-    return Unknown("unrecognisable", lambda known, root, seed: _destroyed(make, name, known, seed))
-
-
 OPENOOD = "https://github.com/Jingkang50/OpenOOD"
 UNKNOWN: dict[str, Unknown] = {
-    "mnist": _module(MNISTDataModule),
-    "fashion_mnist": _module(FashionMNISTDataModule),
-    "kmnist": _module(KMNISTDataModule),
-    "cifar10": _module(CIFAR10DataModule),
-    "cifar100": _module(CIFAR100DataModule),
-    "svhn": _module(SVHNDataModule),
-    "tiny_imagenet": _module(TinyImageNetDataModule),
-    "omniglot": Unknown("novel", lambda known, root, seed: _omniglot(known, root)),
-    "held_out": Unknown("novel", lambda known, root, seed: _held_out(known, root)),
+    **{str(module.name): _module(module) for module in WHOLE.values() if module is not DigitsDataModule},
+    "omniglot": Unknown("novel", _omniglot),
+    "held_out": Unknown("novel", _held_out),
     "textures": _folder(
         "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
         "dtd/images",
@@ -185,8 +161,8 @@ UNKNOWN: dict[str, Unknown] = {
     "uniform": _made(uniform_noise, "uniform"),
     "gaussian": _made(gaussian_noise, "gaussian"),
     "blobs": _made(blobs, "blobs"),
-    "permuted": _unmade(permuted, "permuted"),
-    "phase": _unmade(phase_randomised, "phase"),
+    "permuted": _destroyed(permuted, "permuted"),
+    "phase": _destroyed(phase_randomised, "phase"),
     "nonsense": _made(uniform_noise, "nonsense"),  # where the task's ascent begins
 }
 """Sets of images that a classifier has not learnt, by name."""
