@@ -68,6 +68,8 @@ class ImageDataModule(LightningDataModule, ABC):
     own: bool = False  #: whether it is one's own folder, whose files come and go, rather than a published list
     mean: tuple[float, ...]  #: of the official training part per channel, pixels in [0, 1]
     std: tuple[float, ...]
+    usual: tuple[Augmentation, ...] = ()  #: the augmentation of the literature's recipes
+    shorter: int | None = None  #: to how many pixels an evaluation scales the shorter side; None: it stretches
 
     def __init__(
         self,
@@ -139,8 +141,8 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     def usual_augment(self) -> list[Augmentation | Mixing]:
-        """The augmentation of the literature's recipes."""
-        return []
+        """The augmentation of the literature's recipes, :attr:`usual`."""
+        return list(self.usual)
 
     @property
     def official_val(self) -> bool:
@@ -377,7 +379,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def eval_transform(self) -> Fit:
         """How an image of any size becomes one of this data set."""
-        return Fit(self.image_size)
+        return Fit(self.image_size, self.shorter)
 
     def name_of(self, index: int) -> str:
         """The name of a sample of ``predict_dataloader``: its path, or such as ``mnist/test/00012``."""

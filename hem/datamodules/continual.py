@@ -183,10 +183,8 @@ class ContinualDataModule(ImageDataModule):
 
     def seen(self, task: int) -> Tensor:
         """The classes of a task and of all before it, (K,) int64, ascending."""
-        seen = torch.zeros(self.num_classes, dtype=torch.bool)
-        for t in range(task + 1):
-            seen[self.classes(t)] = True
-        return seen.nonzero()[:, 0]
+        seen: Tensor = torch.unique(torch.cat([self.classes(t) for t in range(task + 1)]))
+        return seen
 
     def usual_augment(self) -> list[Augmentation | Mixing]:
         """The data set's, but for permuted pixels."""

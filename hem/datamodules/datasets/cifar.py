@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from hem.datamodules.augment import Augmentation, Mixing, RandomCrop, RandomFlip
+from hem.datamodules.augment import RandomCrop, RandomFlip
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import MemoryImages
 from hem.datamodules.splits import Split
@@ -114,6 +114,7 @@ class CIFAR10DataModule(ImageDataModule):
     image_size = (32, 32)
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
+    usual = (RandomCrop(4), RandomFlip())
 
     def load(self, split: Split) -> MemoryImages:
         """Read ``cifar-10-batches-py/data_batch_1`` to ``5``, or ``test_batch``."""
@@ -123,10 +124,6 @@ class CIFAR10DataModule(ImageDataModule):
     def fetch(self) -> None:
         """Download by torchvision."""
         datasets.CIFAR10(str(self.root), download=True)
-
-    def usual_augment(self) -> list[Augmentation | Mixing]:
-        """Crop and mirror."""
-        return [RandomCrop(4), RandomFlip()]
 
 
 class CIFAR100DataModule(ImageDataModule):
@@ -147,6 +144,7 @@ class CIFAR100DataModule(ImageDataModule):
     image_size = (32, 32)
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
+    usual = (RandomCrop(4), RandomFlip())
 
     def load(self, split: Split) -> MemoryImages:
         """Read ``cifar-100-python/train`` or ``test``, with the hundred fine labels."""
@@ -155,7 +153,3 @@ class CIFAR100DataModule(ImageDataModule):
     def fetch(self) -> None:
         """Download by torchvision."""
         datasets.CIFAR100(str(self.root), download=True)
-
-    def usual_augment(self) -> list[Augmentation | Mixing]:
-        """Crop and mirror."""
-        return [RandomCrop(4), RandomFlip()]

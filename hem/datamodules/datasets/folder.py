@@ -9,13 +9,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
+from hem.datamodules.augment import RandomFlip
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import (
     OTHER_SUFFIXES,
     SUFFIXES,
     FileImages,
-    Fit,
     Images,
     RandomFit,
     height_and_width,
@@ -178,6 +177,7 @@ class FolderDataModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         self.crop_scale = crop_scale
+        self.usual = () if crop_scale is None else (RandomFlip(),)
         super().__init__(root=root, **kwargs)
         if in_channels not in (1, 3):
             raise ValueError(f"in_channels is 3 for colour or 1 for grey, but it is {in_channels}.")
@@ -185,6 +185,7 @@ class FolderDataModule(ImageDataModule):
             raise ValueError(f"test_fraction is a share of the images in [0, 1), but it is {test_fraction}.")
         self.in_channels = in_channels
         self.image_size = height_and_width(image_size)
+        self.shorter = None if crop_scale is None else round(max(self.image_size) * 8 / 7)
         self.mean = tuple(mean or ((0.485, 0.456, 0.406) if in_channels == 3 else (0.449,)))
         self.std = tuple(std or ((0.229, 0.224, 0.225) if in_channels == 3 else (0.226,)))
         if not len(self.mean) == len(self.std) == in_channels:
@@ -301,11 +302,3 @@ class FolderDataModule(ImageDataModule):
         paths, targets = self._files[split]
         augment = None if self.crop_scale is None else RandomFit(self.image_size, self.crop_scale)
         return FileImages(paths, targets, self.eval_transform(), augment, self.in_channels)
-
-    def eval_transform(self) -> Fit:
-        """Scale and cut out the centre, or stretch."""
-        return Fit(self.image_size, None if self.crop_scale is None else round(max(self.image_size) * 8 / 7))
-
-    def usual_augment(self) -> list[Augmentation | Mixing]:
-        """Mirror."""
-        return [] if self.crop_scale is None else [RandomFlip()]

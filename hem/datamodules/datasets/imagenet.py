@@ -2,10 +2,10 @@
 
 from torchvision.models import ResNet18_Weights
 
-from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
+from hem.datamodules.augment import RandomFlip
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.datasets.folder import scan
-from hem.datamodules.images import FileImages, Fit, RandomFit, subfolders
+from hem.datamodules.images import FileImages, RandomFit, subfolders
 from hem.datamodules.splits import Split
 
 # the 105 classes that have fewer than 1,300 training images
@@ -55,6 +55,8 @@ class ImageNetDataModule(ImageDataModule):
     image_size = (224, 224)
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
+    usual = (RandomFlip(),)  # the crop happens where the image is decoded
+    shorter = 256  # the centre is cut out of that
 
     def load(self, split: Split) -> FileImages:
         """List ``imagenet/{train,val}/<wnid>/*``; the root may also be ImageNet's own folder."""
@@ -71,11 +73,3 @@ class ImageNetDataModule(ImageDataModule):
                 f"expected {folder}/<wnid>/<image>, as torchvision.datasets.ImageNet unpacks the archives."
             )
         return FileImages(*scan(folder, classes), self.eval_transform(), RandomFit(self.image_size, (0.08, 1.0)))
-
-    def eval_transform(self) -> Fit:
-        """Scale the shorter side to 256 pixels and cut the centre out."""
-        return Fit(self.image_size, 256)
-
-    def usual_augment(self) -> list[Augmentation | Mixing]:
-        """Mirror; the crop happens where the image is decoded."""
-        return [RandomFlip()]

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
+from hem.datamodules.augment import RandomFlip
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.datasets.imagenet import ImageNetDataModule
-from hem.datamodules.images import FileImages, Fit, RandomFit
+from hem.datamodules.images import FileImages, RandomFit
 from hem.datamodules.splits import Split
 
 
@@ -43,6 +43,8 @@ class ImageNetLTDataModule(ImageDataModule):
     image_size = (224, 224)
     mean = ImageNetDataModule.mean
     std = ImageNetDataModule.std
+    usual = (RandomFlip(),)  # the crop happens where the image is decoded
+    shorter = 256  # the centre is cut out of that
 
     @property
     def official_val(self) -> bool:
@@ -99,11 +101,3 @@ class ImageNetLTDataModule(ImageDataModule):
         if not paths or not paths[0].is_file():
             raise self.missing(split, paths[0] if paths else self.list_of(split))
         return FileImages(paths, targets, self.eval_transform(), RandomFit(self.image_size, (0.08, 1.0)))
-
-    def eval_transform(self) -> Fit:
-        """Scale the shorter side to 256 pixels and cut the centre out."""
-        return Fit(self.image_size, 256)
-
-    def usual_augment(self) -> list[Augmentation | Mixing]:
-        """Mirror; the crop happens where the image is decoded."""
-        return [RandomFlip()]

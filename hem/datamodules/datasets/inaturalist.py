@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from hem.datamodules.augment import Augmentation, Mixing, RandomFlip
+from hem.datamodules.augment import RandomFlip
 from hem.datamodules.base import ImageDataModule
-from hem.datamodules.images import FileImages, Fit, RandomFit
+from hem.datamodules.images import FileImages, RandomFit
 from hem.datamodules.splits import Split
 
 CLASSES = {2018: 8142, 2019: 1010}
@@ -58,6 +58,8 @@ class INaturalistDataModule(ImageDataModule):
     image_size = (224, 224)
     mean = (0.466, 0.471, 0.380)
     std = (0.195, 0.194, 0.192)
+    usual = (RandomFlip(),)  # the crop happens where the image is decoded
+    shorter = 256  # the centre is cut out of that
 
     def __init__(self, version: Literal[2018, 2019] = 2018, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -118,14 +120,6 @@ class INaturalistDataModule(ImageDataModule):
         if not paths[0].is_file():
             raise self.missing(split, paths[0])
         return FileImages(paths, targets, self.eval_transform(), RandomFit(self.image_size, (0.08, 1.0)))
-
-    def eval_transform(self) -> Fit:
-        """Scale the shorter side to 256 pixels and cut the centre out."""
-        return Fit(self.image_size, 256)
-
-    def usual_augment(self) -> list[Augmentation | Mixing]:
-        """Mirror; the crop happens where the image is decoded."""
-        return [RandomFlip()]
 
 
 def read_annotations(path: Path, num_classes: int) -> Annotations:

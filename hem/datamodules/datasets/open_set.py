@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from hem.datamodules.augment import Augmentation, Mixing
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.datasets.cifar import CIFAR10DataModule, CIFAR100DataModule
 from hem.datamodules.datasets.digits import DigitsDataModule
@@ -78,7 +77,7 @@ class OpenSetDataModule(ImageDataModule):
         self.class_names = tuple(whole.class_names[c] for c in known_classes)
         self.train_counts = [whole.train_counts[c] for c in known_classes]
         self.in_channels, self.image_size = whole.in_channels, whole.image_size
-        self.mean, self.std = whole.mean, whole.std
+        self.mean, self.std, self.usual = whole.mean, whole.std, whole.usual
         super().__init__(root=root, download=download, **kwargs)  # type: ignore[arg-type]
 
     def load(self, split: Split) -> Images:
@@ -105,7 +104,3 @@ class OpenSetDataModule(ImageDataModule):
     def fetch(self) -> None:
         """Download the whole set."""
         self.whole.fetch()
-
-    def usual_augment(self) -> list[Augmentation | Mixing]:
-        """The whole set's."""
-        return self.whole.usual_augment()

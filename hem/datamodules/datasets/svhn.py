@@ -5,7 +5,7 @@ import torch
 from scipy.io import loadmat
 from torchvision import datasets
 
-from hem.datamodules.augment import Augmentation, Mixing, RandomCrop
+from hem.datamodules.augment import RandomCrop
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import MemoryImages
 from hem.datamodules.splits import Split
@@ -35,6 +35,7 @@ class SVHNDataModule(ImageDataModule):
     image_size = (32, 32)
     mean = (0.4377, 0.4438, 0.4728)
     std = (0.1980, 0.2010, 0.1970)
+    usual = (RandomCrop(4),)  # the mirror image of a digit is no digit
 
     def load(self, split: Split) -> MemoryImages:
         """Read ``train_32x32.mat`` or ``test_32x32.mat``, in the root or in its sub-folder ``SVHN``."""
@@ -61,7 +62,3 @@ class SVHNDataModule(ImageDataModule):
         """Download by torchvision."""
         for split in ("train", "test"):
             datasets.SVHN(str(self.root / "SVHN"), split=split, download=True)
-
-    def usual_augment(self) -> list[Augmentation | Mixing]:
-        """Crop; the mirror image of a digit is no digit."""
-        return [RandomCrop(4)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from hem.datamodules.augment import Augmentation, Mixing, RandomCrop, RandomFlip
+from hem.datamodules.augment import RandomCrop, RandomFlip
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.datasets.folder import scan
 from hem.datamodules.images import FileImages, Fit, MemoryImages, decode
@@ -55,6 +55,7 @@ class TinyImageNetDataModule(ImageDataModule):
     image_size = (64, 64)
     mean = (0.4802, 0.4481, 0.3975)
     std = (0.2770, 0.2691, 0.2821)
+    usual = (RandomCrop(4), RandomFlip())
 
     def load(self, split: Split) -> MemoryImages:
         """Read ``tiny-imagenet-200/train/<wnid>/images/*``, ``val/images/*`` by ``val_annotations.txt``."""
@@ -78,7 +79,3 @@ class TinyImageNetDataModule(ImageDataModule):
             paths.append(listing.parent / "images" / file)
             targets.append(classes[rest[0]])
         return paths, torch.tensor(targets)
-
-    def usual_augment(self) -> list[Augmentation | Mixing]:
-        """Crop and mirror."""
-        return [RandomCrop(4), RandomFlip()]
