@@ -55,29 +55,15 @@ __all__ = [
 
 Corruption = Callable[[Tensor, int, Tensor], Tensor]
 
-GROUPS: dict[str, dict[str, Corruption]] = {
-    "noise": {"gaussian_noise": gaussian_noise, "shot_noise": shot_noise, "impulse_noise": impulse_noise},
-    "blur": {
-        "defocus_blur": defocus_blur,
-        "glass_blur": glass_blur,
-        "motion_blur": motion_blur,
-        "zoom_blur": zoom_blur,
-    },
-    "weather": {"snow": snow, "frost": frost, "fog": fog, "brightness": brightness},
-    "digital": {
-        "contrast": contrast,
-        "elastic_transform": elastic_transform,
-        "pixelate": pixelate,
-        "jpeg_compression": jpeg_compression,
-    },
-    "extra": {
-        "speckle_noise": speckle_noise,
-        "gaussian_blur": gaussian_blur,
-        "spatter": spatter,
-        "saturate": saturate,
-    },
+KINDS: dict[str, tuple[Corruption, ...]] = {
+    "noise": (gaussian_noise, shot_noise, impulse_noise),
+    "blur": (defocus_blur, glass_blur, motion_blur, zoom_blur),
+    "weather": (snow, frost, fog, brightness),
+    "digital": (contrast, elastic_transform, pixelate, jpeg_compression),
+    "extra": (speckle_noise, gaussian_blur, spatter, saturate),
 }
-"""The corruptions by kind."""
+GROUPS = {kind: {each.__name__: each for each in functions} for kind, functions in KINDS.items()}
+"""The corruptions by kind and name."""
 CORRUPTIONS: dict[str, Corruption] = {name: f for group in GROUPS.values() for name, f in group.items()}
 """Every corruption by name."""
 EXTRA = tuple(GROUPS["extra"])

@@ -1,13 +1,15 @@
 """The constants of the five severities, by the side of the images that they are meant for."""
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from hem.checks import check_pixels
 
+T = TypeVar("T")
 SEVERITIES = (1, 2, 3, 4, 5)
 """From slight to strong."""
 
@@ -169,9 +171,17 @@ def constants(name: str, images: Tensor, severity: int, key: Tensor) -> Any:
         )
     check_severity(severity)
     check_pixels(images)
-    side = math.log(min(images.shape[2:]))
-    sizes = CONSTANTS[name]
-    return sizes[min(sizes, key=lambda size: abs(math.log(size) - side))][severity - 1]
+    return of_size(CONSTANTS[name], images.shape[2:])[severity - 1]
+
+
+def of_size(by_side: Mapping[int, T], size: Sequence[int]) -> T:
+    """What is meant for images of the side that is nearest to a size (height, width), by its ratio.
+
+    Example:
+        >>> of_size({32: "small", 64: "large"}, (60, 40))
+        'small'
+    """
+    return by_side[min(by_side, key=lambda side: abs(math.log(side) - math.log(min(size))))]
 
 
 def check_severity(severity: int) -> None:

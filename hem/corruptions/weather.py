@@ -1,6 +1,5 @@
 """Corruptions: weather. Arguments, results and sources: see :mod:`hem.corruptions`."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from hem.corruptions.constants import constants
+from hem.corruptions.constants import constants, of_size
 from hem.corruptions.pixels import like, luma, normal, streak, truncate, uniform, zoom
 from hem.rng import integers
 from hem.rng import key as key_of
@@ -62,8 +61,7 @@ def frost_photographs(folder: str | Path, size: tuple[int, int]) -> list[Tensor]
             f"Expected photographs of frost (frost1.png, ...) in {folder}, but there are none: get them from "
             "github.com/hendrycks/robustness, ImageNet-C/create_c, or name no folder for the texture made here."
         )
-    side = math.log(min(size))
-    scale = FROST_SCALE[min(FROST_SCALE, key=lambda known: abs(math.log(known) - side))]
+    scale = of_size(FROST_SCALE, size)
     photographs = []
     for path in paths:
         try:
