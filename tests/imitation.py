@@ -91,7 +91,3 @@ def main(arguments: Sequence[str]) -> int:
              "devices": 1, "date": "2026-11-25T00:00:00+00:00", "versions": {"hem": "0"}}  # fmt: skip
     write(folder / "results.json", json.dumps({**facts, "metrics": {"test/accuracy": state["value"] / 1009}}))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

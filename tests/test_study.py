@@ -32,7 +32,6 @@ from tests import imitation
 from tests.datamodules import test_datasets, test_longtail
 
 ROOT = Path(__file__).resolve().parents[1]
-IMITATION = ROOT / "tests" / "imitation.py"
 STUDIES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/study/*.yaml"))
 DIGITS = "configs/classification/digits.yaml"
 REJECTION = "configs/evaluate/rejection.yaml"
@@ -369,16 +368,6 @@ def test_a_damaged_record_of_a_training_that_is_not_tested(folder, capsys):
     out = capsys.readouterr().out
     assert f"{record} is empty or damaged" in out
     assert "3 of 4 runs are done, trained and not tested; the page of them: " in out
-
-
-def test_without_a_prepared_parent(folder, monkeypatch):
-    """Each step is a new process then, with the same record."""
-    monkeypatch.setattr(forkserver, "POSSIBLE", False)
-    monkeypatch.setattr(local, "CLI", IMITATION)
-    assert run(folder, written(folder, losses=["ce"], seeds=[0])) == 0
-    log = folder / "runs/small/classification_digits/ce/seed0/fit.log"
-    assert log.read_text().startswith(f"$ {sys.executable} {IMITATION} fit --config {DIGITS}")
-    assert len(results(folder)) == 2
 
 
 def test_resume(folder):

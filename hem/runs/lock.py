@@ -6,17 +6,14 @@ holds it has ended, in whatever way, so no lock outlives its owner.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hem.runs.folder import RunFolder
-
-if sys.platform != "win32":
-    import fcntl
 
 HELD = "HEM_LOCK"  # in the environment of a process that is handed a lock: the file descriptor
 _descriptors: set[int] = set()
@@ -30,8 +27,7 @@ def _let_go() -> None:
     _descriptors.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -56,8 +52,7 @@ def lock(folder: Path) -> Iterator[int | None]:
         held = {descriptor, descriptor if handed is None else handed} - _descriptors
         try:
             try:
-                if sys.platform != "win32":
-                    fcntl.flock(descriptor if handed is None else handed, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor if handed is None else handed, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield None
                 return

@@ -13,12 +13,13 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-POSSIBLE = "forkserver" in multiprocessing.get_all_start_methods()  # on Windows it is not
 PRELOAD = ["hem.cli.parser", "torch.utils.tensorboard"]  # what the server imports: the latter is of Lightning's logger
 _lock = threading.Lock()
 
@@ -65,7 +66,8 @@ def start(
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     own = dict(os.environ if environment is None else environment)
-    process: BaseProcess = context.Process(target=_Call(function, arguments, own, stdout, stderr, keep or {}))
+    streams = {number: file for number, file in ((1, stdout), (2, stderr)) if file is not None}
+    process: BaseProcess = context.Process(target=_Call(function, arguments, own, streams, dict(keep or {})))
     with _lock:
         process.start()
     return process
@@ -81,30 +83,19 @@ def wait(process: BaseProcess, timeout: float | None = None) -> int | None:
         return process.exitcode
 
 
+@dataclass
 class _Call:
     """What a process does, with the file descriptors that it takes along while it is started."""
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        arguments: Sequence[Any],
-        environment: dict[str, str],
-        stdout: IO[Any] | None,
-        stderr: IO[Any] | None,
-        keep: Mapping[str, int],
-    ) -> None:
-        self.function = function
-        self.arguments = arguments
-        self.environment = environment
-        # open files here, what hands their descriptors on over there
-        self.streams: dict[int, Any] = {k: file for k, file in ((1, stdout), (2, stderr)) if file is not None}
-        self.keep: dict[str, Any] = dict(keep)
-        self.folder = Path.cwd()
+    function: Callable[..., Any]
+    arguments: Sequence[Any]
+    environment: dict[str, str]
+    streams: dict[int, Any]  # by the descriptors' numbers: open files here, what hands them on over there
+    keep: dict[str, Any]
+    folder: Path = field(default_factory=Path.cwd)
 
     def __getstate__(self) -> dict[str, Any]:
         """Hand file descriptors on: possible only while the process is being started."""
-        from multiprocessing.reduction import DupFd  # Windows has none
-
         streams = {number: DupFd(file.fileno()) for number, file in self.streams.items()}
         keep = {name: DupFd(descriptor) for name, descriptor in self.keep.items()}
         return {**self.__dict__, "streams": streams, "keep": keep}

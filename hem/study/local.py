@@ -10,18 +10,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import yaml
 
@@ -37,8 +35,6 @@ MEMORY = 2 * 2**30  # bytes that a run of a small network takes: torch, the data
 PATIENCE = 15.0  # seconds that a process gets to end when it is asked to
 LOOK = 0.5  # seconds between two looks at a trial that may be ended early
 PAUSE = 2.0  # seconds until a run that another study is working on is looked at again
-
-Process = BaseProcess | subprocess.Popen[bytes]
 
 
 def command(arguments: Sequence[str]) -> list[str]:
@@ -67,54 +63,15 @@ def clear(folder: Path) -> None:
     run.clear()
 
 
-def begin(
-    arguments: Sequence[str],
-    environment: Mapping[str, str],
-    log: IO[bytes],
-    held: int | None = None,
-    output: IO[bytes] | None = None,
-) -> Process:
-    """Start a process of hem: from the prepared parent, where there can be one.
-
-    Args:
-        arguments: What stands behind ``python cli.py``.
-        environment: Its environment.
-        log: Takes what it prints.
-        held: The lock that it is handed.
-        output: Takes what it prints that is no error, in place of the log.
-    """
-    if forkserver.POSSIBLE:
-        return forkserver.start(
-            forkserver.command,
-            arguments,
-            environment=environment,
-            stdout=output or log,
-            stderr=log,
-            keep={} if held is None else {HELD: held},
-        )
-    return subprocess.Popen(
-        command(arguments), stdin=subprocess.DEVNULL, stdout=output or log, stderr=log, env=environment
-    )
-
-
-def ended(process: Process, seconds: float) -> int | None:
-    """Return how a process ended; None if it still runs after so many seconds."""
-    if isinstance(process, BaseProcess):
-        return forkserver.wait(process, seconds)
-    with suppress(subprocess.TimeoutExpired):
-        return process.wait(seconds)
-    return None
-
-
-def end(processes: Sequence[Process]) -> None:
+def end(processes: Sequence[BaseProcess]) -> None:
     """End processes: they are asked first, and killed after a while."""
     for process in processes:
         process.terminate()
     until = time.time() + PATIENCE
     for process in processes:
-        if ended(process, max(0.0, until - time.time())) is None:
+        if forkserver.wait(process, max(0.0, until - time.time())) is None:
             process.kill()
-            ended(process, PATIENCE)
+            forkserver.wait(process, PATIENCE)
 
 
 class Jobs:
@@ -127,7 +84,7 @@ class Jobs:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
         self.stopped = threading.Event()
-        self._processes: set[Process] = set()
+        self._processes: set[BaseProcess] = set()
 
     def do(self, run: Work, extra: Mapping[str, str] | None = None) -> str:
         """Do what is left of a run, or of a search.
@@ -198,7 +155,8 @@ class Jobs:
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "wb") as file, tempfile.TemporaryFile() as output:
-            process = begin((*arguments, "--print_config"), {**self.environment, **extra}, file, output=output)
+            words, environment = (*arguments, "--print_config"), {**self.environment, **extra}
+            process = forkserver.start(forkserver.command, words, environment=environment, stdout=output, stderr=file)
             if code := self._wait(process):
                 raise ValueError(f"its config ended with code {code}, see {log}:\n{tail(log)}")
             output.seek(0)
@@ -217,13 +175,16 @@ class Jobs:
         with open(log, "ab") as file:
             file.write(f"$ {' '.join(command(arguments))}\n".encode())
             file.flush()
-            process = begin(arguments, {**self.environment, **extra}, file, held)
+            environment = {**self.environment, **extra}
+            process = forkserver.start(
+                forkserver.command, arguments, environment=environment, stdout=file, stderr=file, keep={HELD: held}
+            )
         return self._wait(process, ends)
 
-    def _wait(self, process: Process, ends: Callable[[], bool] | None = None) -> int | None:
+    def _wait(self, process: BaseProcess, ends: Callable[[], bool] | None = None) -> int | None:
         self._processes.add(process)
         try:
-            while (code := ended(process, LOOK)) is None:
+            while (code := forkserver.wait(process, LOOK)) is None:
                 if ends is not None and ends():
                     end([process])
                     return None
