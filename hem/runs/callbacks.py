@@ -8,6 +8,7 @@ import json
 import platform
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -72,6 +73,7 @@ class SaveConfig(SaveConfigCallback):
             write_atomically(path, f"{loss}\n{self.parser.dump(self.config, skip_none=False)}")
 
 
+@dataclass(eq=False)
 class SaveResults(Callback):
     """Writes every figure of ``test`` and ``validate`` into ``results.json`` (``results_validate.json``).
 
@@ -86,21 +88,13 @@ class SaveResults(Callback):
         note: What a reader of the results must know, in words.
     """
 
-    def __init__(
-        self,
-        task: str,
-        data: str,
-        loss: str,
-        seed: int | bool | None,
-        run: str | None = None,
-        note: str | None = None,
-    ) -> None:
-        self.facts = {"task": task, "data": data, "loss": loss, "seed": seed}
-        if run is not None:
-            self.facts["run"] = run
-        if note is not None:
-            self.facts["note"] = note
-        self.weights: str | None = None  # identity of the network in the checkpoint
+    task: str
+    data: str
+    loss: str
+    seed: int | bool | None
+    run: str | None = None
+    note: str | None = None
+    weights: str | None = field(default=None, init=False)  # identity of the network in the checkpoint
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``results.json``."""
@@ -114,10 +108,10 @@ class SaveResults(Callback):
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         if not trainer.is_global_zero or trial(trainer):
             return
-        part = partial(trainer)
+        more = {"run": self.run, "note": self.note, "partial": partial(trainer)}
         results = {
-            **self.facts,
-            **({"partial": part} if part else {}),
+            **{name: getattr(self, name) for name in ("task", "data", "loss", "seed")},
+            **{name: value for name, value in more.items() if value},
             "loss_as_built": str(getattr(pl_module, "loss", None)),
             "metrics": {key: float(value) for key, value in sorted(trainer.callback_metrics.items())},
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
