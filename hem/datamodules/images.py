@@ -65,6 +65,7 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
 
     targets: Tensor
     batched = False  # whether :meth:`take` gives many of them at once, in no time
+    name: str  #: what the set is called in tables, such as ``mnist/test``
     paths: Sequence[str] | None = None  #: of the N files, where the images lie in files
     device: torch.device | None = None  #: where the images lie, if they are in memory
 
@@ -88,9 +89,9 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
         """The same images on an accelerator, where they are in memory and take less than a quarter of what is free."""
         return self
 
-    @abstractmethod
     def name_of(self, index: int) -> str:
         """The name of an image in tables: its path, or the set's name and its number."""
+        return f"{self.name}/{index:05d}"
 
 
 class MemoryImages(Images):
@@ -132,10 +133,6 @@ class MemoryImages(Images):
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Several images (N, C, H, W) and their targets (N,) at once."""
         return self.images[index], self.targets[index]
-
-    def name_of(self, index: int) -> str:
-        """The name of the set and the position."""
-        return f"{self.name}/{index:05d}"
 
     def to(self, device: torch.device) -> "MemoryImages":
         """The same images on another device."""

@@ -53,6 +53,7 @@ class MaskDataset(ABC):
     name: str  #: in file names
     title: str  #: in sentences
     source: str  #: where it can be had
+    place: str = ""  #: of its folder, below that of all data sets
     class_names: Sequence[str]
     palette: Sequence[Color]  #: RGB of each class; void is black
     image_size: tuple[int, int]  #: height and width in pixels to which images are brought
@@ -73,8 +74,8 @@ class MaskDataset(ABC):
         """
 
     def folder(self, root: Path) -> Path:
-        """Where the data set lies, and what is counted once is kept."""
-        return root
+        """Where the data set lies, and what is counted once is kept: :attr:`place` in the root."""
+        return root / self.place
 
     def has_val(self, root: Path) -> bool:
         """Whether there is a validation part; only one's own folder has to be looked at for that."""

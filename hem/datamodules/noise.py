@@ -30,10 +30,6 @@ class DerivedImages(Images):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.make(torch.tensor([index]))[0], NO_TARGET
 
-    def name_of(self, index: int) -> str:
-        """The name of the set and the position."""
-        return f"{self.name}/{index:05d}"
-
     def in_memory(self, index: Tensor) -> MemoryImages:
         """The images at some positions, made in parts of 500 and kept."""
         images = torch.cat([self.make(part) for part in torch.split(index, 500)])

