@@ -125,7 +125,7 @@ class Named(Network):
         self.head_path = path
         self.resize = None if resize is None else image_size
         if published is not None or file is not None:
-            expected = for_channels(_published_normalization(name, library, published), in_channels)
+            expected = for_channels(published_normalization(name, library, published), in_channels)
             if file is None:
                 fresh = ("head.weight", "head.bias") if new else ()
                 self.start = Start(f"published for {name} ({library}, {published})", expected, fresh=fresh)
@@ -199,7 +199,7 @@ def _published_size(name: str, library: Library) -> Size:
     return published.input_size[1], published.input_size[2]
 
 
-def _published_normalization(name: str, library: Library, published: str | None) -> Normalization:
+def published_normalization(name: str, library: Library, published: str | None) -> Normalization:
     """What a network's published weights expect of the pixels: its library says so."""
     if library == "torchvision":
         transforms = torchvision.models.get_weight(_member(name, published or "default")).transforms()

@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from hem.names import check_name, near
-from hem.networks.library import published_weights
+from hem.networks.library import published_normalization, published_weights
 from hem.networks.weights import IMAGENET, Normalization, Start, for_channels, load_weights
 
 Logits = Tensor | tuple[Tensor, ...]
@@ -111,8 +111,7 @@ class EncoderDecoder(nn.Module):
 def _expected(encoder: str, published: str | None) -> Normalization:
     """What the weights of an encoder expect of the pixels; torchvision's where nothing says so."""
     if encoder.startswith("tu-"):
-        config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
-        return IMAGENET if config is None else (tuple(config.mean), tuple(config.std))
+        return published_normalization(encoder.removeprefix("tu-"), "timm", None)
     if published is None:
         return IMAGENET
     found = smp.encoders.get_preprocessing_params(encoder, published)
