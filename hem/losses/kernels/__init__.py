@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hem.losses.kernels import choice, fused
-from hem.losses.kernels.expected import expected_margin_loss
+from hem.losses.kernels.fused import expected_margin_loss
 from hem.losses.kernels.problem import real
 from hem.losses.reduction import Reduction
 
