@@ -162,13 +162,11 @@ def export_onnx(
         dynamic_shapes=(sizes,),
     )
     assert program is not None  # dynamo=True gives a program
-    if class_names is not None:
-        program.model.metadata_props["class_names"] = json.dumps(list(class_names))
-    if probabilities is not None:
-        numbers = {name: value.tolist() for name, value in probabilities.named_buffers()}
-        program.model.metadata_props["calibration"] = json.dumps(numbers)
-    if preprocessing is not None:
-        program.model.metadata_props["preprocessing"] = json.dumps(dict(preprocessing))
+    buffers = None if probabilities is None else dict(probabilities.named_buffers())
+    metadata = {"class_names": class_names, "calibration": buffers, "preprocessing": preprocessing}
+    for key, value in metadata.items():
+        if value is not None:
+            program.model.metadata_props[key] = json.dumps(value, default=Tensor.tolist)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     try:

@@ -82,16 +82,10 @@ def parallel_coordinates(
         axes = range(len(space))
         for _, row in rows.sort_values("value", ascending=best == "max").iterrows():
             heights = [position(row[name], space[name]) for name in space]
-            look: dict[str, Any] = (
-                {"linewidth": 2.4, "marker": "*", "markersize": 11} if row.best else {"linewidth": 1.1}
-            )
-            panel.plot(
-                axes,
-                heights,
-                **{"marker": "o", "markersize": 4, **look},
-                color=colours(shade(row.value)),
-                linestyle="-",
-            )
+            look: dict[str, Any] = {"linewidth": 1.1, "marker": "o", "markersize": 4}
+            if row.best:
+                look = {"linewidth": 2.4, "marker": "*", "markersize": 11}
+            panel.plot(axes, heights, color=colours(shade(row.value)), linestyle="-", **look)
         panel.set_xticks(axes, [f"{name}\n{ends(space[name])}" for name in space], fontsize=8)
         panel.set(title=loss, yticks=[], ylim=(-0.05, 1.05), xlim=(-0.2, max(len(space) - 0.8, 0.2)))
         panel.vlines(axes, 0, 1, color=GREY, linewidth=0.8)

@@ -79,11 +79,8 @@ def changed_files(data: Data, kept: Mapping[str, Any] | None, parts: Sequence[st
         before = kept.get(part, {"count": 0})
         if any(before.get(name, value) != value for name, value in now.items()):  # runs of old counted no bytes
             others = "others" if now["count"] != before["count"] else "others of the same number"
-            others = (
-                f"of the same names, but other sizes: {before['bytes']} bytes in all, now {now['bytes']}"
-                if (now["sha256"] == before.get("sha256"))
-                else others
-            )
+            if now["sha256"] == before.get("sha256"):
+                others = f"of the same names, but other sizes: {before['bytes']} bytes in all, now {now['bytes']}"
             changed.append(
                 f"The {part} part of {data.title} in {data.root} has {now['count']} files, but the run was trained "
                 f"with {before['count']}, {others}."
