@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 
 from hem.checks import check_pixels
+from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import Fit
 from hem.datamodules.pairs import Pad, Shape, Stretch
-from hem.datamodules.segmentation import SegmentationDataModule
 from hem.decoder import decode_image
 from hem.modules.calibrator import RunCalibration, Scores, most_probable, named_sets, probabilities
 from hem.modules.rejector import load_rejector
@@ -237,20 +237,23 @@ def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
     run = RunFolder(run_dir)
     record = run.read_config()
     path = run.checkpoint(which) if which in ("best", "last") else Path(which)
-    facts = run.read_data() or {}
-    if not {"class_names", "shorter"} <= facts.keys() and "palette" not in facts:
-        return _with_data(run, record, path)  # of old, or with a transform of one's own
     state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"]
-    holder = nn.ModuleDict({"net": _network(record["model"]["init_args"], facts, state)})
+    facts = run.read_data() or {}
+    transform = None
+    if {"class_names", "shorter"} <= facts.keys() or "palette" in facts:
+        holder: nn.Module = nn.ModuleDict({"net": _network(record["model"]["init_args"], facts, state)})
+    else:  # of old, or with a transform of one's own
+        holder, data = _with_data(run, record)
+        facts, transform = data.facts(), data.eval_transform()
     check_state(holder, state)
-    holder.load_state_dict({name: value for name, value in state.items() if name.startswith("net.")})
-    net, size = holder["net"], (facts["image_size"][0], facts["image_size"][1])
+    holder.load_state_dict({name: value for name, value in state.items() if name.startswith("net.")}, strict=False)
+    net, size = holder.get_submodule("net"), (facts["image_size"][0], facts["image_size"][1])
     calibration = RunCalibration.load(run, net)
     if "palette" in facts:
         palette = [(red, green, blue) for red, green, blue in facts["palette"]]
         shape = Stretch(size) if facts["fit"] == "resize" else Pad(size)
         return Segmenter(net, facts["class_names"], palette, shape, calibration).eval()
-    form = (facts["class_names"], facts["in_channels"], size, Fit(size, facts["shorter"]))
+    form = (facts["class_names"], facts["in_channels"], size, transform or Fit(size, facts["shorter"]))
     return Trained(net, *form, load_rejector(run, net), calibration).eval()
 
 
@@ -276,32 +279,21 @@ def _network(model: dict[str, Any], facts: dict[str, Any], state: dict[str, Tens
     return net
 
 
-def _with_data(run: RunFolder, record: dict[str, Any], path: Path) -> Trained | Segmenter:
-    """The network of a run without a record of its data: the images have to be where they were."""
+def _with_data(run: RunFolder, record: dict[str, Any]) -> tuple[nn.Module, ImageDataModule]:
+    """The task and the data of a run without a record of its data: the images have to be where they were."""
     from hem.cli import build, quiet  # deferred: the command line imports everything
     from hem.cli.errors import mistake
 
     quiet()
     parts = {key: record[key] for key in ("seed_everything", "model", "data")}
     without_start(record["model"]["init_args"]["net"].get("init_args", {}))
+    # the trainer goes unused: no logs, no accelerator
+    unused = {"logger": False, "accelerator": "cpu", "devices": 1}
     try:
-        # the trainer goes unused: no logs, no accelerator
-        cli = build(
-            {**parts, "run_dir": str(run.path), "trainer": {"logger": False, "accelerator": "cpu", "devices": 1}},
-            run=False,
-        )
+        cli = build({**parts, "run_dir": str(run.path), "trainer": unused}, run=False)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"Expected the data of the run {run.path} where it was trained, for the run keeps no record of what its "
             f"outputs mean ({run.data.name}): {mistake(error)}"
         ) from None
-    state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"]
-    check_state(cli.model, state)
-    cli.model.load_state_dict({k: v for k, v in state.items() if k.startswith("net.")}, strict=False)
-    data = cli.datamodule
-    calibration = RunCalibration.load(run, cli.model.net)
-    if isinstance(data, SegmentationDataModule):
-        return Segmenter(cli.model.net, data.class_names, data.palette, data.shape, calibration).eval()
-    rejector = load_rejector(run, cli.model.net)
-    form = (data.class_names, data.in_channels, data.image_size, data.eval_transform())
-    return Trained(cli.model.net, *form, rejector, calibration).eval()
+    return cli.model, cli.datamodule
