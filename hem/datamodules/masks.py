@@ -133,7 +133,7 @@ class MaskDataset(ABC):
         masks = [mask for _, mask in self.files(root, "train")]
         known = {"masks": len(masks), "classes": list(self.class_names), "state": self._state(masks)}
         with suppress(OSError, ValueError, KeyError, TypeError):  # not there, of an older release, or damaged
-            record = json.loads(kept.read_text())
+            record = json.loads(kept.read_bytes())
             if {key: record[key] for key in known} == known:
                 return Counts(**record["counts"])
         counts = count_classes(map(self.read_mask, masks), len(self.class_names))

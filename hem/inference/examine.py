@@ -165,7 +165,7 @@ def _task(
         given: dict[str, Any] = {}
         for file in (path, path.with_suffix("") / f"{data.name}.yaml"):
             if file.is_file():
-                content = yaml.safe_load(file.read_text())["model"]
+                content = yaml.safe_load(file.read_bytes())["model"]
                 kind = getattr(modules, content.get("class_path", "").rpartition(".")[2], kind)
                 given |= content.get("init_args", {})
         options = given | options

@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: It holds none: a full disk or a copy that was stopped left it empty or cut off.
     """
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is empty or damaged ({error}): delete it, and it will be made anew.") from None
     if not isinstance(found, dict):

@@ -105,7 +105,7 @@ class RunFolder:
                 "fit`, or name the folder that lies under runs/."
             )
         try:
-            found = yaml.safe_load(self.config.read_text())
+            found = yaml.safe_load(self.config.read_bytes())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.config} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(found, dict) or not {"model", "data"} <= found.keys():

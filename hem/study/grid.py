@@ -201,7 +201,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), root: str | Path = "ru
         there = here or shipped
         raise FileNotFoundError(f"Expected a study at {path}; there are: {', '.join(there)}.") from None
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     study = parse(Study, content, str(path))

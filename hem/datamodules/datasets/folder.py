@@ -194,7 +194,7 @@ class FolderDataModule(ImageDataModule):
             )
         self._files: dict[Split, tuple[list[str], Tensor]] = {}
         self._drawn = False
-        self._recorded = {} if record is None or self.predict_folder is None else json.loads(Path(record).read_text())
+        self._recorded = {} if record is None or self.predict_folder is None else json.loads(Path(record).read_bytes())
         if self._recorded:
             self.class_names = self._recorded["class_names"]
             return
