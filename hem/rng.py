@@ -114,6 +114,16 @@ def permutation(n: int, *words: int) -> Tensor:
     return torch.argsort(key(*words, torch.arange(n)))
 
 
+def some(count: int | None, of: int, *words: int) -> Tensor:
+    """Some of the numbers 0..of-1, ascending, chosen as a function of the words; None: all of them.
+
+    Example:
+        >>> some(2, 5, 0).tolist(), some(9, 3, 0).tolist(), some(None, 2).tolist()
+        ([0, 1], [0, 1, 2], [0, 1])
+    """
+    return torch.arange(of) if count is None or count >= of else permutation(of, *words)[:count].sort().values
+
+
 def seed_of(*words: int) -> int:
     """A seed for a generator of torch that is a function of some words.
 

@@ -7,7 +7,6 @@ module, which brings channels, size, loaders and the order of the images.
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 import hem.corruptions
@@ -16,7 +15,7 @@ from hem.datamodules.evaluation import EvaluationSet
 from hem.datamodules.images import Images
 from hem.names import check_name
 from hem.rng import key as key_of
-from hem.rng import permutation
+from hem.rng import some
 
 
 class Condition(NamedTuple):
@@ -104,13 +103,7 @@ class CorruptedImages(ABC):
 
     def examined(self, name: str, images: Images) -> EvaluationSet:
         """The chosen ones of some images."""
-        return EvaluationSet(name, "corruption", images, self.chosen(len(images)))
-
-    def chosen(self, count: int) -> Tensor:
-        """The places of the chosen images among ``count``, (K,) int64, ascending."""
-        if self.images is None or self.images >= count:
-            return torch.arange(count)
-        return permutation(count, self.seed)[: self.images].sort().values
+        return EvaluationSet(name, "corruption", images, some(self.images, len(images), self.seed))
 
 
 class ComputedCorruptions(CorruptedImages):

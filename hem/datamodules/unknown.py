@@ -33,7 +33,7 @@ from hem.datamodules.noise import (
     uniform_noise,
 )
 from hem.names import near
-from hem.rng import permutation
+from hem.rng import some
 
 Kind = Literal["novel", "unrecognisable"]
 
@@ -222,9 +222,7 @@ def unknown_images(
         images = UNKNOWN[name].load(known, root, seed)
     else:
         images = _files((str(Path(name).expanduser().absolute()),), "where you keep it", known, root)
-    index = torch.arange(len(images))
-    if len(images) > limit:
-        index = permutation(len(images), 0)[:limit].sort().values
+    index = some(limit, len(images), 0)
     if isinstance(images, DerivedImages) and len(index) * math.prod((known.in_channels, *known.image_size)) < IN_MEMORY:
         return images.in_memory(index), torch.arange(len(index))
     return images, index
