@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
@@ -73,7 +72,6 @@ def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names:
     width = 2.3
     rows = -(-(shown + 2) // 6)  # of the legend
     figure = Figure(figsize=(width * len(titles), (width * ratio + 0.04) * len(examples) + 0.3 + 0.2 * rows))
-    FigureCanvasAgg(figure)
     height = figure.get_figheight()
     panels = figure.subplots(len(examples), len(titles), squeeze=False)
     figure.subplots_adjust(

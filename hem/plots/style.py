@@ -11,7 +11,6 @@ import matplotlib
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 # Okabe & Ito's colours, which colour-blind readers tell apart, then Tol's
@@ -56,7 +55,6 @@ def colours(losses: Sequence[str]) -> dict[str, str]:
 def blank(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
     """An empty figure, of a size in inches, and its panels, (rows, columns)."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     panels: np.ndarray = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, panels
 
