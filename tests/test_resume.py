@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 import hem
 from hem.cli import main
 from hem.runs import RunFolder
-from hem.runs.lock import HELD, handed_on, lock
+from hem.runs.lock import HELD, lock
 from hem.runs.watch import Watch
 from tests.test_survival import Dead, happening
 
@@ -424,7 +424,7 @@ def test_lock_is_handed_on(run, hem_command, monkeypatch):
     """The process that a study starts works in the folder that the study holds; no other does, and no copy of it."""
     with lock(run) as held:
         assert hem_command(*SHORT, "--run_dir", run, "--ckpt_path", "auto").code == 1
-        monkeypatch.setenv(*next(iter(handed_on(held).items())))
+        monkeypatch.setenv(HELD, str(held))
         assert hem_command(*SHORT, "--run_dir", run, "--ckpt_path", "auto").code == 0
         with lock(run.parent) as other:  # another folder has a lock of its own
             assert other is not None

@@ -38,8 +38,8 @@ def lock(folder: Path) -> Iterator[int | None]:
         folder: The folder; it is made if need be.
 
     Yields:
-        A file descriptor; None where another process holds the folder. A process that was handed the lock (see
-        :func:`handed_on`) holds it already.
+        A file descriptor; None where another process holds the folder. A process that was handed the lock (its number
+        stands in the environment as :data:`HELD`) holds it already.
 
     Raises:
         OSError: If the file cannot be made or locked.
@@ -90,11 +90,6 @@ def _handed(descriptor: int) -> int | None:
         handed = int(os.environ.get(HELD, ""))
         return handed if os.path.sameopenfile(handed, descriptor) else None
     return None
-
-
-def handed_on(descriptor: int) -> dict[str, str]:
-    """Return what stands in the environment of a process that is started with this descriptor (``pass_fds``)."""
-    return {HELD: str(descriptor)}
 
 
 def holder(folder: Path) -> str:
