@@ -65,6 +65,8 @@ class ImageDataModule(LightningDataModule, ABC):
     train_counts: Sequence[int]  #: images of each class in the official training part
     in_channels: int
     image_size: tuple[int, int]  #: height and width in pixels
+    official_val: bool = False  #: whether there is a validation part of its own; else it is cut from the training part
+    split_by_name: bool = False  #: whether a part is cut off by the names of files: of one's own folders, which change
     own: bool = False  #: whether it is one's own folder, whose files come and go, rather than a published list
     mean: tuple[float, ...]  #: of the official training part per channel, pixels in [0, 1]
     std: tuple[float, ...]
@@ -143,16 +145,6 @@ class ImageDataModule(LightningDataModule, ABC):
     def usual_augment(self) -> list[Augmentation | Mixing]:
         """The augmentation of the literature's recipes, :attr:`usual`."""
         return list(self.usual)
-
-    @property
-    def official_val(self) -> bool:
-        """Whether there is a validation part of its own, so that none is cut from the training part."""
-        return False
-
-    @property
-    def split_by_name(self) -> bool:
-        """Whether a part is cut off by the names of files: of one's own folders, which change."""
-        return False
 
     @property
     def num_classes(self) -> int:

@@ -171,7 +171,7 @@ class ContinualDataModule(ImageDataModule):
         return [sum(counts[int(group[k])] for group in self.groups) for k in range(self.num_classes)]
 
     @property
-    def official_val(self) -> bool:
+    def official_val(self) -> bool:  # type: ignore[override]
         """Whether the data set has a validation part of its own."""
         return self.whole.official_val
 

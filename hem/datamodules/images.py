@@ -82,8 +82,7 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Several images and their targets (N,) at once."""
-        images, targets = zip(*(self[i] for i in index.tolist()), strict=True)
-        return torch.stack(images), torch.stack([torch.as_tensor(target) for target in targets])
+        return stack([self[i] for i in index.tolist()])
 
     def placed(self, device: torch.device) -> "Images":
         """The same images on an accelerator, where they are in memory and take less than a quarter of what is free."""
@@ -92,6 +91,12 @@ class Images(Dataset[tuple[Tensor, int]], ABC):
     def name_of(self, index: int) -> str:
         """The name of an image in tables: its path, or the set's name and its number."""
         return f"{self.name}/{index:05d}"
+
+
+def stack(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Several images and their targets, classes or masks, each in one tensor."""
+    images, targets = zip(*items, strict=True)
+    return torch.stack(images), torch.stack([torch.as_tensor(target) for target in targets])
 
 
 class MemoryImages(Images):

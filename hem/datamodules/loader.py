@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from hem.datamodules.images import Images
+from hem.datamodules.images import Images, stack
 from hem.rng import integers
 from hem.rng import key as key_of
 
@@ -255,8 +255,7 @@ class _Decoder(Dataset[RawBatch | Exception]):
                 items = [self.images.augmented(i, k) for i, k in zip(index.tolist(), key.tolist(), strict=True)]
         except (OSError, ValueError) as error:
             return error
-        target = torch.stack([torch.as_tensor(target) for _, target in items])  # classes, or masks
-        return RawBatch(torch.stack([image for image, _ in items]), target, index, key, size)
+        return RawBatch(*stack(items), index, key, size)
 
 
 def _as_it_is(batch: Any) -> Any:

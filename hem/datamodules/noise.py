@@ -38,9 +38,7 @@ class DerivedImages(Images):
 
 def stacked(images: Images, index: Tensor) -> Tensor:
     """The images at some positions in one tensor (N, C, H, W) uint8, on the CPU."""
-    if isinstance(images, MemoryImages):
-        return images.images[index.to(images.images.device)].cpu()
-    return torch.stack([images[i][0] for i in index.tolist()])
+    return images.take(index.to(images.device or "cpu"))[0].cpu()
 
 
 def _draw(seed: int, stream: int, index: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -101,38 +101,34 @@ class SegmentationDataModule(ImageDataModule):
     # What is known of the classes.
 
     @property
-    def official_val(self) -> bool:
+    def official_val(self) -> bool:  # type: ignore[override]
         """Whether the data set has a validation part."""
         return self.dataset.has_val(self.root)
 
     @property
-    def split_by_name(self) -> bool:
+    def split_by_name(self) -> bool:  # type: ignore[override]
         """Whether a share of one's own training images is held out."""
         return self.dataset.own and not self.official_val
 
     @cached_property
     def counts(self) -> Counts:
         """The counts of the known classes in the official training part; read from the disk at most once."""
-        whole = self.dataset.count(self.root)
+        try:
+            whole = self.dataset.count(self.root)
+        except FileNotFoundError as error:  # no data yet: whoever asks for it is told when it is read
+            raise AttributeError(str(error)) from error
         pixels, images, pixels_of_images = ([column[c] for c in self.known] for column in whole[:3])
         return Counts(pixels, images, pixels_of_images, whole.total)
 
     @property
     def class_counts(self) -> list[int]:
         """Pixels or images of each class; see ``count``."""
-        try:
-            counts = self.counts.pixels if self.counted == "pixels" else self.counts.images
-        except FileNotFoundError as error:  # no data yet: whoever asks for it is told when it is read
-            raise AttributeError(str(error)) from error
-        return counts
+        return self.counts.pixels if self.counted == "pixels" else self.counts.images
 
     @property
     def class_frequencies(self) -> list[float]:
         """The share of each class in the pixels of the images that have it."""
-        try:
-            return self.counts.frequencies()
-        except FileNotFoundError as error:
-            raise AttributeError(str(error)) from error
+        return self.counts.frequencies()
 
     def facts(self) -> dict[str, Any]:
         """Colours, void and how images are brought to their size as well."""

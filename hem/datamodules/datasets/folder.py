@@ -258,12 +258,12 @@ class FolderDataModule(ImageDataModule):
         return [Path(path).relative_to(self._train).as_posix() for path in paths]
 
     @property
-    def official_val(self) -> bool:
+    def official_val(self) -> bool:  # type: ignore[override]
         """Whether there is a folder ``val``."""
         return "val" in self._files
 
     @property
-    def split_by_name(self) -> bool:
+    def split_by_name(self) -> bool:  # type: ignore[override]
         """Whether ``test`` or ``val`` is not there."""
         return self._drawn or not self.official_val
 

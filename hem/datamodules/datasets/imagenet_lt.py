@@ -44,12 +44,8 @@ class ImageNetLTDataModule(ImageDataModule):
     mean = ImageNetDataModule.mean
     std = ImageNetDataModule.std
     usual = (RandomFlip(),)  # the crop happens where the image is decoded
+    official_val = True
     shorter = 256  # the centre is cut out of that
-
-    @property
-    def official_val(self) -> bool:
-        """The lists have a validation part."""
-        return True
 
     @cached_property
     def train_counts(self) -> list[int]:  # type: ignore[override]
