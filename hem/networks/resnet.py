@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -143,8 +143,8 @@ def stem(norm: Norm, in_channels: int, width: int, stride: int = 1) -> nn.Sequen
     return nn.Sequential(conv(in_channels, width, 3, stride), make_norm(norm, width), nn.ReLU())
 
 
-class ResNet18(Network):
-    """ResNet-18 with a 3x3 stem for images of 28 to 64 pixels; 11.17 million parameters at 10 classes.
+class ResNet(Network):
+    """Residual networks of basic blocks: they share this constructor, and differ in the numbers of their stages.
 
     Args:
         num_classes: C.
@@ -152,6 +152,30 @@ class ResNet18(Network):
         norm: "batch" or "group"; the second leaves no statistics of the batch in the network.
         cosine_head: end in `CosineLinear`, as LDAM asks.
         weights: a state dict or a run's folder to start from, see `load_weights`.
+    """
+
+    widths: ClassVar[tuple[int, ...]]  #: feature maps of each stage
+    depths: ClassVar[tuple[int, ...]]  #: blocks of each stage
+    pad: ClassVar[bool] = False  #: whether shortcuts change shape by padding, option A
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        norm: Norm = "batch",
+        cosine_head: bool = False,
+        weights: str | None = None,
+    ) -> None:
+        first, *_, last = self.widths
+        begin, block = stem(norm, in_channels, first), basic_block(norm, self.pad)
+        body = residual_body(begin, block, first, self.widths, self.depths)
+        super().__init__(body, linear_head(last, num_classes, cosine_head), in_channels, weights=weights)
+
+
+class ResNet18(ResNet):
+    """ResNet-18 with a 3x3 stem for images of 28 to 64 pixels; 11.17 million parameters at 10 classes.
+
+    Arguments as for `ResNet`.
 
     Source: He et al. 2016, "Deep residual learning for image recognition".
 
@@ -162,39 +186,15 @@ class ResNet18(Network):
         (torch.Size([2, 100]), torch.Size([2, 512]))
     """
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        norm: Norm = "batch",
-        cosine_head: bool = False,
-        weights: str | None = None,
-    ) -> None:
-        body = residual_body(stem(norm, in_channels, 64), basic_block(norm), 64, (64, 128, 256, 512), (2, 2, 2, 2))
-        super().__init__(body, linear_head(512, num_classes, cosine_head), in_channels, weights=weights)
+    widths = (64, 128, 256, 512)
+    depths = (2, 2, 2, 2)
 
 
-class ResNet34(Network):
-    """ResNet-34 with a 3x3 stem; 21.28 million parameters at 10 classes. Arguments as for `ResNet18`."""
+class ResNet34(ResNet):
+    """ResNet-34 with a 3x3 stem; 21.28 million parameters at 10 classes. Arguments as for `ResNet`."""
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        norm: Norm = "batch",
-        cosine_head: bool = False,
-        weights: str | None = None,
-    ) -> None:
-        body = residual_body(stem(norm, in_channels, 64), basic_block(norm), 64, (64, 128, 256, 512), (3, 4, 6, 3))
-        super().__init__(body, linear_head(512, num_classes, cosine_head), in_channels, weights=weights)
-
-
-def _thin_body(depth: int, in_channels: int, norm: Norm, stem_stride: int = 1) -> nn.Sequential:
-    """He et al., section 4.2: depth = 6 n + 2, stages of n blocks with 16, 32 and 64 maps, option A."""
-    blocks = (depth - 2) // 6
-    return residual_body(
-        stem(norm, in_channels, 16, stem_stride), basic_block(norm, pad=True), 16, (16, 32, 64), (blocks,) * 3
-    )
+    widths = (64, 128, 256, 512)
+    depths = (3, 4, 6, 3)
 
 
 class ResNet8(Network):
@@ -218,43 +218,31 @@ class ResNet8(Network):
         stem_stride: int = 1,
         weights: str | None = None,
     ) -> None:
-        body = _thin_body(8, in_channels, norm, stem_stride)
+        begin, block = stem(norm, in_channels, 16, stem_stride), basic_block(norm, pad=True)
+        body = residual_body(begin, block, 16, (16, 32, 64), (1, 1, 1))
         super().__init__(body, linear_head(64, num_classes, cosine_head), in_channels, weights=weights)
 
 
-class ResNet20(Network):
-    """The thin ResNet-20 of CIFAR; 0.27 million parameters. Arguments as for `ResNet18`."""
+class ResNet20(ResNet):
+    """The thin ResNet-20 of CIFAR; 0.27 million parameters. Arguments as for `ResNet`.
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        norm: Norm = "batch",
-        cosine_head: bool = False,
-        weights: str | None = None,
-    ) -> None:
-        super().__init__(
-            _thin_body(20, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels, weights=weights
-        )
+    Source: He et al. 2016, section 4.2: depth 6 n + 2, stages of n blocks, option A.
+    """
+
+    widths = (16, 32, 64)
+    depths = (3, 3, 3)
+    pad = True
 
 
-class ResNet32(Network):
-    """The thin ResNet-32 of the long-tail literature; 0.46 million parameters. Arguments as for `ResNet18`.
+class ResNet32(ResNet):
+    """The thin ResNet-32 of the long-tail literature; 0.46 million parameters. Arguments as for `ResNet`.
 
     Source: He et al. 2016, section 4.2; with `cosine_head` the network of Cao et al. 2019 (LDAM).
     """
 
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        norm: Norm = "batch",
-        cosine_head: bool = False,
-        weights: str | None = None,
-    ) -> None:
-        super().__init__(
-            _thin_body(32, in_channels, norm), linear_head(64, num_classes, cosine_head), in_channels, weights=weights
-        )
+    widths = (16, 32, 64)
+    depths = (5, 5, 5)
+    pad = True
 
 
 class ResNeXt29(Network):
