@@ -97,9 +97,6 @@ def scaled(net: Net, input: Tensor, scales: Sequence[float] = (1.0,), flip: bool
     for scale in scales:
         sides = [max(1, round(scale * side)) for side in size]
         view = input if scale == 1 else F.interpolate(input, sides, mode="bilinear", antialias=scale < 1)
-        found = [net(view)]
-        if flip:
-            found.append(net(view.flip(-1)).flip(-1))
-        for logits in found:
-            views.append(logits if scale == 1 else F.interpolate(logits, size, mode="bilinear"))
+        found = [net(view), net(view.flip(-1)).flip(-1)] if flip else [net(view)]
+        views += [logits if scale == 1 else F.interpolate(logits, size, mode="bilinear") for logits in found]
     return torch.stack(views).mean(0)
