@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -230,23 +231,13 @@ PRUNERS = {
 Named = tuple[str, dict[str, Any]]  #: one of them, and its arguments
 
 
-def _named(value: Any, names: Iterable[str], what: str) -> Named:
+def _named(names: Iterable[str], what: str, value: Any, where: str) -> Named:
     """Read a name, or a name with arguments: ``tpe`` or ``{tpe: {multivariate: true}}``."""
     name, arguments = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (value, {})
     check_name(str(name), names, what)
     if not isinstance(arguments, dict):
         raise ValueError(f"The arguments of {what} {name} are a mapping, got {arguments!r}.")
     return str(name), arguments
-
-
-def read_sampler(value: Any, where: str) -> Named:
-    """Read ``sampler``."""
-    return _named(value, SAMPLERS, "sampler")
-
-
-def read_pruner(value: Any, where: str) -> Named:
-    """Read ``pruner``."""
-    return _named(value, PRUNERS, "pruner")
 
 
 @dataclass
@@ -256,8 +247,8 @@ class SearchBlock:
     seed: Annotated[int, Entry("a whole number")]  #: of the sampler and of every trial's training
     trials: Annotated[int | None, Entry("a number of trials, 1 or more")] = None
     seconds: Annotated[float | None, Entry("a number of seconds")] = None
-    sampler: Annotated[Named, Entry(read=read_sampler)] = ("tpe", {})
-    pruner: Annotated[Named, Entry(read=read_pruner)] = ("none", {})
+    sampler: Annotated[Named, Entry(read=partial(_named, SAMPLERS, "sampler"))] = ("tpe", {})
+    pruner: Annotated[Named, Entry(read=partial(_named, PRUNERS, "pruner"))] = ("none", {})
     storage: Annotated[str, Entry("sqlite, journal, or the URL of a database")] = "sqlite"
     overrides: Overrides = ()  #: options of every trial
     space: Annotated[Space, Entry(read=read_space)] = field(default_factory=dict)

@@ -45,6 +45,7 @@ from hem.rng import seed_of
 from hem.runs import RunFolder
 from hem.runs.files import read_json, write_atomically
 from hem.runs.lock import lock
+from hem.study.options import excerpt, value_of
 from hem.study.parsing import PRUNERS, SAMPLERS, Parameter, SearchBlock
 from hem.study.run import Run
 from hem.study.storage import library, open_storage, waited
@@ -95,18 +96,13 @@ class Search:
     @property
     def definition(self) -> dict[str, Any]:
         """What two parts of one search must have alike, and its budget."""
-        block = self.block
         return {
             "command": list(self.command),
             "monitor": self.monitor,
             "mode": self.mode,
             "checkpoint": self.checkpoint,
             "space": {name: asdict(parameter) for name, parameter in self.space.items()},
-            "sampler": block.sampler,
-            "pruner": block.pruner,
-            "seed": block.seed,
-            "trials": block.trials,
-            "seconds": block.seconds,
+            **{name: getattr(self.block, name) for name in ("sampler", "pruner", "seed", "trials", "seconds")},
         }
 
     @property
@@ -372,43 +368,3 @@ def curve(path: Path, key: str) -> dict[float, float]:
     lines = path.read_text().splitlines(keepends=True)
     rows = csv.DictReader(line for line in lines if line.endswith("\n"))
     return {float(row["epoch"]) + 1: float(row[key]) for row in rows if row.get("epoch") and row.get(key)}
-
-
-def value_of(config: Mapping[str, Any], option: str) -> tuple[list[str], Any]:
-    """Return where the value of an option stands in a config, and the value.
-
-    Raises:
-        ValueError: The config has none of that name.
-    """
-    here: Any = config
-    path: list[str] = []
-    for word in option.removeprefix("--").split("."):
-        if isinstance(here, Mapping) and word not in here and "init_args" in here:
-            here = here["init_args"]
-            path.append("init_args")
-        if not isinstance(here, Mapping) or word not in here:
-            raise ValueError(f"Expected an option of the config, got {option}: it has no '{word}'.")
-        here = here[word]
-        path.append(word)
-    return path, here
-
-
-def excerpt(config: Mapping[str, Any], options: Iterable[str]) -> dict[str, Any]:
-    """The part of a config that options set.
-
-    Raises:
-        ValueError: The config has none of that name.
-
-    Example:
-        >>> loss = {"class_path": "HEMLoss", "init_args": {"margin": 2}}
-        >>> excerpt({"model": {"class_path": "Task", "init_args": {"loss": loss}}}, ["--model.loss.margin"])
-        {'model': {'init_args': {'loss': {'init_args': {'margin': 2}}}}}
-    """
-    found: dict[str, Any] = {}
-    for option in options:
-        (*above, last), value = value_of(config, option)
-        there = found
-        for word in above:
-            there = there.setdefault(word, {})
-        there[last] = value
-    return found
