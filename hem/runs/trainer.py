@@ -42,14 +42,12 @@ def partial(trainer: Trainer) -> str | None:
     given: Any = trainer.test_dataloaders if testing else trainer.val_dataloaders
     if limit == 1.0 and isinstance(limit, float):
         return None
-    sizes = [len(each) if isinstance(each, Sized) else None for each in (given if isinstance(given, list) else [given])]
-    known = [size for size in sizes if size is not None]
-    whole = sum(known) if len(known) == len(sizes) else None
-    parts = [min(limit, size) if isinstance(limit, int) else int(limit * size) for size in known]
-    done = sum(parts) if whole is not None else limit if isinstance(limit, int) else None
-    if whole is not None and done is not None and done >= whole:
-        return None
-    return f"{limit if done is None else done} of {'all' if whole is None else whole} batches"
+    loaders = given if isinstance(given, list) else [given]
+    if not all(isinstance(each, Sized) for each in loaders):
+        return f"{limit} of all batches"
+    sizes = [len(each) for each in loaders]
+    done = sum(min(limit, size) if isinstance(limit, int) else int(limit * size) for size in sizes)
+    return f"{done} of {sum(sizes)} batches" if done < sum(sizes) else None
 
 
 def limited(limit: int | float, count: int) -> int:
