@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import io
+import multiprocessing
 import os
 import re
 import subprocess
@@ -24,24 +26,28 @@ TUTORIALS = ROOT / "docs" / "tutorials"
 KEPT = ROOT / ".cache" / "tutorials"  # what was rendered, under a hash of all that it came from
 
 
-def rendered(script: Path) -> Path:
-    """Run a tutorial in a process of its own, and return the folder of its page and pictures.
+def rendered(scripts: list[Path]) -> list[Path]:
+    """Run tutorials, each in a process of its own, and return the folders of their pages and pictures.
 
-    It is run again where it, or anything in ``hem`` or ``configs``, has changed.
+    One is run again where it, or anything in ``hem`` or ``configs``, has changed.
     """
-    sources = [script, Path(__file__), *sorted(ROOT.glob("hem/**/*.py")), *sorted(ROOT.glob("configs/**/*.yaml"))]
+    shared = [Path(__file__), *sorted(ROOT.glob("hem/**/*.py")), *sorted(ROOT.glob("configs/**/*.yaml"))]
     content = hashlib.sha256(os.environ.get("HEM_QUICK", "").encode())
-    for path in sources:
+    for path in shared:
         content.update(path.read_bytes())
-    folder = KEPT / f"{script.stem}-{content.hexdigest()[:16]}"
-    if not (folder / f"{script.stem}.md").is_file():
+    folders, words = [], []
+    for script in scripts:
+        own = content.copy()
+        own.update(script.read_bytes())
+        folders.append(KEPT / f"{script.stem}-{own.hexdigest()[:16]}")
+        if not (folders[-1] / f"{script.stem}.md").is_file():
+            words += [str(script), str(folders[-1])]
+    if words:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "COLUMNS": "100"}
-        done = subprocess.run(
-            [sys.executable, __file__, str(script), str(folder)], env=environment, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, __file__, *words], env=environment, capture_output=True, text=True)
         if done.returncode:
-            raise PluginError(f"{script.name} failed:\n{done.stderr[-3000:]}")
-    return folder
+            raise PluginError(f"a tutorial failed:\n{done.stderr[-3000:]}")
+    return folders
 
 
 def render(script: Path, folder: Path) -> None:
@@ -77,8 +83,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     def add(path: Path, place: str) -> None:
         files.append(File.generated(config, place, abs_src_path=str(path)))
 
-    for script in sorted(TUTORIALS.glob("*.py")):
-        for path in sorted(rendered(script).iterdir()):
+    scripts = sorted(TUTORIALS.glob("*.py"))
+    for script, folder in zip(scripts, rendered(scripts), strict=True):
+        for path in sorted(folder.iterdir()):
             add(path, f"tutorials/{path.name}")
         add(script, f"scripts/{script.name}")
     for path in sorted((ROOT / "benchmarks" / "results").iterdir()):
@@ -135,4 +142,13 @@ def _own(module: ModuleType) -> list[str]:
 
 
 if __name__ == "__main__":
-    render(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())
+    from hem.study import forkserver
+
+    for name in forkserver.PRELOAD:  # takes seconds: done once, for each tutorial runs in a copy of this
+        importlib.import_module(name)
+    for script, folder in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        copy = multiprocessing.get_context("fork").Process(target=render, args=(Path(script), Path(folder)))
+        copy.start()
+        copy.join()
+        if copy.exitcode:
+            sys.exit(f"{script} ended with code {copy.exitcode}")

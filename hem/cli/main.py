@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from hem.cli.allocator import keep_freed
-from hem.cli.configs import expanded
+from hem.cli.configs import base_config, expanded
 from hem.cli.help import COMMANDS, LISTINGS, PROGRAMS, of_command, overview, program
 from hem.cli.listings import listing
 from hem.names import near
@@ -76,6 +76,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    try:
+        base_config()
+    except FileNotFoundError as error:  # of a damaged installation: said before what takes seconds to import
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     try:
         return run(arguments)
     except KeyboardInterrupt:  # also while libraries are imported

@@ -70,7 +70,9 @@ class SaveConfig(SaveConfigCallback):
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         if trainer.is_global_zero and not trial(trainer):
             loss = textwrap.indent(f"The loss as it was built: {getattr(pl_module, 'loss', None)}", "# ")
-            write_atomically(path, f"{loss}\n{self.parser.dump(self.config, skip_none=False)}")
+            # the objects of this run were built from it: that is validation enough, of which another takes a while
+            config = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+            write_atomically(path, f"{loss}\n{config}")
 
 
 @dataclass(eq=False)
