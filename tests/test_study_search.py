@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from hem.runs.lock import lock
-from hem.study import command, forkserver, grid, search, slurm, storage
+from hem.study import command, grid, search, slurm, storage
 from hem.study.parsing import Parameter
 from tests import imitation
 from tests.datamodules.test_datasets import mnist_tree
@@ -32,16 +32,6 @@ STUDY = {
     "tasks": [{"train": DIGITS, "primary": "test/accuracy"}],
     "search": SEARCH,
 }
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Run from the root of the repository, with the imitation in the place of hem's command line."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(forkserver, "command", imitation.command)
-    monkeypatch.setenv("HEM_TEST_LOG", str(tmp_path / "log"))
-    (tmp_path / "log").touch()
-    return tmp_path
 
 
 def written(folder, *, of_search=None, **changes):
