@@ -63,10 +63,16 @@ EXAMINATION = ("--model", "hem.modules.RejectionTask", "--model.unknown", UNKNOW
                "--model.attack_eps", 0.1, "--model.known_images", 31, "--model.scores", "[msp, max_logit]")  # fmt: skip
 
 
-def test_scores_of_two_processes_are_those_of_one(tmp_path):
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """Of a training of one epoch, in one process."""
+    folder = tmp_path_factory.mktemp("fit")
+    run("fit", folder, 1, "hem", "--trainer.max_epochs", 1)
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def test_scores_of_two_processes_are_those_of_one(checkpoint, tmp_path):
     """Rejection gathers the scores of every image: 359 known ones and odd numbers of all others, none twice."""
-    run("fit", tmp_path / "fit", 1, "hem", "--trainer.max_epochs", 1)
-    checkpoint = tmp_path / "fit" / "checkpoints" / "last.ckpt"
     for devices in (1, 2):
         run("test", tmp_path / str(devices), devices, "hem", *EXAMINATION, "--ckpt_path", checkpoint)
     one, two = (json.loads((tmp_path / name / "results.json").read_text())["metrics"] for name in ("1", "2"))
@@ -79,10 +85,8 @@ def test_scores_of_two_processes_are_those_of_one(tmp_path):
     assert records[1] == {"clean": 359, "corrupt": 31, "adversarial": 31, "uniform": 41, "nonsense": 21}
 
 
-def test_the_temperature_of_two_processes_is_that_of_one(tmp_path):
+def test_the_temperature_of_two_processes_is_that_of_one(checkpoint, tmp_path):
     """Of the same weights, to 1e-6: both see the logits of all 144 validation images."""
-    run("fit", tmp_path / "fit", 1, "hem", "--trainer.max_epochs", 1)
-    checkpoint = tmp_path / "fit" / "checkpoints" / "last.ckpt"
     for devices in (1, 2):
         run("test", tmp_path / str(devices), devices, "hem", "--ckpt_path", checkpoint)
     one, two = (json.loads((tmp_path / name / "calibration.json").read_text()) for name in ("1", "2"))

@@ -24,6 +24,7 @@ import hem.report
 import hem.study.command
 from hem.losses import LOSSES
 from hem.networks import batch_dependent
+from hem.study import forkserver
 from tests.datamodules import mask_trees
 from tests.datamodules import test_datasets as trees
 from tests.test_configs import SHORT
@@ -144,9 +145,10 @@ class Reader:
                 if f"evaluate/{name}" in " ".join(words):
                     short += options
         if "--trainer.devices" in words:  # each device is a process, which is started with the arguments of its parent
-            command = [sys.executable, "-m", "hem", *words, *map(str, short[:-2]), "--trainer.max_epochs", "1"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stderr
+            command = [*words, *map(str, short[:-2]), "--trainer.max_epochs", "1"]
+            with open("out", "wb") as out:
+                process = forkserver.start(forkserver.command, command, stdout=out, stderr=out)
+            assert forkserver.wait(process, 300) == 0, Path("out").read_text()
             return
         outcome = self.hem_command(*words, *short)
         assert outcome.code == 0, f"{shlex.join(words)}: {outcome.err}"

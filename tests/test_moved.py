@@ -30,16 +30,17 @@ def test_former_paths_go_on(former):
         _ = module.nothing
 
 
-def test_former_paths_in_a_new_process():
-    """An import from a former module works before anything else of hem was imported."""
-    code = "from hem.run import atomic_file; print(atomic_file.__module__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "hem.runs.files"
+def test_former_paths_and_commands_in_a_new_process():
+    """An import from a former module works before anything else of hem was imported.
 
-
-def test_former_commands_go_on():
-    """``python -m`` of a former module runs the new one, whose name is said."""
-    done = subprocess.run([sys.executable, "-m", "hem.export", "--help"], capture_output=True, text=True, check=True)
+    ``python -m`` of a former module runs the new one, whose name is said.
+    """
+    code = (
+        "from hem.run import atomic_file; print(atomic_file.__module__); "
+        "import runpy; runpy.run_module('hem.export', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("hem.runs.files\n")
     assert "python -m hem.export is now python -m hem.inference.onnx." in done.stderr
     assert "usage: python -m hem.inference.onnx" in done.stdout
 

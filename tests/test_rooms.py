@@ -102,7 +102,7 @@ def test_no_file_holds_too_much():
 def test_pure_rooms_do_without_lightning(rooms):
     """In one process, without the modules that this one has loaded."""
     code = (
-        f"import sys; import {', '.join(f'hem.{room}' for room in rooms.split())}; "
+        f"import sys; import {', '.join(f'hem.{room}' for room in rooms.split())}; hem.calibrate; "
         "sys.exit(str({'lightning', 'timm', 'hem.datamodules', 'hem.networks'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -1,9 +1,11 @@
-"""Installed from a wheel, hem has its configs with it and trains from any folder."""
+"""The archives of `make build`; installed from the wheel, hem has its configs with it and trains from any folder."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,18 +14,37 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """Return the folder that a wheel, built from a copy of the sources, was installed into."""
-    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    for name in ("hem", "configs"):
-        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+def archives(tmp_path_factory):
+    """Return the folder of what `make build` makes: an sdist, and the wheel that is built from it."""
+    pytest.importorskip("build", reason="it comes with hem-loss[dev]")
+    folder = tmp_path_factory.mktemp("dist")
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)],
+        env={**os.environ, "PYTHONWARNINGS": "ignore"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(archives, tmp_path_factory):
+    """Return the folder that the wheel was installed into."""
+    site = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    offline = ["--no-deps", "--no-index"]
-    subprocess.run([*pip, "wheel", *offline, "--no-build-isolation", "-w", source, source], check=True)
-    subprocess.run([*pip, "install", *offline, "--target", site, *source.glob("*.whl")], check=True)
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, *archives.glob("*.whl")], check=True)
     return site
+
+
+@pytest.mark.slow
+def test_both_archives(archives):
+    """The sdist has what builds the wheel, and the wheel has kernels, configs and templates."""
+    (wheel,), (sdist,) = archives.glob("hem_loss-*.whl"), archives.glob("hem_loss-*.tar.gz")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"hem/losses/kernels/margin.c", "hem/configs/base.yaml", "hem/py.typed"} <= names
+    assert any(name.endswith(".html") for name in names)
+    with tarfile.open(sdist) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "hem/configs/base.yaml", "hem/losses/kernels/margin.c", "LICENSE"} <= inside
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 from tests.datamodules.mask_trees import mask_folder_tree
 
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", 1,
-         "--trainer.enable_model_summary", "false")  # fmt: skip
+         "--trainer.enable_model_summary", "false", "--trainer.limit_train_batches", 4)  # fmt: skip
 EXAMINATIONS = {
     "rejection": ("--model.unknown", '{"unrecognisable": [uniform, blobs]}', "--model.max_images", 40,
                   "--model.scores", "[max_logit]", "--model.attack_eps", "null"),

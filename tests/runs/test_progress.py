@@ -26,7 +26,8 @@ def test_figures_are_read_seldom_and_the_last_batch_is_shown(hem_command, tmp_pa
     reads, ends = [], []
     monkeypatch.setattr(ProgressBar, "_update_metrics", lambda self, *args: reads.append(1))
     monkeypatch.setattr(ProgressBar, "_update", lambda self, bar, current, **kwargs: ends.append(current))
-    options = ("--config", "configs/classification/digits.yaml", "--trainer.max_epochs", 2, "--data.batch_size", 32)
+    options = ("--config", "configs/classification/digits.yaml", "--model.net", "MLP", "--trainer.max_epochs", 2,
+               "--data.batch_size", 32)  # fmt: skip
     monkeypatch.setattr(ProgressBar, "due", lambda self, batch, batches: batch >= batches)
     assert hem_command("fit", *options, "--run_dir", tmp_path / "a").code == 0
     steps = torch.load(tmp_path / "a" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] // 2
