@@ -206,7 +206,7 @@ def test_all_that_tests_leave_is_known():
     written = [
         f"{re.sub('{.*}', 'x', name)}.{kinds[kind]}"
         for path in (ROOT / "hem" / "modules").glob("*.py")
-        for kind, name in re.findall(r'write_(table|record|figure)\(\w+, f?"([^"]+)"', path.read_text())
+        for kind, name in re.findall(r'write_(table|record|figure)\([\w.]+, f?"([^"]+)"', path.read_text())
     ]
     assert len(written) >= 12
     unknown = [name for name in written if not any(fnmatch(name, pattern) for pattern in RunFolder.OF_TEST)]
