@@ -13,15 +13,14 @@
 # %%
 import csv
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
-
-import hem.report
-import hem.study.command
 
 QUICK = bool(os.environ.get("HEM_QUICK"))  # the tests set it
 IMAGES, EPOCHS, SEEDS, LOSSES = (12, 1, "[0]", "[ce, hem]") if QUICK else (120, 12, "[0, 1]", "[ce, hem, logit_norm]")
@@ -65,12 +64,12 @@ tasks:
 """)
 
 # %% [markdown]
-# In a terminal: `hem study mine.yaml`, then `hem report runs/mine`. From Python it is the same:
+# In a terminal: `hem study mine.yaml`, then `hem report runs/mine`. Here the same is typed from Python:
 
 # %%
-code = hem.study.command.main(["mine.yaml"])
-print("study ended with code", code)
-code = hem.report.main(["runs/mine"])
+for words in (["study", "mine.yaml"], ["report", "runs/mine"]):
+    done = subprocess.run([sys.executable, "-m", "hem", *words], capture_output=True, text=True)
+    print(done.stdout, done.stderr if done.returncode else "")
 
 # %% [markdown]
 # Runs that are done are not done again, so a study that was stopped goes on by the same command.
