@@ -6,6 +6,8 @@ import os
 import pickle
 import shutil
 import struct
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +228,50 @@ def test_damaged_pickle(tmp_path, content):
 
 
 # SVHN
+
+
+@pytest.mark.parametrize(
+    ("name", "tree", "reader"), [("cifar10", "cifar_tree", "read_pickle"), ("svhn", "svhn_tree", "read_mat")]
+)
+def test_packed_files_are_unpacked_once(tmp_path, monkeypatch, capsys, name, tree, reader):
+    """All processes share a copy by its mapping, of which none changes a byte; other files are another copy."""
+    globals()[tree](tmp_path)
+
+    def part():
+        return DATA[name](root=str(tmp_path)).images("test")
+
+    first = part()
+    monkeypatch.setattr(sys.modules[DATA[name].__module__], reader, None)
+    second = part()
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.targets, second.targets)
+    assert second.images.is_contiguous()
+    [copy] = (tmp_path / ".hem").iterdir()
+    assert str(copy) in Path("/proc/self/maps").read_text()
+    before = copy.read_bytes()
+    second.images[0] += 1
+    assert copy.read_bytes() == before
+    assert not torch.equal(second.images, part().images)
+    [source] = tmp_path.rglob("test_*")
+    os.utime(source, (0, 0))
+    with pytest.raises(TypeError, match="not callable"):
+        part()
+    monkeypatch.undo()
+    copy.unlink()
+    copy.parent.rmdir()
+    copy.parent.write_text("no folder: as where nothing can be written")
+    assert torch.equal(part().images, first.images)
+    assert f"{name}/test: each process reads it for itself, for {copy.parent}" in capsys.readouterr().out
+
+
+def test_files_of_mnist_are_mapped(tmp_path):
+    mnist_tree(tmp_path, n=20)
+    images = DATA["mnist"](root=str(tmp_path), val_fraction=0).images("test").images
+    [path] = tmp_path.rglob("t10k-images*")
+    assert str(path) in Path("/proc/self/maps").read_text()
+    before = path.read_bytes()
+    images += 1
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("folder", ["", "SVHN"])

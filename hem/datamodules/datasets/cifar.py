@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torchvision import datasets
 
 from hem.datamodules.augment import RandomCrop, RandomFlip
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import MemoryImages
 from hem.datamodules.splits import Split
+from hem.datamodules.unpacked import unpacked
 
 CIFAR100_CLASSES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
@@ -86,10 +86,12 @@ def load_pickles(module: ImageDataModule, folder: str, files: Sequence[str], lab
     for path in paths:
         if not path.exists():
             raise module.missing(split, path)
-    parts = [read_pickle(path, label) for path in paths]
-    images = torch.from_numpy(np.concatenate([images for images, _ in parts]))
-    targets = torch.tensor([target for _, labels in parts for target in labels])
-    return MemoryImages(images, targets, f"{module.name}/{split}")
+
+    def read() -> tuple[np.ndarray, np.ndarray]:
+        images, labels = zip(*(read_pickle(path, label) for path in paths), strict=True)
+        return np.concatenate(images), np.concatenate(labels)
+
+    return unpacked(module.root, f"{module.name}/{split}", paths, read, (3, 32, 32))
 
 
 class CIFAR10DataModule(ImageDataModule):

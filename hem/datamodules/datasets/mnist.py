@@ -5,6 +5,7 @@ import math
 import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import datasets
@@ -12,6 +13,7 @@ from torchvision import datasets
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import MemoryImages
 from hem.datamodules.splits import Split
+from hem.datamodules.unpacked import mapped
 
 
 def read_idx(path: Path) -> Tensor:
@@ -32,18 +34,20 @@ def read_idx(path: Path) -> Tensor:
     packed = path.with_name(path.name + ".gz")
     if not path.exists():
         path = packed
-    try:
-        data = gzip.decompress(path.read_bytes()) if path == packed else path.read_bytes()
+    try:  # a file that is not packed is mapped into memory, where all processes share it
+        unzipped = np.frombuffer(bytearray(gzip.decompress(path.read_bytes())), np.uint8) if path == packed else None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged and cannot be unpacked ({error}): delete it and fetch it anew.") from error
-    if len(data) < 4 or data[:3] != b"\0\0\x08":
+    data = mapped(path) if unzipped is None else torch.from_numpy(unzipped)
+    header = bytes(data[: 4 + 4 * 255].tolist())  # as long as one can be
+    if len(header) < 4 or header[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is damaged: it does not begin as an idx file of bytes does. Fetch it anew.")
-    axes = data[3]
+    axes = header[3]
     start = 4 + 4 * axes
-    shape = [int.from_bytes(data[4 * i : 4 * i + 4]) for i in range(1, axes + 1)]
+    shape = [int.from_bytes(header[4 * i : 4 * i + 4]) for i in range(1, axes + 1)]
     if len(data) != start + math.prod(shape):
         raise ValueError(f"{path} is damaged: its header promises {shape} bytes, but it has {len(data)}.")
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=start).reshape(shape)
+    return data[start:].view(shape)
 
 
 def load_idx(module: ImageDataModule, folder: str, split: Split) -> MemoryImages:

@@ -1,7 +1,8 @@
 """Street View House Numbers, read from the official .mat files."""
 
+from pathlib import Path
+
 import numpy as np
-import torch
 from scipy.io import loadmat
 from torchvision import datasets
 
@@ -9,6 +10,26 @@ from hem.datamodules.augment import RandomCrop
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import MemoryImages
 from hem.datamodules.splits import Split
+from hem.datamodules.unpacked import unpacked
+
+
+def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The images (N, 3, 32, 32) uint8 and labels (N,) int64 of one file.
+
+    Raises:
+        ValueError: The file is damaged; the sentence has its name.
+    """
+    try:
+        content = loadmat(path, variable_names=["X", "y"])
+        images, labels = content["X"], content["y"].ravel()
+    except Exception as error:  # scipy's reader raises whatever the damaged bytes happen to mean
+        raise ValueError(f"{path} is damaged and cannot be read ({error}): fetch it anew.") from error
+    if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
+        raise ValueError(
+            f"{path} is damaged: X is {images.dtype} of shape {images.shape} "
+            f"where uint8 of shape (32, 32, 3, {len(labels)}) was expected. Fetch it anew."
+        )
+    return np.ascontiguousarray(images.transpose(3, 2, 0, 1)), np.where(labels == 10, 0, labels).astype(np.int64)
 
 
 class SVHNDataModule(ImageDataModule):
@@ -44,19 +65,7 @@ class SVHNDataModule(ImageDataModule):
             path = self.root / f"{split}_32x32.mat"
         if not path.exists():
             raise self.missing(split, path)
-        try:
-            content = loadmat(path, variable_names=["X", "y"])
-            images, labels = content["X"], content["y"].ravel()
-        except Exception as error:  # scipy's reader raises whatever the damaged bytes happen to mean
-            raise ValueError(f"{path} is damaged and cannot be read ({error}): fetch it anew.") from error
-        if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
-            raise ValueError(
-                f"{path} is damaged: X is {images.dtype} of shape {images.shape} "
-                f"where uint8 of shape (32, 32, 3, {len(labels)}) was expected. Fetch it anew."
-            )
-        targets = torch.from_numpy(np.where(labels == 10, 0, labels).astype(np.int64))
-        images = torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1)))
-        return MemoryImages(images, targets, f"svhn/{split}")
+        return unpacked(self.root, f"svhn/{split}", [path], lambda: read_mat(path), (3, 32, 32))
 
     def fetch(self) -> None:
         """Download by torchvision."""
