@@ -1,6 +1,7 @@
 #!/bin/bash
 # A SLURM of one machine with two nodes runs scripts/slurm.sbatch: an array of runs, a run whose time is up, one whose
 # node fails, and one over two nodes. Each must end with the weights and figures of an undisturbed run of one process.
+# Before them an array whose jobs share a search: its trials must be those of one process; ONLY=search ends behind it.
 # Needs root and apt-get install munge slurmctld slurmd slurm-client. About ten minutes, most of them waiting.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -98,6 +99,44 @@ finished() {  # wait for a job to leave the queue
 figures() { "$PYTHON" cli.py test $COMMON --seed_everything "$2" --run_dir "$RUNS/$1" --ckpt_path last >/dev/null; }
 compare() { "$PYTHON" tests/cluster/compare.py "$RUNS/$1" "$RUNS/$2"; }
 SLOW="--trainer.callbacks+ tests.cluster.slow.Slow --trainer.callbacks.seconds"
+
+echo "-- an array that shares a search: two losses, four trials each, two jobs to a loss"
+cat >"$HERE/searched.yaml" <<STUDY
+losses: [ce, hem]
+seeds: [0, 1]
+overrides: [--trainer.accelerator cpu --trainer.max_epochs 2]
+tasks:
+  - {train: configs/classification/digits.yaml, primary: test/accuracy}
+search:
+  trials: 4
+  seed: 1000
+  sampler: random     # of a trial's number alone, whichever trials are over by then
+  storage: journal
+  untuned: false
+  space: {lr: {options: [--model.optimizer.lr, --model.lr_scheduler.max_lr], low: 0.005, high: 0.5, log: true}}
+  losses: {hem: {margin: {options: [--model.loss.margin], low: 0.1, high: 8.0, log: true}}}
+STUDY
+trials() {  # what the storage has of each trial
+    "$PYTHON" - "$RUNS/$1/searched" <<'END'
+import sys
+from hem.study.storage import library, open_storage
+storage = open_storage(f"{sys.argv[1]}/search.journal")
+for loss in ("ce", "hem"):
+    for trial in library().load_study(study_name=f"classification_digits/{loss}", storage=storage).trials:
+        print(loss, trial.number, trial.state.name, trial.params, trial.value)
+END
+}
+study() { "$PYTHON" -m hem.study "$HERE/searched.yaml" --root "$RUNS/$1" "${@:2}"; }
+study sent --dry-run --slurm timeout_min=20 | grep "an array of 4 jobs"
+study sent --slurm timeout_min=20 >"$HERE/sent.txt"; cat "$HERE/sent.txt"
+job=$(sed -n 's/^sent 4 jobs: \([0-9]*\)_0.*/\1/p' "$HERE/sent.txt")
+finished "$job" 1200
+study here --jobs 1 --only search/
+trials sent >"$HERE/trials.txt"; cat "$HERE/trials.txt"
+trials here | diff "$HERE/trials.txt" -
+[ "$(grep -c COMPLETE "$HERE/trials.txt")" = 8 ]
+study sent --dry-run --slurm | grep "6 runs, 6 done"
+if [ "${ONLY:-}" = search ]; then echo "slurm: passed"; exit 0; fi
 
 for seed in 0 1; do
     "$PYTHON" cli.py fit $COMMON --trainer.max_epochs 1 --seed_everything $seed --run_dir "$RUNS/one$seed"
