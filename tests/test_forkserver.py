@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -38,6 +39,17 @@ def test_commands_are_in_the_words_of_the_command_line(tmp_path):
     with open(tmp_path / "err", "w") as err:
         assert forkserver.wait(forkserver.start(forkserver.command, ["fti"], stderr=err)) == 2
     assert (tmp_path / "err").read_text().startswith("error: ")
+
+
+def test_a_script_without_a_guard_runs_once(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from hem.study import forkserver\n"
+        "print('once', flush=True)\n"
+        "raise SystemExit(forkserver.wait(forkserver.start(forkserver.command, ['fti'])))\n"
+    )
+    ended = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "once\n")
+    assert ended.stderr.startswith("error: ")
 
 
 def waiting(pipe: str) -> None:

@@ -12,7 +12,8 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
@@ -68,9 +69,21 @@ def start(
     own = dict(os.environ if environment is None else environment)
     streams = {number: file for number, file in ((1, stdout), (2, stderr)) if file is not None}
     process: BaseProcess = context.Process(target=_Call(function, arguments, own, streams, dict(keep or {})))
-    with _lock:
+    with _lock, _main_left_out():
         process.start()
     return process
+
+
+@contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Keep processes from running the starter's script again, which ``multiprocessing`` has them import."""
+    main: Any = sys.modules["__main__"]
+    kept = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
+    vars(main).update(dict.fromkeys(kept))
+    try:
+        yield
+    finally:
+        vars(main).update(kept)
 
 
 def wait(process: BaseProcess, timeout: float | None = None) -> int | None:
