@@ -53,6 +53,7 @@ losses: {LOSSES}
 seeds: {SEEDS}
 tasks:
   - train: classification/folder
+    primary: test/accuracy
     overrides:
       - --data.root my_images
       - --data.image_size [16,16]
