@@ -23,6 +23,8 @@ LISTINGS = {
     "networks": "list the networks",
     "tasks": "list the tasks: what is trained, measured and examined",
     "strategies": "list the strategies against forgetting",
+    "attacks": "list the attacks",
+    "scores": "list the scores that tell known classes from unknown ones",
 }
 EXAMPLES = {
     "fit": """\

@@ -206,6 +206,7 @@ def unknown_images(
         ValueError: There is none of this name, it is the known set itself, or a file is damaged.
 
     Example:
+        >>> from hem.datamodules import MNISTDataModule
         >>> images, index = unknown_images("blobs", MNISTDataModule(), limit=3)
         >>> images[int(index[0])][0].shape, len(index)
         (torch.Size([1, 28, 28]), 3)

@@ -1,6 +1,8 @@
 """The program: every command by one name, studies and reports as well."""
 
 from hem.__main__ import main
+from hem.cli.help import LISTINGS
+from hem.cli.listings import KEYS
 
 
 def test_studies_and_reports(capsys, tmp_path, monkeypatch):
@@ -17,3 +19,7 @@ def test_studies_and_reports(capsys, tmp_path, monkeypatch):
     assert "there is no runs" in capsys.readouterr().err
     assert main(["fitt"]) == 2
     assert "did you mean 'fit'" in capsys.readouterr().err
+
+
+def test_what_can_be_listed_is_in_the_help():
+    assert {"configs", *KEYS} == set(LISTINGS)

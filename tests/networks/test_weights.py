@@ -444,8 +444,9 @@ def test_another_run_is_a_start(run, hem_command, tmp_path):
     torch.testing.assert_close(fewer.body[0].weight, own.backbone.body[0].weight, rtol=0, atol=0)
 
 
-def test_null_on_the_command_line_is_no_file(hem_command, tmp_path):
+def test_null_on_the_command_line_is_no_file(hem_command, tmp_path, monkeypatch):
     """The parser makes the word None of it where a string may stand."""
+    monkeypatch.delenv("HEM_WEIGHTS", raising=False)
     config = tmp_path / "start.yaml"
     config.write_text("{model: {init_args: {net: {init_args: {weights: gone.pth}}}}}")
     common = (*DIGITS, "--config", config, "--run_dir", tmp_path / "run")
