@@ -29,6 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _environment() -> Iterator[None]:
     """Leave the environment as it was: Lightning writes ranks and ports into it, and later runs would obey them."""
     before = dict(os.environ)
+    os.environ.pop("PL_GLOBAL_SEED", None)  # of a training that tests of a module share
     yield
     os.environ.clear()
     os.environ.update(before)

@@ -280,7 +280,7 @@ def fit(folder, training, loss=None, epochs=8, **kwargs):
     return task, trainer
 
 
-@pytest.mark.parametrize("training", [PGDTraining(0.1, steps=5), TRADES(0.1, steps=5)])
+@pytest.mark.parametrize("training", [PGDTraining(0.15, steps=5), TRADES(0.15, steps=5)])
 def test_training_makes_robust(training, weights, tmp_path):
     """Beside plain training of the same length, validation is more robust under the same attack."""
     _, trainer = fit(tmp_path, training, epochs=20)
