@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hem.datamodules.images import FileImages, Images, MemoryImages
 from hem.datamodules.loader import Batches, Loader
+from hem.runs.files import atomic_file
 
 
 class FeatureImages(Images):
@@ -119,21 +120,13 @@ class FeatureImages(Images):
         batches = Batches(lambda epoch: order, count, self.batch_size, training=False)
         for stopped in path.parent.glob(f".{path.name}.*"):  # a process that was killed; ours alone holds the lock
             stopped.unlink()
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
         width = 0
-        try:
-            with open(beside, "wb") as file:  # not by its mapping: a full disk would end the process without a word
-                for batch in Loader(self.source, batches, workers=self.workers):
-                    features = self.encode(batch.input).float().cpu().numpy()
-                    if not width:
-                        width = features.shape[1]
-                        header = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
-                        np.lib.format.write_array_header_1_0(file, header)
-                    file.write(features.astype("<f4", copy=False).tobytes())
-            os.replace(beside, path)
-        except OSError as error:
-            error.filename = error.filename or str(path)
-            raise
-        finally:
-            beside.unlink(missing_ok=True)
+        with atomic_file(path) as file:  # not by its mapping: a full disk would end the process without a word
+            for batch in Loader(self.source, batches, workers=self.workers):
+                features = self.encode(batch.input).float().cpu().numpy()
+                if not width:
+                    width = features.shape[1]
+                    header = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(features.astype("<f4", copy=False).tobytes())
         print(f"{count} x {width} in {time.monotonic() - began:.0f} s: {path}")

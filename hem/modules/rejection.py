@@ -25,7 +25,7 @@ from hem.names import check_name
 from hem.rejection import LOGIT_SCORES, FeatureScore, InputScore, accept_threshold
 from hem.rejection.evaluation import Row, Scored, table
 from hem.rejection.named import score_of
-from hem.rng import key, permutation
+from hem.rng import key, some
 from hem.runs.ranks import gathered
 
 DEFAULT_UNKNOWN = {"unrecognisable": [name for name, entry in UNKNOWN.items() if entry.kind == "unrecognisable"]}
@@ -377,7 +377,7 @@ def short(name: str) -> str:
 
 def chosen(index: Tensor, count: int) -> Tensor:
     """Return at most so many of the positions, always the same ones, ascending."""
-    return index[permutation(len(index), 0)[:count]].sort().values
+    return index[some(count, len(index), 0)].sort().values
 
 
 def scaled(score: LogitScore, temperature: Temperature, logits: Tensor) -> Tensor:

@@ -184,7 +184,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(monkeypatch, tmp_path):
     def opened(path, mode):
         return Full() if mode == "wb" else path.open(mode)
 
-    monkeypatch.setattr("hem.datamodules.features.open", opened, raising=False)
+    monkeypatch.setattr("hem.runs.files.open", opened, raising=False)
     set = MemoryImages(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.zeros(3).long(), "toy/train")
     with pytest.raises(OSError, match="No space left on device") as found:
         FeatureImages(set, lambda batch: batch.flatten(1).float(), lambda: [], tmp_path)[0]
