@@ -82,6 +82,7 @@ RENAMED = {
     "hem.headlines.METRICS": "hem.metrics.catalog.HEADLINES",
     "hem.modules.calibrator.Probabilities": "hem.modules.calibrator.probability_metrics",
     "hem.modules.classification.log_batch": "hem.modules.base.Task.log_training",
+    "hem.modules.continual.evaluation": "hem.modes.evaluating",
     "hem.modules.continual.heat_map": "hem.plots.matrices.accuracy_matrix",
     "hem.modules.continual.transfer_figures": "hem.metrics.transfer.transfer",
     "hem.modules.robustness.plain_ce": "hem.attacks.objectives.plain_ce",

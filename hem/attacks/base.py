@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hem.attacks.ball import Norm
+from hem.modes import evaluating
 
 Model = Callable[[Tensor], Tensor]  # images (N, C, H, W) to logits (N, K)
 
@@ -74,22 +75,12 @@ def attacking(model: Model, freeze: bool = False) -> Iterator[None]:
 
     Args:
         model: The network; a plain function is left alone.
-        freeze: Whether its parameters stop asking for gradients: for attacks that call ``backward()``.
+        freeze: Whether its parameters require no gradients meanwhile: for attacks that call ``backward()``.
     """
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    learning = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) and freeze else []
+    state = evaluating(model, freeze) if isinstance(model, nn.Module) else nullcontext()
     try:
-        for module in modules:
-            module.training = False
-        for parameter in learning:
-            parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.enable_grad():
+        with state, torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for parameter in learning:
-            parameter.requires_grad_(True)
         # autocast keeps the weights that it has cast; those cast without gradients must not serve the training step
         torch.clear_autocast_cache()

@@ -19,6 +19,7 @@ from hem import modules
 from hem.cli import quiet
 from hem.cli.configs import SHIPPED
 from hem.datamodules import ImageDataModule
+from hem.modes import evaluating
 from hem.modules import ClassificationTask, Task
 from hem.names import check_name
 from hem.networks import Normalize
@@ -141,7 +142,7 @@ def _expected(net: nn.Module, channels: int) -> Normalize | None:
 def _check(net: nn.Module, data: ImageDataModule) -> None:
     """Refuse a network whose logits are not one for each class."""
     parameter = next(net.parameters(), torch.zeros(()))
-    logits = net.eval()(torch.rand(1, data.in_channels, *data.image_size).to(parameter))
+    logits = net(torch.rand(1, data.in_channels, *data.image_size).to(parameter))
     if not isinstance(logits, Tensor) or logits.shape != (1, data.num_classes):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
@@ -195,19 +196,14 @@ def _built(value: Any) -> bool:
 
 @contextmanager
 def _left_alone(net: nn.Module) -> Iterator[None]:
-    """Give a network back as it was: its modes, its device, what learns."""
-    modes = {module: module.training for module in net.modules()}
+    """Set a network to evaluation mode; restore its modes, its device and what requires gradients afterwards."""
     device = next((p.device for p in net.parameters()), None)
-    learning = {parameter: parameter.requires_grad for parameter in net.parameters()}
     began = vars(net).pop("start", None)  # a task would begin a last layer anew whose classes had other names then
     try:
-        yield
+        with evaluating(net):
+            yield
     finally:
         if began is not None:
             net.start = began
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter, learns in learning.items():
-            parameter.requires_grad_(learns)
         if device is not None:
             net.to(device)

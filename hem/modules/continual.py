@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
@@ -16,6 +15,7 @@ from hem.datamodules.continual import ContinualDataModule
 from hem.losses import evaluate, reduction
 from hem.metrics import Accuracy, catalog, collection
 from hem.metrics.transfer import Row, TaskAccuracy, row_metrics, transfer
+from hem.modes import evaluating
 from hem.modules.base import Task
 from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
 from hem.names import check_name
@@ -29,18 +29,6 @@ from hem.strategies.classes import Mask, among, among_targets, decision_classes,
 Counts = Literal["stream", "presented"]
 STATE = "continual"  # the checkpoint's key
 REPLAY = 0x7265706C6179  # what the augmentation of replayed samples is drawn with
-
-
-@contextmanager
-def evaluation(net: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, and each module back into its former mode afterwards."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 class ContinualTask(Task):
@@ -228,7 +216,7 @@ class ContinualTask(Task):
         index = stream.part_of("train", [self.current])
         index = index[permutation(len(index), stream.seed, self.current)[:count]]
         weights = {name: p.detach() for name, p in self.net.named_parameters() if p.requires_grad}
-        with evaluation(self.net):
+        with evaluating(self.net):
             for part in torch.split(index, chunk):
                 batch = self.trainer.strategy.batch_to_device(stream.fetched(part), dataloader_idx=0)
                 target = among_targets(batch.target, classes, self.num_classes)
@@ -361,7 +349,7 @@ class ContinualTask(Task):
             after: The task that was learnt last, from 0; -1: none.
         """
         self.accuracies.reset()
-        with evaluation(self.net), torch.no_grad():
+        with evaluating(self.net), torch.no_grad():
             for input, target, index in passed(self.trainer, self.stream.test_dataloader()):
                 self._count(self(input), target, index, after)
         row: Row = self.accuracies.compute().tolist()

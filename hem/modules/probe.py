@@ -12,6 +12,7 @@ from torch import Tensor
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.features import FeatureImages
 from hem.datamodules.splits import Split
+from hem.modes import evaluating
 from hem.modules.base import Task
 from hem.runs.trainer import datamodule
 
@@ -55,11 +56,9 @@ def use_features(task: Task, folder: str | Path, stage: str) -> None:
 
     @torch.inference_mode()
     def encode(images: Tensor) -> Tensor:
-        training = task.training  # features may be asked for in the midst of an epoch
-        task.eval()
         input = task.trainer.precision_plugin.convert_input(images.to(task.device).float() / 255)
-        features: Tensor = net.forward_features(normalize(input))
-        task.train(training)
+        with evaluating(task.net):  # features may be asked for in the midst of an epoch
+            features: Tensor = net.forward_features(normalize(input))
         if features.ndim != 2:  # timm's own networks give maps or tokens
             raise ValueError(
                 f"Expected features of shape (N, D) from {type(net).__name__}, got {tuple(features.shape)}: take the "
