@@ -98,7 +98,8 @@ def test_no_file_holds_too_much():
 
 def test_pure_rooms_do_without_lightning():
     """In one process, without the modules that this one has loaded."""
-    rooms = "losses scores attacks corruptions metrics calibration strategies rng checks names modes".split()
+    rooms = ["losses", "scores", "attacks", "corruptions", "metrics", "calibration", "strategies"]
+    rooms += ["rng", "checks", "names", "modes"]
     code = (
         f"import sys; import {', '.join(f'hem.{room}' for room in rooms)}; hem.calibrate; "
         "sys.exit(str({'lightning', 'timm', 'hem.datamodules', 'hem.networks'} & set(sys.modules)))"
