@@ -20,7 +20,7 @@ from hem.modules.base import Task
 from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
 from hem.names import check_name
 from hem.plots.matrices import accuracy_matrix
-from hem.rng import permutation
+from hem.rng import some
 from hem.runs.outputs import write_figure, write_table
 from hem.runs.trainer import datamodule, passed
 from hem.strategies import Naive, Samples, Strategy
@@ -214,7 +214,7 @@ class ContinualTask(Task):
             return evaluate(criterion, logits[:, classes], target[None])
 
         index = stream.part_of("train", [self.current])
-        index = index[permutation(len(index), stream.seed, self.current)[:count]]
+        index = index[some(count, len(index), stream.seed, self.current)]
         weights = {name: p.detach() for name, p in self.net.named_parameters() if p.requires_grad}
         with evaluating(self.net):
             for part in torch.split(index, chunk):

@@ -377,7 +377,7 @@ def short(name: str) -> str:
 
 def chosen(index: Tensor, count: int) -> Tensor:
     """Return at most so many of the positions, always the same ones, ascending."""
-    return index[some(count, len(index), 0)].sort().values
+    return index[some(count, len(index), 0)]
 
 
 def scaled(score: LogitScore, temperature: Temperature, logits: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.images import Images
 from hem.rejection import LOGIT_SCORES, Rejector, accept_threshold, check_score
-from hem.rng import permutation
+from hem.rng import some
 from hem.runs import RunFolder
 from hem.runs.checkpoints import identity
 from hem.runs.files import write_atomically
@@ -59,9 +59,7 @@ def calibration_images(data: Any) -> tuple[Images, Tensor]:
         raise LookupError(str(error)) from error
     if len(index) == 0:
         raise LookupError("there is no validation part, since val_fraction is 0")
-    if len(index) > CALIBRATION:
-        index = index[permutation(len(index), 0)[:CALIBRATION]].sort().values
-    return images, index
+    return images, index[some(CALIBRATION, len(index), 0)]
 
 
 def calibration_loader(trainer: Trainer) -> Any:

@@ -7,6 +7,7 @@ import torch
 from hem.datamodules import ContinualDataModule, DigitsDataModule, MNISTDataModule
 from hem.datamodules.continual import PermutedImages
 from hem.datamodules.images import FileImages, MemoryImages
+from hem.datamodules.noise import stacked
 
 
 def stream(**arguments):
@@ -91,6 +92,16 @@ def test_channels_share_the_order():
     first, second, third = images[0][0].int()
     assert torch.equal(second, first + 8)
     assert torch.equal(third, first + 16)
+
+
+def test_what_is_made_of_permuted_images_is_made_of_their_pixels():
+    """By the numbers of the stream, of which there are more than images in memory."""
+    base = torch.arange(16).view(2, 1, 2, 4).byte()
+    images = PermutedImages(
+        MemoryImages(base, torch.tensor([0, 1])), torch.stack([torch.arange(8), torch.arange(8).flip(0)])
+    )
+    index = torch.tensor([3, 0, 2])
+    assert torch.equal(stacked(images, index), torch.stack([images[i][0] for i in index.tolist()]))
 
 
 def test_arguments_are_the_streams_own(tmp_path):

@@ -125,10 +125,13 @@ def test_other_data_sets_in_grey_and_colour(tmp_path):
     assert torch.equal(pixels, stack(again, chosen))  # which images are looked at hangs on no seed
 
 
-@pytest.mark.parametrize(
-    "folder",
-    ["omniglot-small1/images_background_small1", "omniglot-py/images_background", "omniglot-py/images_evaluation"],
+OMNIGLOT = (
+    *("omniglot-small1/images_background_small1", "omniglot-small2/images_background_small2"),
+    *("omniglot-py/images_background", "omniglot-py/images_evaluation"),
 )
+
+
+@pytest.mark.parametrize("folder", OMNIGLOT)
 def test_omniglot_is_white_on_black(folder, tmp_path):
     drawing(tmp_path / folder / "Greek" / "character01" / "0394_01.png")
     images, index = unknown_images("omniglot", MNISTDataModule(root=str(tmp_path)))
@@ -142,6 +145,17 @@ def test_both_small_parts_of_omniglot_are_read(tmp_path):
     for i in (1, 2):
         drawing(tmp_path / f"omniglot-small{i}" / f"images_background_small{i}" / "Greek" / "character01" / "a.png")
     assert len(unknown_images("omniglot", MNISTDataModule(root=str(tmp_path)))[1]) == 2
+
+
+@pytest.mark.parametrize("folder", OMNIGLOT)
+def test_omniglot_is_cut_as_the_known_images_are(folder, tmp_path):
+    """ImageNet's evaluation scales to 256 pixels and cuts 224 out: a frame of 4 of 105 pixels is outside."""
+    path = tmp_path / folder / "Greek" / "character01" / "0394_01.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.pad(np.full((97, 97), 255, np.uint8), 4)).convert("1").save(path)
+    (image,) = stack(*unknown_images("omniglot", ImageNetDataModule(root=str(tmp_path))))
+    assert image.shape == (3, 224, 224)
+    assert image.max() == 0  # the frame is black in the file, thus white in the negative
 
 
 def test_folders_are_cut_not_stretched(tmp_path):
