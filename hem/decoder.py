@@ -73,7 +73,8 @@ def decode_mask(source: Source) -> np.ndarray:
         source: A path or a PIL image.
 
     Returns:
-        (H, W), uint8 or int64, of a grey or palette image; (H, W, 3) uint8 of a colour one.
+        (H, W), uint8 or int64, of a grey or palette image; (H, W, 2) uint8 of one with alpha; (H, W, 3) uint8 of a
+        colour one.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -92,7 +93,7 @@ def decode_mask(source: Source) -> np.ndarray:
             return np.array(image).astype(np.int64)
         if image.mode in ("1", "L", "P"):
             return np.array(image).astype(np.uint8) // np.uint8(spread)
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode in ("LA", "PA") else image.convert("RGB"))
 
 
 def size_of(path: str | Path) -> tuple[int, int]:

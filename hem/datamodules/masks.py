@@ -89,9 +89,10 @@ class MaskDataset(ABC):
         """
         values = decode_mask(path)
         if values.ndim != 2:
+            found = "2, the second of them alpha" if values.shape[2] == 2 else "3, of a colour image"
             raise ValueError(
-                f"{path} has {values.shape[2]} colour channels, but a mask of {self.title} has one, with the index "
-                "of a class in each pixel: save it as a grey or palette PNG."
+                f"Expected one channel in {path}, with the index of a class of {self.title} in each pixel, got {found}: "
+                "save the mask as a grey or palette PNG without alpha."
             )
         classes = self._table[torch.from_numpy(values).int().clamp(-1, 256)]
         if bool((wrong := classes == _WRONG).any()):

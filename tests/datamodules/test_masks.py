@@ -61,6 +61,9 @@ def test_camvid_original(tmp_path):
     trees.save(tmp_path / "CamVid" / "LabeledApproved_full" / "0001TP_006690_L.png", np.full((8, 16, 3), 7, "u1"))
     with pytest.raises(ValueError, match=r"0001TP_006690_L.png holds the colour \(7, 7, 7\), which is none of the 32"):
         data.images("train")[0]
+    trees.save(tmp_path / "CamVid" / "LabeledApproved_full" / "0001TP_006690_L.png", np.zeros((8, 16, 2), "u1"))
+    with pytest.raises(ValueError, match=r"0001TP_006690_L.png is a grey or palette image, but .* hold RGB colours"):
+        data.images("train")[0]
 
 
 def test_cityscapes(tmp_path):
@@ -246,7 +249,15 @@ def test_missing_mask(tmp_path):
     [
         (np.full((24, 32), 12, "u1"), r"3.png holds the value 12, but masks of CamVid hold 0, 1, .*, 11, 255"),
         (np.zeros((24, 30), "u1"), r"train/3.png is 24 x 32 and .*trainannot/3.png 24 x 30: mend the pair"),
-        (np.zeros((24, 32, 3), "u1"), r"trainannot/3.png has 3 colour channels, but a mask of CamVid has one"),
+        (
+            np.zeros((24, 32, 3), "u1"),
+            r"one channel in .*trainannot/3.png, .* of CamVid .* got 3, of a colour image: save",
+        ),
+        (
+            np.zeros((24, 32, 4), "u1"),
+            r"one channel in .*trainannot/3.png, .* of CamVid .* got 3, of a colour image: save",
+        ),
+        (np.zeros((24, 32, 2), "u1"), r"one channel in .*trainannot/3.png, .* got 2, the second of them alpha: save"),
     ],
 )
 def test_bad_mask(array, sentence, tmp_path):

@@ -132,7 +132,7 @@ class CamVidOriginal(MaskDataset):
             ValueError: A colour is none of the 32.
         """
         values = decode_mask(path)
-        if values.ndim != 3:
+        if values.shape[2:] != (3,):
             raise ValueError(f"{path} is a grey or palette image, but masks of {self.title} hold RGB colours.")
         code = values.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
         classes = np.full(code.shape, -1, dtype=np.int16)
