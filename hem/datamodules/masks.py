@@ -91,8 +91,8 @@ class MaskDataset(ABC):
         if values.ndim != 2:
             found = "2, the second of them alpha" if values.shape[2] == 2 else "3, of a colour image"
             raise ValueError(
-                f"Expected one channel in {path}, the index of a class of {self.title} in each pixel, got {found}: save "
-                "the mask as a grey or palette PNG without alpha."
+                f"Expected one channel in {path}, the index of a class of {self.title} in each pixel, got {found}: "
+                "save the mask as a grey or palette PNG without alpha."
             )
         classes = self._table[torch.from_numpy(values).int().clamp(-1, 256)]
         if bool((wrong := classes == _WRONG).any()):
