@@ -4,27 +4,28 @@ The 15 common and 4 extra corruptions of Hendrycks & Dietterich, "Benchmarking n
 common corruptions and perturbations", ICLR 2019, with the constants of their programs
 (github.com/hendrycks/robustness, ``ImageNet-C/create_c``): those of CIFAR-10-C for images nearest to 32
 pixels, of Tiny-ImageNet-C for those nearest to 64, of ImageNet-C for those nearest to 224. All of them are
-functions of ``(images, severity, key)``, where a sample's key names its random numbers
-(:mod:`hem.rng`): what happens to a sample depends on nothing but its own pixels and key.
+functions of ``(images, severity, key)``, where the key of an image determines its random numbers
+(:mod:`hem.rng`): the result for an image depends on its own pixels and key alone.
 
-Arguments of each of them, and what comes back:
+All of them have these arguments:
 
-* ``images``: (N, C, H, W) float32 in [0, 1], C = 1 or 3; the result has this shape and range too;
+* ``images``: (N, C, H, W) float32 in [0, 1], C = 1 or 3;
 * ``severity``: 1 to 5;
 * ``key``: (N,) int64, one for each image.
 
-A TypeError says that images are not float32, a ValueError that a shape or the severity is wrong. The source, where
-a function names none, is section 3.2 of the paper with the authors' program.
+They return images of the same shape and range, and raise a TypeError if the images are not float32, a ValueError if a
+shape or the severity is wrong. Functions that name no source are those of section 3.2 of the paper, as in the authors'
+program.
 
-Grey images. The authors corrupt colour images alone. Here a grey image of 28 pixels takes the constants of
-CIFAR-10-C; noise is drawn for its one channel; what brings a colour of its own (spatter, frost) or changes
-colour (saturate) gives the luma (ITU-R BT.601) of what it makes of three equal channels. MNIST-C is another
+Grey images. The authors corrupt colour images only. Here a grey image of 28 pixels takes the constants of CIFAR-10-C;
+noise is drawn for its one channel; corruptions that add colours (spatter, frost) or change them (saturate) are applied
+to three equal channels, and the result is their luma (ITU-R BT.601). MNIST-C is another
 set of corruptions, see :class:`~hem.datamodules.OfficialCorruptions`.
 
-Where we differ from the authors' programs: images are not packed into JPEG files afterwards, as those of
-ImageNet-C are; arithmetic is in float32, and interpolation exact, where OpenCV rounds positions to 1/32
-pixel; the water of :func:`spatter` measures Euclidean distances, where OpenCV approximates them; the
-photographs of :func:`frost` are not shipped, a texture stands in for them.
+Differences from the authors' programs: images are not stored as JPEG files afterwards, as those of ImageNet-C are;
+arithmetic is in float32, and interpolation exact, where OpenCV rounds positions to 1/32 pixel; the water of
+:func:`spatter` measures Euclidean distances, where OpenCV approximates them; the photographs of :func:`frost` are not
+included, and a generated texture replaces them.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,16 +81,16 @@ def corrupt(
     *,
     photographs: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Corrupt images by the name of a corruption, in the 256 levels of the official files.
+    """Apply a corruption by its name, and quantise the result to 256 levels like the official files.
 
-    Values are cut down to multiples of 1/255, as the authors' casts to bytes do.
+    Values are rounded down to multiples of 1/255, as by the authors' casts to bytes.
 
     Args:
         images: (N, C, H, W) float32 in [0, 1], C = 1 or 3.
         corruption: A key of :data:`CORRUPTIONS`.
         severity: 1 to 5.
         key: (N,) int64, one key per image.
-        photographs: For ``frost``, see there.
+        photographs: Of :func:`frost`.
 
     Returns:
         (N, C, H, W) float32 in [0, 1], multiples of 1/255.
@@ -103,7 +104,7 @@ def corrupt(
         tensor([140.])
     """
     check_name(corruption, CORRUPTIONS, "corruption")
-    with torch.autocast(images.device.type, enabled=False):  # a network may be examined in half precision
+    with torch.autocast(images.device.type, enabled=False):  # images of a network in half precision are converted
         if corruption == "frost":
             return truncate(frost(images, severity, key, photographs=photographs))
         return truncate(CORRUPTIONS[corruption](images, severity, key))

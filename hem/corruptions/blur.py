@@ -1,4 +1,4 @@
-"""Corruptions: blur. Arguments, results and sources: see :mod:`hem.corruptions`."""
+"""Blur corruptions. Arguments, results and sources: see :mod:`hem.corruptions`."""
 
 import math
 from functools import lru_cache
@@ -15,9 +15,9 @@ from hem.corruptions.pixels import gaussian, streak, truncate, uniform, zoom
 
 @lru_cache(maxsize=16)
 def _disk(radius: float, sigma: float) -> np.ndarray:
-    """A disk of weight 1, its edge smoothed by a Gaussian of 3 x 3 (large disks: 5 x 5) pixels.
+    """Return a disk kernel of sum 1, its edge smoothed by a Gaussian of 3 x 3 (large disks: 5 x 5) pixels.
 
-    The disk of radius 10 fills its array to the border, which is mirrored, so that smoothing adds 1 % to it.
+    The disk of radius 10 reaches the border of its array, which is mirrored, so smoothing adds 1 % to its sum.
     """
     half = 8 if radius <= 8 else math.ceil(radius)
     axis = np.arange(-half, half + 1)
@@ -26,16 +26,16 @@ def _disk(radius: float, sigma: float) -> np.ndarray:
     reach = 1 if radius <= 8 else 2
     smooth = np.exp(-(np.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     for along in (0, 1):
-        # the border of OpenCV: mirrored about the last pixel
+        # OpenCV's default border, mirrored about the last pixel
         disk = ndimage.correlate1d(disk, smooth / smooth.sum(), axis=along, mode="mirror")
     used = np.flatnonzero((disk > 1e-9).any(0))
     return disk[used[0] : used[-1] + 1, used[0] : used[-1] + 1]
 
 
 def defocus_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """An image out of focus: convolved with a disk whose edge is smoothed; edges are mirrored.
+    """Blur as out of focus: convolve with a disk with a smoothed edge; the image's edges are mirrored.
 
-    Nothing here is random.
+    Not random.
 
     Example:
         >>> point = torch.zeros(1, 1, 32, 32).index_fill(2, torch.tensor(9), 1.0)
@@ -49,13 +49,12 @@ def defocus_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 
 def glass_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Frosted glass: blurred, then pixels taken from random places nearby, then blurred again.
+    """Blur as by frosted glass: blur, replace each pixel by a random one nearby, blur again.
 
-    From the last row and column to the first, each pixel p away from the edge becomes the pixel at p + d,
-    each part of d uniform in -m, ..., m - 1, as it is by then. The paper speaks of a swap, and the authors'
-    program looks like one, but its arrays share their memory, so the other pixel stays: their files hold
-    this. Where p + d was treated before p, its own source is followed, for all pixels at once (a path of
-    length L takes log2 L steps).
+    From the last row and column to the first, each pixel p away from the edge gets the present value at p + d, each
+    component of d uniform in -m, ..., m - 1. The paper describes a swap, and the authors' program looks like one, but
+    its arrays share memory, so the other pixel stays as it is; the official files are made this way. Where p + d was
+    replaced before p, its own source is looked up, for all pixels at once (a path of length L takes log2 L steps).
 
     Example:
         >>> flat = glass_blur(torch.full((1, 1, 28, 28), 0.2), 5, torch.tensor([1]))
@@ -73,14 +72,14 @@ def glass_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 
 def glass_sources(step: Tensor, most: int) -> Tensor:
-    """Where each pixel comes from, when each in turn becomes the one a step away from it; see :func:`glass_blur`.
+    """Return the source of each pixel after the replacements of :func:`glass_blur`.
 
     Args:
         step: (N, 2, H, W) int64, rows down and columns to the right, each in -most, ..., most - 1.
-        most: The largest step; so many pixels at the edge (at the top and left one more) stay.
+        most: The largest step; as many pixels at each edge (one more at the top and left) keep their values.
 
     Returns:
-        (N, H W) int64: the place of the source, row * W + column.
+        (N, H W) int64: position of the source, row * W + column.
     """
     height, width = step.shape[2:]
     rows, columns = (torch.arange(n, device=step.device) for n in (height, width))
@@ -88,7 +87,7 @@ def glass_sources(step: Tensor, most: int) -> Tensor:
     moves = moves.flatten()
     own = torch.arange(height * width, device=step.device)
     source = torch.where(moves, own + (step[:, 0] * width + step[:, 1]).flatten(1), own)
-    # a pixel as it was before lies at place + H W, and is the end of the path
+    # the original value of a pixel is at place + H W, the end of its path
     source = source + torch.where(moves[source] & (source > own), 0, height * width)
     while bool((open_ := source < height * width).any()):
         source = torch.where(open_, source.gather(1, source.clamp(max=height * width - 1)), source)
@@ -96,7 +95,7 @@ def glass_sources(step: Tensor, most: int) -> Tensor:
 
 
 def motion_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """A moving camera: half a Gaussian along a line, its angle uniform between -45 and 45 degrees.
+    """Blur as by a moving camera: half a Gaussian along a line, its angle uniform in [-45, 45] degrees.
 
     The authors' program calls ImageMagick's ``MotionBlurImage``.
 
@@ -110,9 +109,9 @@ def motion_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 
 def zoom_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """A camera that moves towards its object: the mean of the image and of its zoomed versions.
+    """Blur as by a camera moving towards the object: the mean of the image and of its zoomed versions.
 
-    Nothing here is random.
+    Not random.
 
     Example:
         >>> zoom_blur(torch.full((1, 1, 28, 28), 0.5), 5, torch.tensor([1])).std() < 1e-6
@@ -127,9 +126,9 @@ def zoom_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Convolution with a Gaussian (extra), cut off at 4 deviations; edges are repeated.
+    """Convolve with a Gaussian (an extra corruption), truncated at 4 standard deviations; edges are repeated.
 
-    Nothing here is random.
+    Not random.
 
     Example:
         >>> line = torch.zeros(1, 1, 32, 32).index_fill(2, torch.tensor(9), 1.0)

@@ -1,4 +1,4 @@
-"""The constants of the five severities, by the side of the images that they are meant for."""
+"""Constants of the corruptions at the five severities, by the side of the images that they are meant for."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ T = TypeVar("T")
 SEVERITIES = (1, 2, 3, 4, 5)
 """From slight to strong."""
 
-# The constants of the five severities, by the side of the images they are meant for.
+# By corruption and side of the images: a constant, or a tuple of them, for each severity.
 CONSTANTS: dict[str, dict[int, tuple[Any, ...]]] = {
     "gaussian_noise": {  # standard deviation
         32: (0.04, 0.06, 0.08, 0.09, 0.10),
         64: (0.04, 0.08, 0.12, 0.15, 0.18),
         224: (0.08, 0.12, 0.18, 0.26, 0.38),
     },
-    "shot_noise": {  # photons that make white
+    "shot_noise": {  # photons of a white pixel
         32: (500, 250, 100, 75, 50),
         64: (250, 100, 50, 30, 15),
         224: (60, 25, 12, 5, 3),
     },
-    "impulse_noise": {  # share of the values
+    "impulse_noise": {  # share of the values that change
         32: (0.01, 0.02, 0.03, 0.05, 0.07),
         64: (0.01, 0.02, 0.05, 0.08, 0.14),
         224: (0.03, 0.06, 0.09, 0.17, 0.27),
@@ -45,7 +45,7 @@ CONSTANTS: dict[str, dict[int, tuple[Any, ...]]] = {
         64: ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
         224: ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
     },
-    "zoom_blur": {  # end and step of the factors, which begin at 1
+    "zoom_blur": {  # end and step of the zoom factors, which begin at 1
         32: ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
         64: ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
         224: ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
@@ -83,7 +83,7 @@ CONSTANTS: dict[str, dict[int, tuple[Any, ...]]] = {
         64: ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
         224: ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
     },
-    "brightness": {  # added to HSV's value
+    "brightness": {  # added to the value of HSV
         32: (0.05, 0.1, 0.15, 0.2, 0.3),
         64: (0.1, 0.2, 0.3, 0.4, 0.5),
         224: (0.1, 0.2, 0.3, 0.4, 0.5),
@@ -147,7 +147,7 @@ CONSTANTS: dict[str, dict[int, tuple[Any, ...]]] = {
             (0.67, 0.4, 1, 0.65, 1.5, True),
         ),
     },
-    "saturate": {  # factor of HSV's saturation, what is added to it
+    "saturate": {  # factor of the saturation of HSV, and what is added to it
         32: ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
         64: ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (30, 0.2)),
         224: ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
@@ -157,7 +157,12 @@ CONSTANTS: dict[str, dict[int, tuple[Any, ...]]] = {
 
 
 def constants(name: str, images: Tensor, severity: int, key: Tensor) -> Any:
-    """The constants of a corruption at a severity for images of this size; refuses what is no batch of images."""
+    """Check the arguments of a corruption, and return its constants for the severity and the size of the images.
+
+    Raises:
+        TypeError: If the images are not float32.
+        ValueError: If shapes, keys, pixels or the severity are not as in :mod:`hem.corruptions`.
+    """
     if images.dtype != torch.float32:
         raise TypeError(f"{name} expects float32 images in [0, 1], got {images.dtype}: divide bytes by 255.")
     if images.ndim != 4 or images.shape[1] not in (1, 3):
@@ -175,7 +180,7 @@ def constants(name: str, images: Tensor, severity: int, key: Tensor) -> Any:
 
 
 def of_size(by_side: Mapping[int, T], size: Sequence[int]) -> T:
-    """What is meant for images of the side that is nearest to a size (height, width), by its ratio.
+    """Return the value for the side that is nearest to a size (height, width), by ratio.
 
     Example:
         >>> of_size({32: "small", 64: "large"}, (60, 40))
@@ -185,7 +190,7 @@ def of_size(by_side: Mapping[int, T], size: Sequence[int]) -> T:
 
 
 def check_severity(severity: int) -> None:
-    """Refuse a severity that is none.
+    """Raise an error if a severity is none of 1 to 5.
 
     Raises:
         ValueError: If it is not one of 1, 2, 3, 4, 5.

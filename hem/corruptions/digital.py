@@ -1,4 +1,4 @@
-"""Corruptions: digital changes. Arguments, results and sources: see :mod:`hem.corruptions`."""
+"""Digital corruptions. Arguments, results and sources: see :mod:`hem.corruptions`."""
 
 import io
 
@@ -13,11 +13,9 @@ from hem.corruptions.pixels import box_matrix, gaussian, like, uniform
 
 
 def brightness(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """More light: HSV's value v = max(r, g, b) becomes min(v + c, 1), hue and saturation stay.
+    """Brighten: the value of HSV, v = max(r, g, b), becomes min(v + c, 1); hue and saturation stay.
 
-    So every channel is multiplied by the new value over the old one; black becomes grey.
-
-    Nothing here is random.
+    So every channel is multiplied by the new value over the old one; black becomes grey. Not random.
 
     Example:
         >>> brightness(torch.tensor([0.5, 0.25, 0.0]).reshape(1, 3, 1, 1), 5, torch.tensor([0])).flatten()
@@ -30,9 +28,9 @@ def brightness(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Less contrast: c (x - m) + m, with m the mean of each channel of the image.
+    """Reduce the contrast: c (x - m) + m, with m the mean of each channel of the image.
 
-    Nothing here is random.
+    Not random.
 
     Example:
         >>> contrast(torch.tensor([[[[0.0, 1.0]]]]), 2, torch.tensor([0]))
@@ -43,7 +41,14 @@ def contrast(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, columns: Tensor, rows: Tensor, *, about_centres: bool) -> Tensor:
-    """Bilinear values at (N, H, W) positions in pixels; outside mirrored about the last pixel's centre or edge."""
+    """Sample images bilinearly at positions in pixels.
+
+    Args:
+        images: (N, C, H, W).
+        columns: Horizontal positions, (N, H, W).
+        rows: Vertical positions, (N, H, W).
+        about_centres: Whether pixels outside are mirrored about the centre of the last pixel, not about its edge.
+    """
     height, width = images.shape[2:]
     if about_centres:
         grid = torch.stack([2 * columns / max(width - 1, 1) - 1, 2 * rows / max(height - 1, 1) - 1], -1)
@@ -53,10 +58,10 @@ def warp(images: Tensor, columns: Tensor, rows: Tensor, *, about_centres: bool) 
 
 
 def elastic_transform(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Stretched and wobbled: a random affine map, then each pixel displaced by smooth noise.
+    """Deform elastically: a random affine map, then a displacement of each pixel by smooth noise.
 
-    The affine map moves three corners of a square around the centre, a third of the image's side away from
-    it, by amounts uniform in [-c, c] pixels. The displacement is alpha times uniform noise in [-1, 1],
+    The affine map moves three corners of a square around the centre, a third of the image's side away from it, by
+    amounts uniform in [-c, c] pixels. The displacement is alpha times uniform noise in [-1, 1],
     convolved with a Gaussian.
 
     Source of the displacement: Simard et al., "Best practices for convolutional neural networks", ICDAR 2003.
@@ -74,7 +79,7 @@ def elastic_transform(images: Tensor, severity: int, key: Tensor) -> Tensor:
         device=images.device,
     )
     moved = corners + shift * (2 * uniform(key, 0, (3, 2)) - 1)
-    # from where each pixel comes: (x, y, 1) of the moved corners times this are the corners
+    # maps a pixel to its source: (x, y, 1) of the moved corners times this matrix are the corners
     affine = torch.linalg.solve(F.pad(moved, (0, 1), value=1.0), corners.expand(len(images), -1, -1))
     rows, columns = torch.meshgrid(
         *(torch.arange(n, dtype=torch.float32, device=images.device) for n in (height, width)), indexing="ij"
@@ -88,9 +93,9 @@ def elastic_transform(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 
 def pixelate(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Too few pixels: scaled down and up again by Pillow's box filter, in bytes as it works.
+    """Pixelate: scale down and up again by Pillow's box filter.
 
-    The images are rounded to bytes, and so is the result. Nothing here is random.
+    Pillow computes in bytes, so the images and the result are rounded to them. Not random.
 
     Example:
         >>> ramp = torch.arange(64).div(255).expand(1, 1, 64, 64)
@@ -109,9 +114,9 @@ def pixelate(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 
 def jpeg_compression(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Packed into a JPEG file of low quality and unpacked, by Pillow, image by image on the processor.
+    """Compress to JPEG of low quality and decompress, by Pillow, image by image on the CPU.
 
-    The images are rounded to bytes, and so is the result. Nothing here is random.
+    The images and the result are rounded to bytes. Not random.
 
     Example:
         >>> jpeg_compression(torch.ones(1, 1, 28, 28), 5, torch.tensor([0])).unique() > 0.99
@@ -129,13 +134,13 @@ def jpeg_compression(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 
 def saturate(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """More or less colour (extra): HSV's saturation s becomes min(a s + b, 1), hue and value stay.
+    """Change the saturation s of HSV to min(a s + b, 1) (an extra corruption); hue and value stay.
 
-    So v - x is multiplied by the new saturation over the old one in every channel. What is grey has hue 0,
-    red, in HSV: where b > 0 it turns reddish.
+    So v - x is multiplied by the new saturation over the old one in every channel. Grey pixels have hue 0, red, in HSV:
+    where b > 0 they turn reddish.
 
-    A grey image gives the luma of what its three equal channels become: the same for severities 1 to 3, a little
-    darker for 4 and 5. Nothing here is random.
+    Of a grey image the result is the luma of its changed three equal channels: unchanged for severities 1 to 3, a
+    little darker for 4 and 5. Not random.
 
     Example:
         >>> saturate(torch.tensor([0.5, 0.4, 0.3]).reshape(1, 3, 1, 1), 1, torch.tensor([0])).flatten()

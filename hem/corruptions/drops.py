@@ -1,4 +1,4 @@
-"""Corruptions: spatter on the lens. Arguments, results and sources: see :mod:`hem.corruptions`."""
+"""The spatter corruption. Arguments, results and sources: see :mod:`hem.corruptions`."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from hem.corruptions.pixels import gaussian, like, normal
 
 
 def _filter3(images: Tensor, kernel: Sequence[Sequence[float]], mode: str = "reflect") -> Tensor:
-    """Correlation of (N, 1, H, W) with a kernel of 3 x 3."""
+    """Correlate (N, 1, H, W) with a kernel of 3 x 3."""
     weight = torch.tensor(kernel, dtype=images.dtype, device=images.device)
     return F.conv2d(F.pad(images, (1,) * 4, mode=mode), weight[None, None])
 
 
 def _canny(levels: Tensor, low: float, high: float) -> Tensor:
-    """Canny's edges of (N, 1, H, W), values 0 ... 255, with Sobel's gradient and its L1 norm, as OpenCV's.
+    """Find edges by Canny's method, with Sobel's gradient and its L1 norm as in OpenCV; (N, 1, H, W), values 0 to 255.
 
     Source: Canny, "A computational approach to edge detection", PAMI 1986.
     """
@@ -37,7 +37,7 @@ def _canny(levels: Tensor, low: float, high: float) -> Tensor:
     rising = (across < 0) != (down < 0)
     before = torch.where(flat, at(0, -1), torch.where(steep, at(-1, 0), torch.where(rising, at(-1, 1), at(-1, -1))))
     after = torch.where(flat, at(0, 1), torch.where(steep, at(1, 0), torch.where(rising, at(1, -1), at(1, 1))))
-    # of two equal neighbours the first one is the edge; on a diagonal neither
+    # of two equal neighbours the first is the edge, on a diagonal neither
     ridge = (size > before) & torch.where(flat | steep, size >= after, size > after)
     weak = ridge & (size > low)
     edges = weak & (size > high)
@@ -49,7 +49,7 @@ def _canny(levels: Tensor, low: float, high: float) -> Tensor:
 
 
 def _distance(edges: Tensor, most: int) -> Tensor:
-    """Euclidean distance of each pixel to the nearest edge, at most ``most``; along rows, then columns."""
+    """Return the Euclidean distance of each pixel to the nearest edge, clipped at ``most``; rows first, then columns."""
     squared = torch.where(edges, 0.0, float(most**2))
     for axis in (2, 3):
         nearest, size = squared.clone(), squared.shape[axis]
@@ -64,7 +64,7 @@ def _distance(edges: Tensor, most: int) -> Tensor:
 
 
 def _equalize(levels: Tensor) -> Tensor:
-    """Levels 0 ... 255 of (N, 1, H, W) spread so that each is equally frequent; the lowest one becomes 0."""
+    """Equalise the histogram of levels 0 to 255, (N, 1, H, W); the lowest level becomes 0."""
     flat = levels.long().flatten(1)
     counts = torch.zeros(len(flat), 256, device=levels.device).scatter_add_(1, flat, torch.ones_like(flat).float())
     lowest = counts.gather(1, flat.amin(1, keepdim=True))
@@ -74,11 +74,10 @@ def _equalize(levels: Tensor) -> Tensor:
 
 
 def spatter(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Drops of water (severities 1 to 3) or mud (4 and 5) on the lens (extra).
+    """Add drops of water (severities 1 to 3) or mud (4 and 5) on the lens (an extra corruption).
 
-    Blurred normal noise above a threshold is the liquid. Water: pale turquoise is added, lit from one side
-    by a relief of the distance to the liquid's edges. Mud: brown covers the image where the blurred liquid
-    exceeds 0.8.
+    The liquid is where blurred normal noise exceeds a threshold. Water: pale turquoise is added, lit from one side by a
+    relief of the distance to the liquid's edges. Mud: brown covers the image where the blurred liquid exceeds 0.8.
 
     A grey image gets the luma of water and mud.
 
@@ -99,7 +98,7 @@ def spatter(images: Tensor, severity: int, key: Tensor) -> Tensor:
         cover = gaussian((liquid > threshold).float(), strength)
         cover = torch.where(cover < 0.8, 0, cover)
         return torch.lerp(images, colour(63, 42, 20).expand_as(images), cover.expand_as(images)).clamp_(0, 1)
-    levels = torch.floor(liquid * 255).remainder(256)  # bytes overflow in the authors' program
+    levels = torch.floor(liquid * 255).remainder(256)  # the authors' program lets bytes overflow
     mean3 = [[1 / 9] * 3] * 3
     relief = _equalize(torch.floor(_filter3(_distance(_canny(levels, 50, 150), 20), mean3) + 1e-3))
     relief = _filter3(relief, [[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]).clamp_(0, 255)

@@ -1,4 +1,4 @@
-"""Corruptions: noise. Arguments, results and sources: see :mod:`hem.corruptions`."""
+"""Noise corruptions. Arguments, results and sources: see :mod:`hem.corruptions`."""
 
 import math
 from functools import lru_cache
@@ -11,7 +11,7 @@ from hem.corruptions.pixels import normal, uniform
 
 
 def gaussian_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Noise of low light: x + sigma z, z of the standard normal distribution, cut to [0, 1].
+    """Add normal noise, as in low light: x + sigma z, z standard normal, clipped to [0, 1].
 
     Example:
         >>> noisy = gaussian_noise(torch.full((2, 1, 28, 28), 0.5), 5, torch.tensor([1, 2]))
@@ -24,7 +24,7 @@ def gaussian_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _poisson_table(photons: int) -> Tensor:
-    """(256, K): r + P(k photons or fewer) of the Poisson distribution with mean photons * r / 255, in row r."""
+    """Return cumulative Poisson probabilities, (256, K): row r holds r + P(X <= k) for the mean photons * r / 255."""
     rate = torch.arange(256, dtype=torch.float64)[:, None] * photons / 255
     count = torch.arange(int(photons + 9 * math.sqrt(photons) + 30), dtype=torch.float64)
     table = torch.exp(torch.xlogy(count, rate) - rate - torch.lgamma(count + 1)).cumsum(1)
@@ -33,10 +33,10 @@ def _poisson_table(photons: int) -> Tensor:
 
 
 def shot_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Noise of the discrete light: Poisson(c x) / c, cut to [0, 1].
+    """Apply shot noise, of discrete photons: Poisson(c x) / c, clipped to [0, 1].
 
-    The Poisson distribution is inverted exactly, by a table for the 256 levels of a pixel; values between
-    them count as the nearest one.
+    The Poisson distribution is inverted exactly by a table for the 256 levels of a pixel; other values are rounded to
+    the nearest level.
 
     Example:
         >>> noisy = shot_noise(torch.full((2, 3, 32, 32), 0.5), 5, torch.tensor([1, 2]))
@@ -52,7 +52,7 @@ def shot_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 
 def impulse_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Salt and pepper: a share of the values (of each channel apart) becomes 0 or 1, each as often.
+    """Apply salt-and-pepper noise: a share of the values, in each channel independently, becomes 0 or 1, equally often.
 
     Example:
         >>> noisy = impulse_noise(torch.full((2, 1, 28, 28), 0.5), 5, torch.tensor([1, 2]))
@@ -65,7 +65,7 @@ def impulse_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
 
 
 def speckle_noise(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Noise in proportion to the light (extra): x + sigma x z, cut to [0, 1].
+    """Add noise in proportion to the pixel (an extra corruption): x + sigma x z, z standard normal, clipped to [0, 1].
 
     Example:
         >>> speckle_noise(torch.zeros(2, 1, 28, 28), 5, torch.tensor([1, 2])).abs().sum()

@@ -1,4 +1,4 @@
-"""What corruptions are made of: random numbers of a key, grey and colour, filters."""
+"""Building blocks of corruptions: keyed random numbers, luma, filters."""
 
 import math
 from collections.abc import Sequence
@@ -17,51 +17,57 @@ GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601: what Pillow and torchvisio
 
 
 def uniform(key: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
-    """Numbers in [0, 1) of shape (N, *shape); another stream gives other ones."""
+    """Return uniform numbers in [0, 1) of shape (N, *shape), independent for each stream.
+
+    Args:
+        key: (N,) int64, one for each image.
+        stream: Number of the draw within a corruption.
+        shape: Shape of the numbers of one image.
+    """
     return rng.uniform(rng.key(key, stream), math.prod(shape)).reshape(len(key), *shape)
 
 
 def normal(key: Tensor, stream: int, shape: Sequence[int]) -> Tensor:
-    """Numbers of the standard normal distribution, of shape (N, *shape); another stream gives other ones."""
+    """Return standard normal numbers of shape (N, *shape); arguments are those of :func:`uniform`."""
     return rng.normal(rng.key(key, stream), math.prod(shape)).reshape(len(key), *shape)
 
 
 def truncate(images: Tensor) -> Tensor:
-    """Values cut down to multiples of 1/255, as a cast to bytes does; rounding errors do not cost a step."""
+    """Round values down to multiples of 1/255, as a cast to bytes does, with a tolerance for rounding errors."""
     return torch.floor(images * 255 + 1e-3) / 255
 
 
 def luma(images: Tensor) -> Tensor:
-    """(N, 1, H, W) of (N, 3, H, W) or of what is grey already."""
+    """Return the luma (N, 1, H, W) of colour images (N, 3, H, W), or grey images as they are."""
     if images.shape[1] == 1:
         return images
     return (images * torch.tensor(GREY, device=images.device)[:, None, None]).sum(1, keepdim=True)
 
 
 def like(colour: Tensor, images: Tensor) -> Tensor:
-    """A colour image with the channels of ``images``."""
+    """Convert colour images to the number of channels of ``images``, 1 or 3."""
     return luma(colour) if images.shape[1] == 1 else colour
 
 
 def separable(images: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
-    """``rows @ image @ columns^T``: a linear map along the height, and one along the width."""
+    """Apply a linear map along the height and one along the width: ``rows @ image @ columns^T``."""
     left, right = (torch.from_numpy(matrix).to(images) for matrix in (rows, columns))
     return left @ images @ right.T
 
 
-# A filter along one axis is a matrix, and it is what the filter makes of the identity.
+# The matrix of a linear filter along one axis is the filtered identity matrix.
 
 
 @lru_cache(maxsize=64)
 def _gaussian_matrix(size: int, sigma: float, mode: str = "nearest", truncate: float = 4.0) -> np.ndarray:
-    """Convolution with a Gaussian; 4 deviations and repeated edges are scikit-image's defaults."""
+    """Return the matrix of a convolution with a Gaussian; the defaults are scikit-image's."""
     matrix: np.ndarray = ndimage.gaussian_filter1d(np.eye(size), sigma, axis=0, mode=mode, truncate=truncate)
     return matrix
 
 
 @lru_cache(maxsize=64)
 def _zoom_matrix(size: int, factor: float) -> np.ndarray:
-    """Linear interpolation of the middle of the axis, ceil(size / factor) pixels, cut to its size again."""
+    """Return the matrix that scales the middle of the axis, ceil(size / factor) pixels, up and cuts it to ``size``."""
     middle = math.ceil(size / factor)
     start = (size - middle) // 2
     zoomed = ndimage.zoom(np.eye(size)[start : start + middle], (factor, 1), order=1)
@@ -72,13 +78,13 @@ def _zoom_matrix(size: int, factor: float) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def box_matrix(size: int, result: int) -> np.ndarray:
-    """Pillow's box filter from ``size`` to ``result`` pixels."""
+    """Return the matrix of Pillow's box filter from ``size`` to ``result`` pixels."""
     identity = Image.fromarray(np.eye(size, dtype=np.float32))
     return np.array(identity.resize((size, result), Image.Resampling.BOX))
 
 
 def gaussian(images: Tensor, sigma: float, mode: str = "nearest", truncate: float = 4.0) -> Tensor:
-    """Convolution with a Gaussian; see :func:`_gaussian_matrix`."""
+    """Convolve images with a Gaussian of standard deviation ``sigma``, truncated at ``truncate`` sigma."""
     height, width = images.shape[2:]
     return separable(
         images, _gaussian_matrix(height, sigma, mode, truncate), _gaussian_matrix(width, sigma, mode, truncate)
@@ -86,13 +92,13 @@ def gaussian(images: Tensor, sigma: float, mode: str = "nearest", truncate: floa
 
 
 def zoom(images: Tensor, factor: float) -> Tensor:
-    """The middle of the image, scaled to the size of the whole."""
+    """Zoom into the middle of images, keeping their size."""
     height, width = images.shape[2:]
     return separable(images, _zoom_matrix(height, factor), _zoom_matrix(width, factor))
 
 
 def streak(images: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tensor:
-    """Motion blur by ImageMagick's definition: half a Gaussian along a line, edges repeated.
+    """Apply motion blur by ImageMagick's definition: half a Gaussian along a line, edges repeated.
 
     y(p) = sum_i k_i x(p + d_i), k_i ~ exp(-i^2 / 2 sigma^2), i = 0 ... 2 ceil(radius), with
     d_i = ceil(i (sin a, cos a) - 1/2) for rows and columns.
@@ -101,7 +107,7 @@ def streak(images: Tensor, radius: float, sigma: float, degrees: Tensor) -> Tens
     """
     channels, height, width = images.shape[1:]
     weights = [math.exp(-(i**2) / (2 * sigma**2)) for i in range(2 * math.ceil(radius) + 1)]
-    weights = [weight for weight in weights if weight > 1e-7]  # the others are lost in float32
+    weights = [weight for weight in weights if weight > 1e-7]  # smaller ones vanish in float32
     step, reach = torch.arange(len(weights), device=images.device), len(weights) - 1
     angle = torch.deg2rad(degrees)[:, None]
     down, right = (torch.ceil(step * part - 0.5).long() for part in (angle.sin(), angle.cos()))

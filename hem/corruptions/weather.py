@@ -1,4 +1,4 @@
-"""Corruptions: weather. Arguments, results and sources: see :mod:`hem.corruptions`."""
+"""Weather corruptions. Arguments, results and sources: see :mod:`hem.corruptions`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +16,10 @@ from hem.rng import key as key_of
 
 
 def snow(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Flakes: normal noise, zoomed, what is dark cut away, blurred along a line (-135 to -45 degrees).
+    """Add snow: flakes are zoomed normal noise above a threshold, blurred along a line (-135 to -45 degrees).
 
-    The image itself is whitened: c x + (1 - c) max(x, 1.5 luma(x) + 0.5). The flakes are added twice, once
-    upside down.
-
-    A grey image is its own luma.
+    The image is whitened, c x + (1 - c) max(x, 1.5 luma(x) + 0.5), and the flakes are added twice, the second time
+    rotated by 180 degrees. A grey image is its own luma.
 
     Example:
         >>> white = snow(torch.zeros(2, 3, 32, 32), 5, torch.tensor([1, 2]))
@@ -36,17 +34,17 @@ def snow(images: Tensor, severity: int, key: Tensor) -> Tensor:
     return torch.lerp(white, images, share).add_(flakes).add_(flakes.flip((2, 3))).clamp_(0, 1)
 
 
-# The authors scale their photographs by so much before they cut pieces out, by the side of the images
+# By the side of the images: the factor by which the authors scale their photographs before they cut pieces out.
 FROST_SCALE = {32: 0.2, 64: 0.3, 224: 1.0}
 
 
 def frost_photographs(folder: str | Path, size: tuple[int, int]) -> list[Tensor]:
-    """The authors' photographs of frost, scaled as they scale them.
+    """Load the authors' photographs of frost and scale them as their program does.
 
     Args:
-        folder: Where ``frost1.png`` to ``frost3.png``, ``frost4.jpg`` and ``frost5.jpg`` lie (the authors'
-            program never takes the sixth); any other images named ``frost*`` do as well.
-        size: Height and width of the images they are for.
+        folder: Folder with ``frost1.png`` to ``frost3.png``, ``frost4.jpg`` and ``frost5.jpg`` (the authors' program
+            never takes the sixth), or any other images named ``frost*``.
+        size: Height and width of the images that are to be corrupted.
 
     Returns:
         Tensors (3, h, w) in [0, 1].
@@ -80,7 +78,7 @@ def frost_photographs(folder: str | Path, size: tuple[int, int]) -> list[Tensor]
 
 
 def _frost_texture(images: Tensor, key: Tensor) -> Tensor:
-    """Bluish ridges of several sizes, (N, 3, H, W) in [0, 1]: made up here, not the authors' photographs."""
+    """Generate a texture of bluish ridges of several sizes, (N, 3, H, W) in [0, 1], in place of the photographs."""
     size = list(images.shape[2:])
     texture = torch.zeros(len(images), 1, *size, device=images.device)
     for octave in range(4):
@@ -94,14 +92,13 @@ def _frost_texture(images: Tensor, key: Tensor) -> Tensor:
 
 
 def frost(images: Tensor, severity: int, key: Tensor, *, photographs: Sequence[Tensor] | None = None) -> Tensor:
-    """Frost on the lens: a x + b f, cut to [0, 1], with f a random piece of a random photograph.
+    """Add frost on the lens: a x + b f, clipped to [0, 1], with f a random crop of a random photograph.
 
-    The authors' photographs are not shipped. Without them f is a texture made here, ridges of random noise
-    of several sizes, which is frost in its look and weight, but other pictures: such figures are not those
-    of the official files.
+    The authors' photographs are not included. Without them f is a generated texture, ridges of random noise of several
+    sizes: similar in look and weight, but accuracies under it are not comparable with those on the official files.
 
-    A grey image gets the luma of the frost. Arguments: as of all corruptions, and ``photographs``, what
-    :func:`frost_photographs` returns; None: the texture, which is ours.
+    A grey image gets the luma of the frost. Arguments are those of all corruptions, and ``photographs``, as
+    :func:`frost_photographs` returns them; None: the generated texture.
 
     Example:
         >>> icy = frost(torch.zeros(2, 3, 32, 32), 5, torch.tensor([1, 2]))
@@ -124,11 +121,11 @@ def frost(images: Tensor, severity: int, key: Tensor, *, photographs: Sequence[T
 
 
 def _plasma(key: Tensor, side: int, decay: float) -> Tensor:
-    """Clouds by the diamond-square algorithm: (N, side, side) in [0, 1], side a power of two.
+    """Generate clouds by the diamond-square algorithm: (N, side, side) in [0, 1], side a power of two.
 
-    Of a grid that wraps around, the centres of the squares and then the middles of their edges become the
-    mean of their four neighbours plus w^2 u, u uniform in [-1, 1]; the grid is halved, and so is w divided
-    by the decay, 100 at first.
+    On a periodic grid, the centres of the squares and then the middles of their edges become the mean of their four
+    neighbours plus w^2 u, u uniform in [-1, 1]. Then the grid spacing is halved and w, 100 at first, divided by
+    ``decay``.
 
     Source: Fournier, Fussell & Carpenter, "Computer rendering of stochastic models", CACM 1982.
     """
@@ -152,7 +149,7 @@ def _plasma(key: Tensor, side: int, decay: float) -> Tensor:
 
 
 def fog(images: Tensor, severity: int, key: Tensor) -> Tensor:
-    """Clouds p in front of the object: (x + c p) max(x) / (max(x) + c).
+    """Add fog, random clouds p in front of the object: (x + c p) max(x) / (max(x) + c).
 
     Example:
         >>> fog(torch.full((1, 1, 28, 28), 0.5), 5, torch.tensor([1])).max() <= 0.5

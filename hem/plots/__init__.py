@@ -1,1 +1,1 @@
-"""Every drawing."""
+"""Plots of runs, tests and reports, all in one style."""

@@ -1,4 +1,4 @@
-"""Losses compared: drawn from the numbers of all runs, one colour for each loss throughout."""
+"""Plots that compare losses over all runs; a loss has the same colour in each of them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def rows_of(panel: Axes, names: Sequence[str]) -> None:
-    """A row for each name, from the top."""
+    """Label the y axis with one row per name, from the top."""
     panel.set(yticks=range(len(names)), ylim=(len(names) - 0.4, -0.6))
     panel.set_yticklabels(names)
     panel.grid(axis="y", visible=False)
 
 
 def legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend above all panels."""
+    """Add one legend above all panels."""
     shown = {name: handle for panel in panels for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)}
     width = sum(len(name) + 8 for name in shown) / len(shown)
     columns = min(len(shown), max(1, int(14 * figure.get_figwidth() / width)))
@@ -33,7 +33,9 @@ def legend(figure: Figure, panels: Sequence[Axes]) -> None:
 
 @styled
 def relative_change(rows: pd.DataFrame, hues: Mapping[str, str]) -> Figure:
-    """The summary in the manner of the paper: how much better each loss is than the baseline, task by task.
+    """Draw the relative change of each loss against the baseline as bars, a panel for each task.
+
+    Filled bars are significant; lines are confidence intervals.
 
     Args:
         rows: ``task``, ``loss``, ``change`` in percent (positive = better), the interval's ends ``low`` and ``high``
@@ -59,7 +61,7 @@ def relative_change(rows: pd.DataFrame, hues: Mapping[str, str]) -> Figure:
 
 @styled
 def seeds(values: pd.DataFrame, hues: Mapping[str, str]) -> Figure:
-    """Every seed as a dot, the mean as a line: a panel for each metric of a task.
+    """Draw every seed as a dot and the mean as a line, a panel for each metric of a task.
 
     Args:
         values: ``title`` (with its unit), ``loss`` and ``value`` of each run.
@@ -82,13 +84,13 @@ def seeds(values: pd.DataFrame, hues: Mapping[str, str]) -> Figure:
 
 @styled
 def curves(points: pd.DataFrame, label: str, hues: Mapping[str, str], log: Sequence[str] = ()) -> Figure:
-    """Lines, the mean of the seeds, in a band from the lowest to the highest seed.
+    """Draw the mean over seeds as a line, in a band from the lowest to the highest seed.
 
-    Drawn where every seed has a point.
+    Points that some seed lacks are left out.
 
     Args:
         points: ``title`` of a panel, ``loss``, ``seed``, ``x`` and ``y``.
-        label: Of x.
+        label: Label of the x axis.
         hues: Colours by loss.
         log: Titles of panels with a logarithmic y.
     """
@@ -112,11 +114,11 @@ def curves(points: pd.DataFrame, label: str, hues: Mapping[str, str], log: Seque
 
 @styled
 def groups(values: pd.DataFrame, label: str, hues: Mapping[str, str]) -> Figure:
-    """Means with the standard deviation over seeds, by group: unknown sets, corruptions, classes.
+    """Draw means with the standard deviation over seeds, by group: unknown sets, corruptions, classes.
 
     Args:
         values: ``group``, ``loss`` and ``value`` of each run.
-        label: Of the values.
+        label: Label of the y axis.
         hues: Colours by loss.
     """
     names, losses = list(values.group.unique()), list(values.loss.unique())
@@ -140,17 +142,17 @@ def groups(values: pd.DataFrame, label: str, hues: Mapping[str, str]) -> Figure:
 
 @styled
 def critical_differences(ranks: pd.Series, pairs: pd.DataFrame, distance: float, hues: Mapping[str, str]) -> Figure:
-    """Mean ranks of the losses over tasks; a bar joins those that Nemenyi's test does not tell apart.
+    """Draw a critical-difference diagram: a bar joins losses that Nemenyi's test does not tell apart.
 
     Args:
         ranks: Mean rank by loss, 1 the best.
-        pairs: p-values of each two losses.
+        pairs: p-values of each pair of losses.
         distance: The critical difference.
         hues: Colours by loss.
 
     Source: Demšar, "Statistical comparisons of classifiers over multiple data sets", JMLR 2006, figure 1.
     """
-    from scikit_posthocs import critical_difference_diagram  # seconds to load
+    from scikit_posthocs import critical_difference_diagram  # imported late: it takes seconds to load
 
     figure, ((panel,),) = blank(6.4, 1.4 + 0.2 * len(ranks))
     panel.grid(visible=False)
@@ -163,5 +165,5 @@ def critical_differences(ranks: pd.Series, pairs: pd.DataFrame, distance: float,
 
 
 def positive(values: pd.Series) -> bool:
-    """Whether every value can stand on a logarithmic axis."""
+    """Return whether all values are positive and finite, as a logarithmic axis needs them."""
     return bool((values > 0).all()) and math.isfinite(values.max())

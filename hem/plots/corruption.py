@@ -1,4 +1,4 @@
-"""Accuracy under corruptions, and what they look like."""
+"""Plots of corruptions: accuracy against severity, and corrupted images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from hem.plots.style import blank, styled
 
 @styled
 def severity_curves(accuracy: Mapping[str, Mapping[int, float]], groups: Mapping[str, Collection[str]]) -> Figure:
-    """Accuracy against severity: a panel for each group of corruptions, the mean of all in each of them.
+    """Draw accuracy against severity: a panel for each group of corruptions, with the mean over all of them.
 
     Args:
-        accuracy: By corruption and severity, in [0, 1]; severity 0 is the clean image.
+        accuracy: Accuracy in [0, 1] by corruption and severity; severity 0 is the clean image.
         groups: Names of the corruptions in each panel; those of no group have a panel of their own.
     """
     shown = {group: [name for name in accuracy if name in known] for group, known in groups.items()}
@@ -38,7 +38,7 @@ def severity_curves(accuracy: Mapping[str, Mapping[int, float]], groups: Mapping
 
 @styled
 def image_sheet(rows: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
-    """One image under every condition: a row for each corruption, a column for each severity.
+    """Draw one image under every corruption (rows) at every severity (columns).
 
     Args:
         rows: Images (H, W) or (H, W, 3) in [0, 1] by corruption and severity; all of one size.

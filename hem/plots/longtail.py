@@ -1,4 +1,4 @@
-"""Accuracy by the frequency of a class."""
+"""Plot of accuracy against the frequency of a class."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hem.plots.style import blank, styled
 
 @styled
 def frequency_curves(class_counts: Sequence[int], accuracy: Mapping[str, Sequence[float]]) -> Figure:
-    """Accuracy of each class against its training samples, on a logarithmic axis, the tail on the right.
+    """Draw the accuracy of each class against its number of training samples (log scale), rare classes on the right.
 
     Args:
         class_counts: Training samples of each class.

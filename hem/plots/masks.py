@@ -1,4 +1,4 @@
-"""Masks as pictures: overlays with a legend, indexed PNGs."""
+"""Pictures of segmentation masks: overlays with a legend, and PNG files with a palette."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ RIGHT: Color = (235, 235, 235)
 
 
 class Example(NamedTuple):
-    """One image with what is said of it; all on the CPU."""
+    """An image with its true and its predicted mask and maps of scores; all on the CPU."""
 
     input: Tensor  # (3, H, W) in [0, 1]
-    target: Tensor  # (H, W); values from C on have no label
+    target: Tensor  # (H, W); values of C and above have no label
     prediction: Tensor  # (H, W) in 0..C-1
-    scores: dict[str, Tensor]  # maps of unknownness, each (H, W)
+    scores: dict[str, Tensor]  # by name, each (H, W); larger: more likely unknown
 
 
 def colored(mask: Tensor, palette: Sequence[Color]) -> np.ndarray:
-    """The colours (H, W, 3) uint8 of a mask (H, W); black where a value is no class.
+    """Return the colours (H, W, 3) uint8 of a mask (H, W); values that are no class are black.
 
     Example:
         >>> colored(torch.tensor([[1, 255]]), [(0, 0, 9), (7, 8, 9)]).tolist()
@@ -42,7 +42,7 @@ def colored(mask: Tensor, palette: Sequence[Color]) -> np.ndarray:
 
 
 def indexed_png(mask: Tensor, palette: Sequence[Color]) -> bytes:
-    """A mask (H, W) of classes as a PNG whose pixels are the classes and whose palette has their colours."""
+    """Encode a mask (H, W) as a PNG file whose pixels are class indices and whose palette has their colours."""
     image = indexed(mask, palette)
     file = io.BytesIO()
     image.save(file, format="png")
@@ -50,7 +50,7 @@ def indexed_png(mask: Tensor, palette: Sequence[Color]) -> bytes:
 
 
 def indexed(mask: Tensor, palette: Sequence[Color]) -> Image.Image:
-    """A mask (H, W) of classes as a palette image."""
+    """Return a mask (H, W) of class indices as a PIL image with a palette."""
     image = Image.fromarray(mask.to(torch.uint8).cpu().numpy(), mode="L")
     image.putpalette([value for color in palette for value in color])
     return image
@@ -58,7 +58,7 @@ def indexed(mask: Tensor, palette: Sequence[Color]) -> Image.Image:
 
 @styled
 def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names: Sequence[str]) -> Figure:
-    """One row per image: the image, the true and the predicted mask over it, the errors, unknownness; a legend.
+    """Draw a row per image: the image, its true and predicted masks, the errors and the maps of scores.
 
     Args:
         examples: The images.
@@ -70,7 +70,7 @@ def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names:
     titles = ["image", "truth", "prediction", "error", *(f"unknown ({name.replace('_', ' ')})" for name in maps)]
     ratio = examples[0].input.shape[1] / examples[0].input.shape[2]
     width = 2.3
-    rows = -(-(shown + 2) // 6)  # of the legend
+    rows = -(-(shown + 2) // 6)  # of the legend, in columns of names
     figure = Figure(figsize=(width * len(titles), (width * ratio + 0.04) * len(examples) + 0.3 + 0.2 * rows))
     height = figure.get_figheight()
     panels = figure.subplots(len(examples), len(titles), squeeze=False)

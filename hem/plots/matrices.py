@@ -1,4 +1,4 @@
-"""Matrices of shares as heat maps: accuracy along a stream of tasks, confusion of classes."""
+"""Heat maps: accuracy after each task of a stream, and confusion of classes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hem.plots.style import blank, styled
 
 @styled
 def heat_map(shares: np.ndarray, rows: Sequence[str], columns: Sequence[str], label: str, **labels: Any) -> Figure:
-    """Draw shares (R, C) in [0, 1] in percent, each in its cell; those below half a percent stay empty.
+    """Draw a matrix (R, C) of shares in [0, 1] with the percentage in each cell; below 0.5 % a cell stays empty.
 
     Args:
         shares: The matrix.
         rows: Names of the rows.
         columns: Names of the columns.
-        label: Of the colours.
+        label: Label of the colour bar.
         labels: ``xlabel``, ``ylabel``.
     """
     long = max(map(len, columns)) > 3
@@ -41,7 +41,11 @@ def heat_map(shares: np.ndarray, rows: Sequence[str], columns: Sequence[str], la
 
 
 def accuracy_matrix(matrix: Sequence[Sequence[float]]) -> Figure:
-    """The accuracy, in [0, 1], on each task of a stream (columns) behind each task (rows)."""
+    """Draw the accuracy on each task of a stream (columns) after training on each task (rows).
+
+    Args:
+        matrix: Accuracies in [0, 1], (T, T).
+    """
     names = [str(task + 1) for task in range(len(matrix[0]))]
     return heat_map(
         np.asarray(matrix), names[: len(matrix)], names, "accuracy in %",
@@ -50,6 +54,11 @@ def accuracy_matrix(matrix: Sequence[Sequence[float]]) -> Figure:
 
 
 def confusion(matrix: Tensor, class_names: Sequence[str]) -> Figure:
-    """The confusion matrix (C, C) of pixels, rows the truth: each row in percent of the class's labelled pixels."""
+    """Draw a confusion matrix of pixels, each row in percent of the class's labelled pixels.
+
+    Args:
+        matrix: Numbers of pixels, (C, C); rows are true classes, columns predicted ones.
+        class_names: Name of each class.
+    """
     shares = (matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)).numpy()
     return heat_map(shares, class_names, class_names, "% of the class's pixels", xlabel="predicted", ylabel="true")

@@ -1,4 +1,4 @@
-"""Scores of known and unknown images: histograms, ROC and OSCR curves."""
+"""Plots of rejection scores of known and unknown images: histograms, ROC and OSCR curves."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ def rejection_curves(
     score: str, samples: Mapping[str, Tensor], roc: Mapping[str, Curve], oscr: Mapping[str, Curve],
     threshold: float | None = None, keep: float = 0.95,
 ) -> Figure:  # fmt: skip
-    """Histograms of one score beside its ROC and OSCR curves, one line per unknown set.
+    """Draw histograms of one score beside its ROC and OSCR curves, a line for each unknown set.
 
     Args:
-        score: Its name.
-        samples: The scores of each set; those of the known images come first.
-        roc: By unknown set, the share of the known ones and of the unknown ones that is rejected.
-        oscr: By unknown set, the share of the unknown ones that is accepted, and of the known ones that is accepted
-            and classified rightly.
-        threshold: Where images are rejected; None: nowhere.
-        keep: Share of the known images that it keeps.
+        score: Name of the score.
+        samples: Scores by name of the set; the set of known images comes first.
+        roc: By unknown set, the rejected share of known images (x) and of unknown images (y), and the area.
+        oscr: By unknown set, the accepted share of unknown images (x) and the share of known images that is accepted
+            and correctly classified (y), and the area.
+        threshold: Score between accepted and rejected images; None: not drawn.
+        keep: Share of the known images that the threshold accepts.
     """
     figure, panels = blank(15, 4.5, 1, 3)
     histogram = panels[0][0]
-    # of each set 101 quantiles, so that it weighs as much as the others in the range of the histogram
+    # 101 quantiles of each set, so that sets weigh equally in the shared range of bins
     steps = torch.linspace(0, 1, 101, dtype=torch.float64)
     ranges = torch.cat([torch.quantile(values.double(), steps) for values in samples.values()])
     low, high = torch.quantile(ranges, torch.tensor([0.005, 0.995], dtype=torch.float64)).tolist()
     edges = torch.linspace(low, high if high > low else low + 1, 61).tolist()
     known = next(iter(samples))
-    for name, values in samples.items():  # the unknown sets' colours are explained beside the curves
+    for name, values in samples.items():  # the legends of the curves name the colours of the unknown sets
         look = {"color": "black", "linestyle": "-", "label": name} if name == known else {}
         weights = [1 / len(values)] * len(values)
         histogram.hist(values.clamp(low, high).tolist(), edges, weights=weights, histtype="step", **look)
@@ -51,7 +51,7 @@ def rejection_curves(
               ("OSCR", "unknown accepted", "known accepted, rightly classified"))  # fmt: skip
     for panel, curves, (title, x, y) in zip(panels[0][1:], (roc, oscr), labels, strict=True):
         for name, (across, up, area) in curves.items():
-            shown = torch.linspace(0, len(across) - 1, min(500, len(across))).long()  # the ends among them
+            shown = torch.linspace(0, len(across) - 1, min(500, len(across))).long()  # with both ends
             panel.plot(across[shown], up[shown], label=f"{name} {100 * area:.1f}")
         panel.set(xlabel=x, ylabel=y, title=f"{title}, area in %")
         panel.legend(loc="lower right")

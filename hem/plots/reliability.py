@@ -1,4 +1,4 @@
-"""Reliability diagrams: how often a network is right, against how sure it is."""
+"""Reliability diagrams: accuracy against confidence."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hem.plots.style import GREY, blank, styled
 
 @styled
 def reliability_diagram(diagrams: Mapping[str, Reliability]) -> Figure:
-    """Draw accuracy against confidence over the shares of the samples, a line for each diagram.
+    """Draw accuracy against confidence, a line for each diagram, above the share of samples in each bin.
 
     Args:
-        diagrams: By name, such as before and after calibration.
+        diagrams: The bins by name of a line, such as before and after calibration.
 
     Source: Niculescu-Mizil & Caruana, "Predicting good probabilities with supervised learning", ICML 2005.
     """

@@ -1,4 +1,4 @@
-"""Accuracy under attacks."""
+"""Plot of accuracy under attacks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NORMS = {"linf": "L∞", "l2": "L2"}
 
 @styled
 def robustness_curves(rows: Iterable[tuple[str, float, str, int, float]]) -> Figure:
-    """Robust accuracy over the radius: a panel for each norm, a line for each attack.
+    """Draw robust accuracy against eps: a panel for each norm, a line for each attack.
 
-    An attack that ran at some of the radii alone is drawn as points: a line between them would cut corners.
+    An attack that ran at some of the radii only is drawn as points, since a line would suggest values between them.
 
     Args:
-        rows: Norm, radius, attack (also ``clean`` and ``worst`` of all), number of images, accuracy in [0, 1].
+        rows: Norm, eps, attack (also ``clean``, and ``worst`` of all attacks), number of images, accuracy in [0, 1].
     """
     lines: dict[str, dict[str, list[tuple[float, int, float]]]] = {}
     for norm, radius, attack, images, accuracy in rows:

@@ -1,4 +1,4 @@
-"""A search of settings: every trial, and what the tuned runs have over the untuned ones."""
+"""Plots of a hyperparameter search: its trials, and tuned runs beside untuned ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Space = Mapping[str, Mapping[str, Any]]  # by parameter: `log`, and `choices` wh
 
 
 def places(values: pd.Series, space: Mapping[str, Any]) -> pd.Series:
-    """A parameter's values as they stand on an axis: choices by their number."""
+    """Return the values of a parameter as coordinates of an axis: for choices their number."""
     choices = list(map(str, space.get("choices") or ()))
     return values.map(lambda value: float(choices.index(str(value))) if choices else float(value))
 
@@ -30,12 +30,12 @@ def places(values: pd.Series, space: Mapping[str, Any]) -> pd.Series:
 def slices(
     trials: Mapping[str, pd.DataFrame], spaces: Mapping[str, Space], label: str, hues: Mapping[str, str]
 ) -> Figure:
-    """The value of every trial against each of its parameters: a panel for each parameter, a star for the best.
+    """Draw the value of every trial against each parameter: a panel for each parameter, a star for the best trial.
 
     Args:
         trials: By loss: ``value`` of the complete trials, ``best`` (True for one of them) and the parameters.
-        spaces: By loss.
-        label: Of the values.
+        spaces: The search space by loss.
+        label: Label of the values.
         hues: Colours by loss.
     """
     names = list(dict.fromkeys(name for space in spaces.values() for name in space))
@@ -65,12 +65,12 @@ def slices(
 def parallel_coordinates(
     trials: Mapping[str, pd.DataFrame], spaces: Mapping[str, Space], label: str, best: str = "max"
 ) -> Figure:
-    """Every trial as a line through its parameters: a panel for each loss, dark where it did well.
+    """Draw every trial as a line through its parameters: a panel for each loss, good trials dark.
 
     Args:
         trials: As of :func:`slices`.
-        spaces: By loss, with ``low`` and ``high``.
-        label: Of the values.
+        spaces: The search space by loss, with ``low`` and ``high``.
+        label: Label of the values.
         best: Whether the largest value is the best, ``max``, or the smallest, ``min``.
     """
     values = [value for rows in trials.values() for value in rows.value]
@@ -95,7 +95,7 @@ def parallel_coordinates(
 
 
 def position(value: Any, space: Mapping[str, Any]) -> float:
-    """Where in its range a value lies, from 0 to 1, on a logarithmic scale where the space has one.
+    """Return the position of a value in its range, from 0 to 1, on a logarithmic scale where the space has one.
 
     Example:
         >>> position(0.1, {"low": 0.01, "high": 1.0, "log": True})
@@ -110,18 +110,18 @@ def position(value: Any, space: Mapping[str, Any]) -> float:
 
 
 def ends(space: Mapping[str, Any]) -> str:
-    """The two ends of a range."""
+    """Return the lower and upper end of a range as text."""
     choices = space.get("choices") or (f"{space['low']:g}", f"{space['high']:g}")
     return f"{choices[0]} to {choices[-1]}"
 
 
 @styled
 def beside_untuned(values: pd.DataFrame, label: str, hues: Mapping[str, str]) -> Figure:
-    """Each loss before and after the search: an arrow between the means, every seed as a dot.
+    """Draw each loss before and after the search: an arrow between the means, every seed as a dot.
 
     Args:
         values: ``loss``, ``tuned`` (True or False) and ``value`` of each run.
-        label: Of the values.
+        label: Label of the values.
         hues: Colours by loss.
     """
     losses = list(values.loss.unique())

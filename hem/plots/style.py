@@ -1,4 +1,4 @@
-"""The one style of every drawing: colours, fonts, empty figures, files."""
+"""Style of all plots: colours, fonts, empty figures, image files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ styled = matplotlib.rc_context(STYLE)
 
 
 def colours(losses: Sequence[str]) -> dict[str, str]:
-    """A colour for each loss: its own, or one that the others leave.
+    """Return a colour for each loss: its own, or one that no other loss has.
 
     Example:
         >>> colours(["ce", "mine", "hem"])
@@ -53,14 +53,14 @@ def colours(losses: Sequence[str]) -> dict[str, str]:
 
 
 def blank(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
-    """An empty figure, of a size in inches, and its panels, (rows, columns)."""
+    """Return an empty figure of a size in inches and its axes, an array (rows, columns)."""
     figure = Figure(figsize=(width, height), layout="constrained")
     panels: np.ndarray = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, panels
 
 
 def tiled(count: int, width: float, height: float, most: int = 3, **options: Any) -> tuple[Figure, list[Axes]]:
-    """An empty figure of so many panels, each of a size in inches, at most so many beside each other."""
+    """Return an empty figure and its panels, each of a size in inches, at most ``most`` of them in a row."""
     columns = 2 if (count, most) == (4, 3) else min(count, most)
     lines = math.ceil(count / columns)
     figure, panels = blank(width * columns, height * lines, lines, columns, **options)
@@ -70,7 +70,7 @@ def tiled(count: int, width: float, height: float, most: int = 3, **options: Any
 
 
 def wrapped(text: str, width: int) -> str:
-    """The text in lines of at most so many signs, broken at spaces."""
+    """Break a text at spaces into lines of at most ``width`` characters."""
     lines = [""]
     for word in text.split(" "):
         if len(lines[-1]) + len(word) >= width and lines[-1]:
@@ -81,7 +81,7 @@ def wrapped(text: str, width: int) -> str:
 
 @styled
 def saved(figure: Figure, form: str = "png") -> bytes:
-    """The figure as a file, ``svg`` or ``png``; without a date, so that it is the same each time."""
+    """Return the bytes of a figure as a ``png`` or ``svg`` file, without a date: equal figures give equal bytes."""
     out = io.BytesIO()
     figure.savefig(out, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
     figure.set_layout_engine("none")  # it is laid out: as a file of the other kind it is drawn alone

@@ -30,15 +30,15 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the merged config of a run into its folder; a resumed run keeps the one it began with.
+    """Callback that writes the merged config of a run into its folder; a resumed run keeps its first config.
 
-    The loss stands above it as it was built, with the number that ``margin: auto`` became. When a run was resumed, and
-    with what other options, is added to ``resumes.json``.
+    The first line of the file is a comment with the loss as it was built, where ``margin: auto`` is a number. Each time
+    that a run is resumed, the date and the options that differ are added to ``resumes.json``.
 
     Args:
-        *args: As Lightning has them.
-        changed: The options of a resumed run that differ from those it began with: then and now.
-        **kwargs: As Lightning has them.
+        *args: See Lightning's SaveConfigCallback.
+        changed: Options of a resumed run that differ from those it began with, as pairs (former, new) by name.
+        **kwargs: See Lightning's SaveConfigCallback.
     """
 
     def __init__(self, *args: Any, changed: Mapping[str, tuple[Any, Any]] | None = None, **kwargs: Any) -> None:
@@ -50,13 +50,13 @@ class SaveConfig(SaveConfigCallback):
         if self.already_saved:
             return
         stage = str(trainer.state.fn.value) if trainer.state.fn else stage
-        if stage == "fit" and self.config.get("ckpt_path"):  # which a command that Python built has not
+        if stage == "fit" and self.config.get("ckpt_path"):  # a command that was built in Python has no such option
             return
         self.already_saved = True
         self._write(trainer, pl_module, RunFolder(trainer.default_root_dir).config_of(stage))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep when a training went on, once the checkpoint was taken in; in a new folder the config is written."""
+        """Record the resume once the checkpoint is loaded; in a new folder write the config instead."""
         if self.already_saved:
             return
         self.already_saved = True
@@ -70,24 +70,24 @@ class SaveConfig(SaveConfigCallback):
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         if trainer.is_global_zero and not trial(trainer):
             loss = textwrap.indent(f"The loss as it was built: {getattr(pl_module, 'loss', None)}", "# ")
-            # the objects of this run were built from it: that is validation enough, of which another takes a while
+            # the objects of this run were built from it, which validated it; doing so again takes a while
             config = self.parser.dump(self.config, skip_none=False, skip_validation=True)
             write_atomically(path, f"{loss}\n{config}")
 
 
 @dataclass(eq=False)
 class SaveResults(Callback):
-    """Writes every figure of ``test`` and ``validate`` into ``results.json`` (``results_validate.json``).
+    """Callback that writes all metrics of ``test`` and ``validate`` to ``results.json`` and ``results_validate.json``.
 
-    A trial run (``fast_dev_run``) writes nothing; results of a part of the images say so, under ``partial``.
+    A trial run (``fast_dev_run``) writes nothing; results of a part of the images have an entry ``partial``.
 
     Args:
-        task: What is tested, as folders have it.
-        data: The data set.
-        loss: What the network was trained with.
-        seed: Of the training.
-        run: The folder of the run that is examined; None: the folder of the results.
-        note: What a reader of the results must know, in words.
+        task: Name of the task, as in the name of the run folder.
+        data: Name of the data set.
+        loss: Name of the loss that the network was trained with.
+        seed: Seed of the training.
+        run: Folder of the run that is examined; None: the folder of the results.
+        note: A sentence for readers of the results, such as what is special about them.
     """
 
     task: str
@@ -103,7 +103,7 @@ class SaveResults(Callback):
         self._write(trainer, pl_module, RunFolder(trainer.default_root_dir).results)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write ``results_validate.json`` where validation is all that was asked for."""
+        """Write ``results_validate.json`` after ``validate``, but not after the validations of a training."""
         if trainer.state.fn == "validate":
             self._write(trainer, pl_module, RunFolder(trainer.default_root_dir).results_validate)
 
@@ -127,7 +127,7 @@ class SaveResults(Callback):
 
 
 def hardware() -> str:
-    """Return what the run was made on, in words: the GPU, or the processor and the number of threads."""
+    """Return the name of the GPU, or that of the processor with the number of threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     model = platform.processor() or platform.machine()
@@ -139,7 +139,7 @@ def hardware() -> str:
 
 
 class SavePredictions(BasePredictionWriter):
-    """Writes ``predictions.csv``: one row per image with its file, label and score.
+    """Callback that writes ``predictions.csv``: one row per image with its file, label and score.
 
     A task's ``predict_step`` returns a dict of columns, each a list or a tensor of length N, with ``index``
     among them; the data module's ``name_of(index)`` gives the file.

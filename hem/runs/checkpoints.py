@@ -1,4 +1,4 @@
-"""The checkpoints of a run: written whole, the newest one kept beside the one before it, read without running them."""
+"""Checkpoints of a run: written atomically, the last two kept, loaded without executing what they hold."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAST, BEFORE = "last.ckpt", "last-1.ckpt"  # the newest checkpoint of a run, and
 
 
 def whole(path: Path) -> bool:
-    """Whether a checkpoint is there with every byte as it was written, by the checksums of its zip archive."""
+    """Return whether a checkpoint exists and is undamaged, by the checksums of its zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -33,7 +33,7 @@ def whole(path: Path) -> bool:
 
 
 def identity(state: Mapping[str, Tensor]) -> str:
-    """Return a hash of a network's weights and buffers: what results and thresholds belong to.
+    """Return a hash of a network's weights and buffers, by which results and thresholds are assigned to it.
 
     Args:
         state: The state dict of the network.
@@ -62,14 +62,14 @@ def identity_of(checkpoint: str | Path) -> str:
 
 
 def check_state(task: nn.Module, state: dict[str, Tensor]) -> None:
-    """Refuse the weights of another network with a sentence.
+    """Raise an error if a checkpoint does not fit the network of a task.
 
     Args:
         task: The task that is to take the weights; its own are named ``net.*``.
         state: The ``state_dict`` of a checkpoint.
 
     Raises:
-        ValueError: If names or shapes differ.
+        ValueError: If names or shapes of its tensors differ from the network's.
     """
     own = {name: tuple(value.shape) for name, value in task.state_dict().items() if name.startswith("net.")}
     given = {name: tuple(value.shape) for name, value in state.items() if name.startswith("net.")}
@@ -91,13 +91,13 @@ def check_state(task: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint among ``last`` and the one before it; a damaged one is named. None: there is none.
+    """Return the newest undamaged checkpoint among ``last`` and the one before it; print the name of a damaged one.
 
     Args:
-        folder: The checkpoints of a run.
+        folder: The folder of a run's checkpoints.
 
     Returns:
-        Its path; where all are damaged, that of the newest, whose reading will say so.
+        Its path; None if there is none. If all are damaged, the path of the newest, which fails to load with an error.
     """
     there = [path for name in (LAST, BEFORE) if (path := folder / name).is_file()]
     found = next(filter(whole, there), None)
@@ -107,20 +107,20 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def set_aside(damaged: Path) -> None:
-    """Take a damaged ``last`` out of the way of the next one, which would otherwise become the one before."""
+    """Rename a damaged ``last``, so that it does not replace the checkpoint before it on the next save."""
     with suppress(FileNotFoundError):
         os.replace(damaged, damaged.with_suffix(".damaged"))
 
 
 def refuse_programs(path: Path) -> None:
-    """Refuse a checkpoint that calls for more than tensors and plain values, which FSDP of Lightning 2.6 would run.
+    """Raise an error if a checkpoint holds more than tensors and plain values: Lightning 2.6 executes it under FSDP.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If it calls for other functions or classes.
     """
     try:
         calls = torch.serialization.get_unsafe_globals_in_checkpoint(path) if path.is_file() else []
-    except Exception:  # no checkpoint: whatever its bytes happen to mean; reading it says so
+    except Exception:  # no checkpoint, whatever its bytes mean to a pickle; loading it raises the error
         return
     if calls:
         raise ValueError(
@@ -130,7 +130,7 @@ def refuse_programs(path: Path) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that a killed process cannot cut in half: written beside their place, flushed, renamed.
+    """Checkpoint IO that writes to a temporary file, flushes and renames it, so a killed process leaves no half file.
 
     The ``last`` checkpoint that a new one replaces stays as ``last-1.ckpt``.
     """
@@ -150,8 +150,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def _keep(self, last: Path) -> None:
         before, beside = last.with_name(BEFORE), last.with_name(f".{BEFORE}.{os.getpid()}")
         try:
-            os.link(last, beside)  # at no moment is there no `last`
-        except OSError:  # a file system without links
+            os.link(last, beside)  # a hard link, then a rename: there is a `last` at any moment
+        except OSError:  # a file system without hard links
             os.replace(last, before)
         else:
             os.replace(beside, before)
@@ -159,7 +159,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load a checkpoint; only tensors and plain values come in, nothing in it is executed.
+        """Load a checkpoint with ``weights_only``: tensors and plain values alone, nothing is executed.
 
         Raises:
             FileNotFoundError: If there is none.
@@ -172,7 +172,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             )
         try:
             if not whole(Path(path)):
-                raise zipfile.BadZipFile  # torch itself would take bytes that have changed
+                raise zipfile.BadZipFile  # torch.load does not check the checksums
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
         except (
             RuntimeError,

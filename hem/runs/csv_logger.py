@@ -1,4 +1,4 @@
-"""The curves of a run in ``metrics.csv``, which a resumed run goes on with."""
+"""CSV logger whose ``metrics.csv`` a resumed run continues."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from hem.runs.files import write_atomically
 
 
 class CSVLogger(lightning.pytorch.loggers.CSVLogger):
-    """Lightning's CSV logger, which keeps the rows that an interrupted run wrote, where Lightning's deletes them.
+    """Lightning's CSV logger, except that a resumed run keeps the rows that are there.
 
-    Every row is in the file as soon as it is logged (``flush_logs_every_n_steps: 1`` in ``base.yaml``), so before any
-    checkpoint of a later step. Rows that the resumed run repeats are dropped when it logs the first of them again: a
-    row is kept where its step is below the first step that is logged now.
+    Every row is in the file as soon as it is logged (``flush_logs_every_n_steps: 1`` in ``base.yaml``), thus before any
+    checkpoint of a later step. When a resumed run logs its first row, the rows of that step and of later ones are
+    dropped: the run is about to repeat them.
     """
 
     _row: tuple[int | None, dict[str, Any]] | None = None
 
     @property
     def experiment(self) -> Any:
-        """Return the writer, which goes on with the ``metrics.csv`` that is there."""
+        """The writer, which appends to an existing ``metrics.csv``."""
         if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
             path = Path(self.log_dir) / "metrics.csv"
             aside = path.with_name(".metrics.csv")
             with suppress(FileNotFoundError):
-                os.replace(path, aside)  # out of the way of Lightning, which deletes it
+                os.replace(path, aside)  # renamed meanwhile, for Lightning deletes it
             with warnings.catch_warnings():
-                # "previous log files will be deleted": they are not
+                # of Lightning: "previous log files will be deleted", which they are not
                 warnings.filterwarnings("ignore", message="Experiment logs directory")
                 writer = super().experiment
             self._resumed = aside.is_file()
@@ -46,7 +46,7 @@ class CSVLogger(lightning.pytorch.loggers.CSVLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Log a row; the first one of a resumed run drops the rows of steps that it is about to repeat."""
+        """Log a row; with the first row of a resumed run, drop the rows of this and later steps."""
         writer = self.experiment
         if getattr(self, "_resumed", False) and step is not None:
             path = Path(self.log_dir) / "metrics.csv"

@@ -1,4 +1,4 @@
-"""Record of a run's data in ``data.json``; a run whose files have changed since is not resumed."""
+"""Record of a run's data in ``data.json``, by which a run is not resumed on other files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARTS = ("train", "val", "test")
 
 
 class Data(Protocol):
-    """What a data module says of itself; see :class:`~hem.datamodules.ImageDataModule`."""
+    """Protocol of a data module that a run can record; see :class:`~hem.datamodules.ImageDataModule`."""
 
     title: str
     root: Path
@@ -31,29 +31,36 @@ class Data(Protocol):
 
     @property
     def split_by_name(self) -> bool:
-        """Whether a part is cut off by the names of files."""
+        """Whether files are assigned to parts by their names."""
 
     def facts(self) -> dict[str, Any]:
-        """What the outputs of a network mean that is trained on this data."""
+        """Return what a network's inputs and outputs mean: class names, channels, size, normalisation."""
 
     def names(self, part: Any) -> list[str] | None:
-        """The paths of a part's files below the root; None: they are not files."""
+        """Return the paths of a part's files relative to the root; None: the images are not in files of their own."""
 
     def record(self) -> dict[str, Any]:
-        """The facts, and what else a run keeps of its data."""
+        """Return the record of a run's data: the facts, and more."""
 
 
 def files_of(data: Data, parts: Sequence[str] = PARTS) -> dict[str, dict[str, Any]]:
-    """What the parts are made of, as far as they are files: their number and the SHA-256 of their names, by part.
+    """Return the number of files of each part and the SHA-256 of their sorted paths relative to the root.
 
-    The names are paths below the root, sorted. Of one's own folders the bytes of all files are counted as well; what
-    is in the files is not looked at. A part that is not there is left out.
+    For a user's own folders the total size in bytes is added; contents are not read. A part that is missing is left
+    out.
+
+    Args:
+        data: The data module.
+        parts: The parts to look at.
+
+    Returns:
+        By part the entries ``count``, ``sha256`` and, where known, ``bytes``; empty if the images are not in files.
     """
     found: dict[str, dict[str, Any]] = {}
     for part in parts:
         try:
             names = data.names(part)
-        except (OSError, ValueError):  # whoever needs the part is told
+        except (OSError, ValueError):  # an error is raised where the part is used
             continue
         if names is None:
             return {}
@@ -65,19 +72,19 @@ def files_of(data: Data, parts: Sequence[str] = PARTS) -> dict[str, dict[str, An
 
 
 def changed_files(data: Data, kept: Mapping[str, Any] | None, parts: Sequence[str] = PARTS) -> list[str]:
-    """What differs between the parts of a run and those that are there now, a sentence for each part.
+    """Return a sentence for each part whose files differ from those that a run was trained with.
 
     Args:
-        data: What is there now.
-        kept: What :func:`files_of` said when the run was trained; None: it was trained before that was kept.
-        parts: Those to look at.
+        data: The data module now.
+        kept: Result of :func:`files_of` when the run was trained; None: of a run before there was such a record.
+        parts: The parts to compare.
     """
     if kept is None:
         return [NO_RECORD] if data.split_by_name else []
     changed = []
     for part, now in files_of(data, parts).items() if kept else ():
         before = kept.get(part, {"count": 0})
-        if any(before.get(name, value) != value for name, value in now.items()):  # runs of old counted no bytes
+        if any(before.get(name, value) != value for name, value in now.items()):  # older records lack bytes
             others = "others" if now["count"] != before["count"] else "others of the same number"
             if now["sha256"] == before.get("sha256"):
                 others = f"of the same names, but other sizes: {before['bytes']} bytes in all, now {now['bytes']}"
@@ -89,15 +96,15 @@ def changed_files(data: Data, kept: Mapping[str, Any] | None, parts: Sequence[st
 
 
 def refuse_others(kept: Mapping[str, Any], data: Data, run: RunFolder) -> None:
-    """Refuse data under which a network's outputs would mean something else, or that it cannot take.
+    """Raise an error if the data does not fit a trained network.
 
     Args:
-        kept: What the run was trained with, see :meth:`~hem.datamodules.ImageDataModule.facts`.
-        data: What is there now.
-        run: The run, for the sentence.
+        kept: The facts of the data that the run was trained with, see :meth:`~hem.datamodules.ImageDataModule.facts`.
+        data: The data module now.
+        run: The run, for the error.
 
     Raises:
-        ValueError: If class names, channels, size, normalisation or colours differ; the sentence names the first.
+        ValueError: If class names, channels, size, normalisation or colours differ; the first difference is named.
     """
     for name, now in data.facts().items():
         if name in kept and kept[name] != now:
@@ -114,32 +121,32 @@ def _words(value: Any) -> str:
 
 
 class KeepData(Callback):
-    """Writes ``data.json`` when a run begins; a run whose files are others now is not gone on with.
+    """Callback that writes ``data.json`` when a run begins and compares it with the data when it is resumed or tested.
 
-    Going on would train on what was held out, or hold out what was trained on. A test is made all the same, since the
-    files of one's own folders stay in their parts, but a warning says that its figures are of another list.
+    Resuming on other files is an error: it could train on images that were held out. Testing on other files is a
+    warning only, since files of a user's own folders stay in their parts.
 
     Args:
-        checkpoint: The one that is gone on with or tested; Lightning tells callbacks too late.
+        checkpoint: Path of the checkpoint that is resumed or tested, for callbacks learn it too late from Lightning.
     """
 
     def __init__(self, checkpoint: str | Path | None = None) -> None:
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep what the data module says of itself, or compare it with what the checkpoint's run kept.
+        """Write the record of the data, or compare the data with the record of the checkpoint's run.
 
         Raises:
-            ValueError: A run is resumed whose files have changed.
+            ValueError: A run is resumed and its files have changed.
         """
         data = datamodule(trainer)
         command = str(trainer.state.fn.value) if trainer.state.fn else stage
-        if not hasattr(data, "facts"):  # somebody else's
+        if not hasattr(data, "facts"):  # a data module that is not of this package
             return
         folder = RunFolder(trainer.default_root_dir)
         if self.checkpoint is not None:
             self._compare(data, command, RunFolder.of_checkpoint(self.checkpoint) or folder)
-        # a try that left no checkpoint may have left a record
+        # an earlier attempt without a checkpoint may have left a record
         begins = self.checkpoint is None or not folder.data.is_file()
         if command == "fit" and trainer.is_global_zero and begins and not trial(trainer):
             folder.write_data({**data.record(), "files": files_of(data)})

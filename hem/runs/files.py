@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all.
+"""Atomic writing of files, and reading of JSON.
 
-They are written beside their place and renamed into it, so that a killed process leaves the old file or the new one,
-never half of one.
+A file is written under a temporary name and renamed, so a killed process leaves the old file or the new one, never a
+part of one.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file that will be there whole or not at all: written beside its place, flushed, then renamed.
+    """Open a temporary file that is flushed and renamed to ``path`` at the end, or removed on an error.
 
     Args:
-        path: Where the file shall lie; its folder is made if need be.
+        path: Path of the file; its folder is created if it is missing.
 
     Raises:
-        OSError: If the folder cannot be written, or the disk is full; what was at ``path`` stays.
+        OSError: If the folder cannot be written, or the disk is full; a former file at ``path`` stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,26 +34,26 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:
-        reason = error.__context__ if isinstance(error, RuntimeError) else error  # torch wraps what a write raises
+        reason = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save wraps errors of writing
         if not isinstance(reason, OSError):
             raise
-        reason.filename = reason.filename or str(path)  # a full disk tells the number of the error alone
+        reason.filename = reason.filename or str(path)  # the error of a full disk has no file name
         raise reason from None
     finally:
         beside.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write text (UTF-8) or bytes as :func:`atomic_file` does."""
+    """Write text (UTF-8) or bytes to a file atomically, see :func:`atomic_file`."""
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping that a JSON file of ours holds.
+    """Return the mapping in a JSON file.
 
     Raises:
-        ValueError: It holds none: a full disk or a copy that was stopped left it empty or cut off.
+        ValueError: If the file holds no mapping or is cut off, as after a full disk or an interrupted copy.
     """
     try:
         found = json.loads(path.read_bytes())

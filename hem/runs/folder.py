@@ -1,11 +1,11 @@
-"""The folder of a run: what lies in it, and where.
+"""Folder of a run: its files, their names and how they are read.
 
-``runs/<task>_<dataset>/<loss>/seed<k>/`` holds ``config.yaml`` (the record of the run), ``data.json`` (what its outputs
-mean: classes, channels, size), ``events.*`` and ``metrics.csv`` (curves), ``checkpoints/best.ckpt`` and ``last.ckpt``,
-``results.json`` (every test metric), ``rejector.json``, ``calibration.json``, ``predictions.csv``, ``masks/``, and, in
-``evaluate/<name>/``, the results of each examination. Results belong to the weights of one checkpoint: those of others
-are set aside with what their test left beside them, never overwritten. Where training went on, ``resumes.json`` says
-when.
+``runs/<task>_<dataset>/<loss>/seed<k>/`` holds ``config.yaml`` (the merged config), ``data.json`` (class names,
+channels and size of the images), ``events.*`` and ``metrics.csv`` (curves), ``checkpoints/best.ckpt`` and
+``last.ckpt``, ``results.json`` (every test metric), ``rejector.json``, ``calibration.json``, ``predictions.csv``,
+``masks/``, and, in ``evaluate/<name>/``, the results of each examination. Results belong to the weights of one
+checkpoint; before those of another are written, they are renamed together with the other files of their test, never
+overwritten. ``resumes.json`` lists when the training was resumed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from hem.runs.files import read_json, write_atomically
 
 
 class RunFolder:
-    """The folder of a run: the one place that knows how its files are named.
+    """Folder of a run, and the only place that knows the names of its files.
 
     Args:
-        path: The folder; it need not be there yet.
+        path: The folder; it need not exist yet.
     """
 
     CONFIG = "config.yaml"
     RESULTS = "results.json"
     STUDY = "study.json"
     EVALUATIONS = "evaluate"
-    ASIDE = "@"  # before the weights that results belong to which were set aside
-    PART = "-partial"  # behind them, where the results are of a part of the images
-    OF_TEST = (  # what tests leave beside their results: patterns of names
+    ASIDE = "@"  # separates name and weights of results that were set aside
+    PART = "-partial"  # suffix of results of a part of the images
+    OF_TEST = (  # patterns of the files that tests write beside their results
         "rejector.json", "calibration.json", "reliability.png", "longtail.*", "confusion.png", "overlays.png",
         "accuracy_matrix.*", "rejection.*", "rejection_*.png", "corruption.*", "corruption_images.png", "robustness.*",
         "masking.json",
@@ -47,7 +47,7 @@ class RunFolder:
 
     @classmethod
     def of_checkpoint(cls, checkpoint: str | Path) -> RunFolder | None:
-        """Return the run that a checkpoint lies in, None where it lies in none."""
+        """Return the run that a checkpoint belongs to; None: the checkpoint lies in no run folder."""
         folder = Path(checkpoint).absolute().parent
         run = cls(folder.parent)
         return run if folder.name == "checkpoints" and run.config.is_file() else None
@@ -72,14 +72,14 @@ class RunFolder:
         self.resumes = self.path / "resumes.json"  #: when training went on, from where, with what changed
 
     def config_of(self, stage: str) -> Path:
-        """The merged config of a stage: ``config.yaml`` of ``fit``, ``config_test.yaml`` of ``test``."""
+        """Return the path of a stage's merged config: ``config.yaml`` of ``fit``, ``config_test.yaml`` of ``test``."""
         return self.config if stage == "fit" else self.path / f"config_{stage}.yaml"
 
     def checkpoint(self, which: str) -> Path:
-        """Return the ``best`` or ``last`` checkpoint.
+        """Return the path of the ``best`` or ``last`` checkpoint.
 
         Raises:
-            FileNotFoundError: If the run has none.
+            FileNotFoundError: If the run has no such checkpoint.
         """
         path = self.checkpoints / f"{which}.ckpt"
         if which == "last":
@@ -116,10 +116,10 @@ class RunFolder:
         return found
 
     def read_data(self) -> dict[str, Any] | None:
-        """What ``data.json`` holds; None: the run was made before there was one.
+        """Return the content of ``data.json``; None: a run of a version that did not write it.
 
         Raises:
-            ValueError: It is damaged.
+            ValueError: If the file is damaged.
         """
         return read_json(self.data) if self.data.is_file() else None
 
@@ -131,7 +131,7 @@ class RunFolder:
 
     @property
     def kept_whole(self) -> bool:
-        """Whether results of a whole test were set aside here, whose files a part must not replace."""
+        """Whether results of a test on all images were set aside here: a test on a part must not replace its files."""
         kept = self.results.stem + self.ASIDE
         return any(not path.stem.endswith(self.PART) for path in self.path.glob(f"{kept}*.json"))
 
@@ -144,7 +144,7 @@ class RunFolder:
         """Return the folder of an examination, ``evaluate/<name>``.
 
         Raises:
-            ValueError: If the name is none of a folder, or of results that were set aside.
+            ValueError: If the name cannot be that of a folder, or is one of results that were set aside.
         """
         if not name or Path(name).name != name or self.ASIDE in name or name.startswith("."):
             raise ValueError(
@@ -153,11 +153,11 @@ class RunFolder:
         return RunFolder(self.path / self.EVALUATIONS / name)
 
     def of_weights(self, path: Path, weights: str) -> Path:
-        """Return where a file of a test lies that belongs to some weights: set aside, if it was, else in its place.
+        """Return the path of a test's file for some weights: the one that was set aside, if any, else the usual one.
 
         Args:
             path: :attr:`rejector` or :attr:`calibration`.
-            weights: As :func:`hem.runs.checkpoints.identity` has them.
+            weights: The hash of the weights, see :func:`hem.runs.checkpoints.identity`.
         """
         aside = path.with_stem(f"{path.stem}{self.ASIDE}{weights[:8]}")
         with suppress(FileNotFoundError, ValueError):
@@ -166,20 +166,21 @@ class RunFolder:
         return aside if aside.is_file() else path
 
     def make_room(self, results: Path, weights: str | None, partial: bool = False) -> Path | None:
-        """Set results aside that are not to be overwritten: of other weights, or whole ones where a part is tested.
+        """Rename results that must not be overwritten: of other weights, or of all images where a part is tested.
 
-        With the results goes what the test left beside them (:attr:`OF_TEST`), where the weights are others. Where they
-        are the same it stays: predictions need the threshold and temperature of the whole, and no part replaces it. In
-        the folder of an examination, :attr:`examines`, all files go into ``<name>@<weights>``; elsewhere each is kept
-        beside as ``<file>@<weights>``, and the results of a part as ``results@<weights>-partial.json``.
+        If the weights are others, the files that the test wrote beside them (:attr:`OF_TEST`) are renamed as well. If
+        they are the same these files stay, for predictions need the threshold and temperature of all images, and a test
+        of a part does not replace them. In the folder of an examination (:attr:`examines`) all files move to
+        ``<name>@<weights>``; elsewhere each becomes ``<file>@<weights>``, and results of a part
+        ``results@<weights>-partial.json``.
 
         Args:
             results: :attr:`results`, :attr:`results_validate` or :attr:`predicted` of this folder.
-            weights: What is tested now, as :func:`hem.runs.checkpoints.identity` has it.
+            weights: The weights that are tested now, see :func:`hem.runs.checkpoints.identity`.
             partial: Whether a part of the images is tested.
 
         Returns:
-            Where the former results are kept; None where there are none, or they may be overwritten.
+            The new path of the former results; None: there are none, or they may be overwritten.
         """
         try:
             there = read_json(results)
@@ -191,7 +192,7 @@ class RunFolder:
         if former == weights and ("partial" in there or not partial):
             return None
         mark = f"{self.ASIDE}{former[:8] if former else 'earlier'}"
-        part = self.PART if "partial" in there else ""  # which takes the place of no whole one
+        part = self.PART if "partial" in there else ""  # a test of a part replaces no test of all images
         predicted = results == self.predicted
         if self.examines and not predicted:
             kept = self.path.with_name(self.path.name + mark + part)
@@ -215,15 +216,15 @@ class RunFolder:
         return kept.with_suffix(".csv") if predicted else kept
 
     def write_predicted(self, weights: str | None, checkpoint: str | None, partial: bool) -> None:
-        """Write ``predictions.json``, before the predictions themselves."""
+        """Write ``predictions.json``, the weights that the predictions belong to, before the predictions themselves."""
         record = {"weights": weights, "checkpoint": checkpoint, **({"partial": True} if partial else {})}
         write_atomically(self.predicted, json.dumps(record, indent=2) + "\n")
 
     def read_study(self) -> dict[str, dict[str, Any]]:
-        """What ``study.json`` holds: ``arguments`` and, once it is done, ``seconds`` of each step; empty: no file.
+        """Return the content of ``study.json``: by step its ``arguments`` and, once done, ``seconds``; empty: no file.
 
         Raises:
-            ValueError: It is damaged.
+            ValueError: If the file is damaged.
         """
         found = read_json(self.study) if self.study.is_file() else {}
         if not all(isinstance(step, dict) for step in found.values()):
@@ -234,11 +235,11 @@ class RunFolder:
 
     @property
     def used(self) -> bool:
-        """Whether the folder holds a run: a checkpoint, or results. A training that failed before has left neither."""
+        """Whether the folder holds a run: a checkpoint or results. A training that failed earlier leaves neither."""
         return any(self.checkpoints.glob("*.ckpt")) or self.results.is_file()
 
     def clear(self) -> None:
-        """Remove half-written files, and the config and curves of a training that came to no checkpoint."""
+        """Remove temporary files, and the config and curves of a training that wrote no checkpoint."""
         for path in [*self.path.glob(".*"), *self.checkpoints.glob(".*")]:
             if re.fullmatch(r"\..+\.\d+", path.name):
                 path.unlink(missing_ok=True)
@@ -249,15 +250,15 @@ class RunFolder:
     # -- resumes -------------------------------------------------------------------------------------------
 
     def read_resumes(self) -> list[dict[str, Any]]:
-        """What ``resumes.json`` holds; empty: the run was never resumed.
+        """Return the content of ``resumes.json``; empty: the run was never resumed.
 
         Raises:
-            ValueError: It is damaged.
+            ValueError: If the file is damaged.
         """
         found: list[dict[str, Any]] = read_json(self.resumes)["resumes"] if self.resumes.is_file() else []
         return found
 
     def add_resume(self, resume: Mapping[str, Any]) -> None:
-        """Add one to ``resumes.json``."""
+        """Add an entry to ``resumes.json``."""
         record = {"resumes": [*self.read_resumes(), resume]}
         write_atomically(self.resumes, json.dumps(record, indent=1) + "\n")

@@ -1,7 +1,7 @@
-"""The lock of a run folder: one process at a time works in it.
+"""Lock of a run folder, in which one process at a time works.
 
-It is a lock of the operating system on the folder's file ``lock``. The kernel gives it back when the last process that
-holds it has ended, in whatever way, so no lock outlives its owner.
+It is a ``flock`` on the folder's file ``lock``. The kernel releases it when the last process that holds it has ended,
+however it ended, so no lock outlives its owner.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from hem.runs.folder import RunFolder
 
-HELD = "HEM_LOCK"  # in the environment of a process that is handed a lock: the file descriptor
+HELD = "HEM_LOCK"  # environment variable with the file descriptor of a lock that a process inherits
 _descriptors: set[int] = set()
 
 
 def _let_go() -> None:
-    """Close the locks in a copy of this process: one that reads images must not hold a folder whose owner is dead."""
+    """Close the locks in a forked process: a data worker must not keep the lock of a folder whose owner is dead."""
     for descriptor in _descriptors:
         with suppress(OSError):
             os.close(descriptor)
@@ -32,14 +32,14 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextmanager
 def lock(folder: Path) -> Iterator[int | None]:
-    """Hold a run folder, for this process and those that are given the file descriptor.
+    """Lock a run folder for this process and those that inherit the file descriptor.
 
     Args:
-        folder: The folder; it is made if need be.
+        folder: The folder; it is created if it is missing.
 
     Yields:
-        A file descriptor; None where another process holds the folder. A process that was handed the lock (its number
-        stands in the environment as :data:`HELD`) holds it already.
+        A file descriptor; None if another process holds the lock. A process that inherits the lock (environment
+        variable :data:`HELD`) has it already.
 
     Raises:
         OSError: If the file cannot be made or locked.
@@ -70,14 +70,14 @@ def lock(folder: Path) -> Iterator[int | None]:
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether a path is that of an open file: whoever held it before may have removed it, see :func:`remove_empty`."""
+    """Return whether a path still names an open file; a former holder may have removed it (:func:`remove_empty`)."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     return False
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove a folder that one holds alone, where nothing came into it but the lock."""
+    """Remove a folder that this process has locked and that holds nothing but the lock."""
     with suppress(OSError):
         if [path.name for path in folder.iterdir()] == [RunFolder(folder).lock.name]:
             RunFolder(folder).lock.unlink()
@@ -85,15 +85,15 @@ def remove_empty(folder: Path) -> None:
 
 
 def _handed(descriptor: int) -> int | None:
-    """Return the descriptor that this process was handed, where it is one of the same file."""
-    with suppress(OSError, ValueError):  # not open, no number: the variable came here without the lock
+    """Return the inherited file descriptor if it is of the same file as ``descriptor``, else None."""
+    with suppress(OSError, ValueError):  # no number, or not open: the variable was inherited without the lock
         handed = int(os.environ.get(HELD, ""))
         return handed if os.path.sameopenfile(handed, descriptor) else None
     return None
 
 
 def holder(folder: Path) -> str:
-    """Return who holds a folder, in words."""
+    """Return a description of the process that holds a folder."""
     with suppress(OSError):
         return RunFolder(folder).lock.read_text().strip() or "another process"
     return "another process"

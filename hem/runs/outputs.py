@@ -22,15 +22,15 @@ from hem.runs.trainer import partial, run_folder, trial
 
 
 def folder_of(trainer: Trainer) -> Path:
-    """Return the folder that files are written into: the run's."""
+    """Return the folder of the run, into which files are written."""
     return Path(trainer.default_root_dir)
 
 
 def writes(trainer: Trainer) -> bool:
-    """Whether files are left: not by a trial run, nor by a test of a part of the images after one of all.
+    """Return whether files are written: not by a trial run, nor by a test of a part of the images after one of all.
 
-    Such a test would replace the files of the whole one. In the folder of an examination they are set aside together,
-    and a Trainer used from Python has no record of a whole test.
+    Such a test would replace the files of the test on all images. In the folder of an examination those are renamed
+    together, and a Trainer used from Python has no record of a test on all images.
     """
     if trial(trainer):
         return False
@@ -40,13 +40,13 @@ def writes(trainer: Trainer) -> bool:
 
 
 def write(trainer: Trainer, name: str, content: str | bytes) -> None:
-    """Write a file into the folder of the run, where :func:`writes` says so."""
+    """Write a file into the folder of the run, if :func:`writes` is True."""
     if writes(trainer):
         write_atomically(folder_of(trainer) / name, content)
 
 
 def write_table(trainer: Trainer, name: str, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write ``<name>.csv``: a line for each row, in which a missing column stays empty."""
+    """Write ``<name>.csv``, a line for each row; columns that a row lacks stay empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -60,17 +60,17 @@ def write_record(trainer: Trainer, name: str, record: dict[str, Any]) -> None:
 
 
 def write_figure(trainer: Trainer, name: str, figure: Figure) -> None:
-    """Write ``<name>.png``; TensorBoard shows the same plot."""
+    """Write ``<name>.png``, and log the plot to TensorBoard."""
     picture = saved(figure)
     write(trainer, f"{name}.png", picture)
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):  # drawn once: add_figure would draw it again
+        if isinstance(logger, TensorBoardLogger):  # rendered once: add_figure would render it again
             pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
             logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
 
 
 def say(trainer: Trainer, *lines: str) -> None:
-    """Print lines, once for all processes, where a run of the command line has a reader."""
+    """Print lines on rank 0 of a command-line run."""
     if trainer.is_global_zero and run_folder(trainer) is not None:
         for line in lines:
             print(line)

@@ -1,4 +1,4 @@
-"""The progress bar of the command line: Lightning's, at a fraction of its cost."""
+"""Progress bar of the command line: Lightning's, refreshed less often."""
 
 import time
 from typing import Any
@@ -10,18 +10,18 @@ PER_SECOND = 5
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's progress bar, which is brought up to date at most a few times a second.
+    """Lightning's progress bar, refreshed at most a few times a second.
 
-    Lightning's redraws up to a hundred times a second and reads every figure after every batch, which makes the
-    host wait for the device. The last batch of an epoch is always shown.
+    Lightning's redraws up to a hundred times a second and reads all metrics after every batch, which makes the host
+    wait for the device. The last batch of an epoch is always shown.
     """
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=PER_SECOND)
-        self._shown = 0.0  # when, on the monotonic clock
+        self._shown = 0.0  # time of the last refresh, by the monotonic clock
 
     def due(self, batch: int, batches: float) -> bool:
-        """Whether it is time to show that ``batch`` of ``batches`` is done."""
+        """Return whether to refresh after ``batch`` of ``batches``."""
         now = time.monotonic()
         if batch < batches and now - self._shown < 1 / PER_SECOND:
             return False
@@ -31,7 +31,7 @@ class ProgressBar(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Show the batch and the figures of training, if it is time."""
+        """Show the batch and the metrics of training, if due."""
         if self.due(batch_idx + 1, self.total_train_batches):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 

@@ -1,4 +1,4 @@
-"""What the rooms ask of a Lightning Trainer: its data module, the folder of its run, its limits."""
+"""Properties of a Lightning Trainer: its data module, the folder of its run, its limits on batches."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lightning.pytorch import Trainer
 
 
 def datamodule(trainer: Trainer) -> Any:
-    """Return the data module of a trainer; None where it was given loaders alone."""
+    """Return the data module of a trainer; None: it was given data loaders."""
     return getattr(trainer, "datamodule", None)
 
 
 def trial(trainer: Trainer) -> bool:
-    """Whether this is a trial run (``fast_dev_run``), which leaves no files."""
+    """Return whether this is a trial run (``fast_dev_run``), which writes no files."""
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
@@ -27,16 +27,16 @@ def run_folder(trainer: Trainer) -> Path | None:
 
 
 def keeping_folder(trainer: Trainer) -> Path | None:
-    """Return the folder in which a test keeps what predictions need; None where it sees a part of the images alone.
+    """Return the folder for thresholds and temperatures of a test; None if batches are limited.
 
-    A limit on test batches also limits the validation batches that thresholds and temperatures are fitted on: they
-    must not replace those of the whole test.
+    The limit on test batches holds for the validation batches that these are fitted on as well, and they must not
+    replace those of a test on all images.
     """
     return None if partial(trainer) else run_folder(trainer)
 
 
 def partial(trainer: Trainer) -> str | None:
-    """Return how much of the test (or validation) part was gone through, in words; None: all of it."""
+    """Return how much of the test or validation part was used, such as "3 of 10 batches"; None: all of it."""
     testing = trainer.state.fn == "test"
     limit = trainer.limit_test_batches if testing else trainer.limit_val_batches
     given: Any = trainer.test_dataloaders if testing else trainer.val_dataloaders
@@ -51,7 +51,7 @@ def partial(trainer: Trainer) -> str | None:
 
 
 def limited(limit: int | float, count: int) -> int:
-    """Return how many of ``count`` batches a limit of Lightning's leaves: a number, or a share, of one at least.
+    """Return the number of batches that remain of ``count`` under Lightning's limit, a number or a share.
 
     Example:
         >>> limited(3, 10), limited(1.0, 10), limited(0.1, 5)

@@ -1,4 +1,4 @@
-"""Guard of a training: it saves within epochs, and stops at signals and at a loss that is no number."""
+"""Callback that saves within epochs, and stops a training at signals and at a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ AGAIN = 75  # the exit code of a run that was told to stop and can be continued:
 
 
 class Step(NamedTuple):
-    """One step of training: what is kept of it until its loss is known to be finite."""
+    """One training step, kept until its loss is known to be finite."""
 
-    word: Tensor  # int32 scalar on the device
-    gathering: dist.Work | None  # the maximum of the word over all processes, on its way
+    status: Tensor  # int32 scalar on the device
+    gathering: dist.Work | None  # the pending all-reduce to the maximum over processes
     loss: Tensor | None
     batch: Any
     logits: Tensor | None
@@ -42,14 +42,14 @@ class Step(NamedTuple):
 
 
 def _moved(value: Any, there: str, here: str) -> Any:
-    """Return a path, or a mapping of paths, with one folder in place of another."""
+    """Return a path, or a mapping whose keys are paths, with the folder ``there`` replaced by ``here``."""
     if isinstance(value, dict):
         return {_moved(path, there, here): score for path, score in value.items()}
     return here + value.removeprefix(there) if isinstance(value, str) and value.startswith(there) else value
 
 
 def _stopped(callback: Callback) -> bool:
-    """Whether a callback may have stopped a training, and would do so again with the patience that it has now."""
+    """Return whether a callback may have stopped the training, and would stop it again with its present patience."""
     if not isinstance(callback, EarlyStopping):
         return False
     patience = callback.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED
@@ -57,11 +57,11 @@ def _stopped(callback: Callback) -> bool:
 
 
 def stop(trainer: Trainer, reason: str) -> NoReturn:
-    """End all processes of a run, one of them with a sentence.
+    """End all processes of a run, the first of them with an error message.
 
     Raises:
-        ValueError: On the first process.
-        SystemExit: On the others.
+        ValueError: On rank 0.
+        SystemExit: On the other ranks.
     """
     if trainer.is_global_zero:
         raise ValueError(reason)
@@ -69,33 +69,33 @@ def stop(trainer: Trainer, reason: str) -> NoReturn:
 
 
 class Watch(Checkpoint):
-    """Saves ``last.ckpt``, stops when told to, and stops at a loss that is no number.
+    """Callback that saves ``last.ckpt``, stops at signals, and stops at a NaN or infinite loss.
 
-    * The run's ``last`` checkpoint is written after every epoch, behind its validation. (Lightning's ``save_last``
-      writes one only where the epoch was among the best.)
-    * Every ``save_minutes`` (or ``save_steps``) it is written within an epoch, too, with the position:
-      ``--ckpt_path auto`` goes on with the next batch.
-    * At SIGTERM or SIGUSR1 (a scheduler's notice that the time is up) it is written after the step in progress,
-      and the process ends with exit code 75: "try again". So it does at Ctrl-C, with code 130; a second one stops at
-      once.
-    * A NaN or infinite training loss ends the run with exit code 1. The batch that made it lies in the run folder,
+    * The ``last`` checkpoint is written after every epoch, after its validation. (Lightning's ``save_last`` writes one
+      only if the epoch was among the best.)
+    * It is also written every ``save_minutes`` (or ``save_steps``) within an epoch, with the position in it:
+      ``--ckpt_path auto`` resumes with the next batch.
+    * At SIGTERM or SIGUSR1 (a scheduler's notice that the time is up) it is written after the current step, and the
+      process ends with exit code 75, "try again". Ctrl-C does the same with code 130; a second one stops at once.
+    * A NaN or infinite training loss ends the run with exit code 1. Its batch is saved in the run folder as
       ``nonfinite_step<k>_rank<r>.pt``, for ``torch.load(path, weights_only=True)``: a dictionary of ``input``,
       ``target``, ``index``, ``logits``, ``loss``, ``step`` and ``epoch``. No checkpoint is written after it.
 
-    All processes do the same after the same step: each has a word to say of it, and the largest counts. Nobody
-    waits for that: the maximum is taken beside the work that follows, and the word of a step is read after the next
-    one has been handed to the device (or before a checkpoint is written, or a validation begins).
+    All processes act after the same step: each has a status for it, and all take the maximum. It is reduced
+    asynchronously: the status of a step is read after the next step has been given to the device (or before a
+        checkpoint
+    is written, or a validation begins).
 
-    Nothing is saved after the last batch of an epoch: the checkpoint that follows its validation does so, and a
-    resumed run would leave the validation out. Nor between the micro-batches of an accumulated step, nor for a task
-    that says ``resumes_within_epochs = False``: it goes on from the end of an epoch.
+    Nothing is saved after the last batch of an epoch, since the checkpoint after its validation follows, and a resumed
+    run would skip the validation; nor between the micro-batches of an accumulated step; nor for a task with
+    ``resumes_within_epochs = False``, which resumes from the end of an epoch.
 
     Args:
-        save_minutes: Minutes between checkpoints within an epoch; None: none by time.
-        save_steps: Optimiser steps between them, two at least; None: none by steps.
+        save_minutes: Minutes between checkpoints within an epoch; None: no checkpoints by time.
+        save_steps: Optimiser steps between them, at least two; None: no checkpoints by steps.
 
     Raises:
-        ValueError: If one of them is not above nought.
+        ValueError: If one of them is not positive.
     """
 
     def __init__(self, save_minutes: float | None = 10, save_steps: int | None = None) -> None:
@@ -104,17 +104,17 @@ class Watch(Checkpoint):
                 raise ValueError(f"{name} is above nought, or null for no checkpoints by it, but it is {value}.")
         self.save_minutes = save_minutes
         self.save_steps = save_steps
-        self.saved = (0.0, 0)  # when, and after which step
-        self.closed = 0  # the step after which an epoch, or a validation, was saved
+        self.saved = (0.0, 0)  # time and step of the last save
+        self.closed = 0  # the last step after which an epoch, or a validation, was saved
         self.notice: signal.Signals | None = None
         self.task_at_hand = GO_ON
         self.pending: Step | None = None
-        self.resumed: dict[str, Any] = {}  # what the checkpoint says of the training that is resumed
+        self.resumed: dict[str, Any] = {}  # the state of the training that is resumed
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up where the checkpoint was; listen for signals. The Trainer puts back what was there before."""
+        """Restore the state of the checkpoint and install signal handlers; the Trainer restores the former ones."""
         metrics = self.resumed.get("metrics", {})
         trainer.callback_metrics.update({name: value.to(pl_module.device) for name, value in metrics.items()})
         if trainer.fit_loop.resumed_on_epoch_end:  # saved by `on_train_epoch_end`, which is not called again
@@ -129,18 +129,18 @@ class Watch(Checkpoint):
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 signal.signal(number, self._take_notice)
         except ValueError:
-            pass  # not in the main thread, where alone Python hears signals
+            pass  # not in the main thread: Python handles signals there only
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Read what was said of the step before, say a word of this one, and do what is to be done."""
+        """Read the status of the previous step, send that of this one, and save or stop if asked to."""
         self._read(trainer)
-        self.pending = self._speak(trainer, pl_module, outputs, batch)
+        self.pending = self._send(trainer, pl_module, outputs, batch)
         between = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
         if self.task_at_hand == GO_ON or between or trainer.is_last_batch:
             return
-        # Lightning writes the row of this step behind this hook: too late where the process ends in between
+        # Lightning logs this step after the hook: too late if the process ends here
         trainer._logger_connector.update_train_step_metrics()
         if getattr(pl_module, "resumes_within_epochs", True):
             self._save(trainer)
@@ -156,18 +156,18 @@ class Watch(Checkpoint):
         self.task_at_hand = GO_ON
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let no validation begin behind a loss that was no number."""
+        """Read the last status, so that no validation begins after a loss that is not finite."""
         self._read(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what was validated; Lightning calls those that save checkpoints in turn, so the best one is known."""
-        within = getattr(pl_module, "resumes_within_epochs", True)  # else the end of the epoch has work of its own
+        """Save after a validation; callbacks that save checkpoints run in order, so the best one is known."""
+        within = getattr(pl_module, "resumes_within_epochs", True)  # otherwise the end of the epoch saves
         if trainer.state.fn == "fit" and not trainer.sanity_checking and within:
             self.closed = trainer.global_step
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save an epoch that has no validation; end one that was saved behind its validation."""
+        """Save an epoch without validation; finish one that was saved after its validation."""
         if trainer.fit_loop.restarting:
             self._step_plateau(trainer, pl_module, trainer.current_epoch + 1)
         if self.closed != trainer.global_step:
@@ -175,14 +175,14 @@ class Watch(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the last word."""
+        """Read the last status."""
         self._read(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where not a step was trained: all has been done, or there is nothing to be done.
+        """Print that no step was trained because training had ended already.
 
         Raises:
-            ValueError: If a new run stays empty.
+            ValueError: If no step of a new run was trained.
         """
         if trainer.global_step > self.resumed.get("step", 0) or trial(trainer):
             return
@@ -197,7 +197,7 @@ class Watch(Checkpoint):
             print(f"nothing left to train: {trainer.ckpt_path} is of the end of its training.", file=sys.stderr)
 
     def _refuse_finished(self, trainer: Trainer) -> None:
-        """Refuse to begin another run from the end of a training: it would be empty."""
+        """Raise an error if another run is begun from the end of a finished training: it would train no step."""
         path = Path(str(trainer.ckpt_path))
         if path.parent != self._folder(trainer):
             stop(
@@ -209,9 +209,9 @@ class Watch(Checkpoint):
             )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let no checkpoint be written behind a loss that was no number; write the curves down as far.
+        """Read the last status, so that no checkpoint follows a loss that is not finite, and flush the curves.
 
-        The metrics go with it, for callbacks and schedules that read them at the end of the epoch.
+        The checkpoint gets the metrics, for callbacks and schedulers that read them at the end of the epoch.
         """
         self._read(trainer)
         metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
@@ -220,16 +220,16 @@ class Watch(Checkpoint):
             logger.save()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what it says until training begins: Lightning forgets the metrics that it has before.
+        """Keep the state until training begins, for Lightning resets the metrics before.
 
-        Where the run was moved, what Lightning knows of the best checkpoint is told its new place: it would forget the
-        score as well, and the next epoch would become the best.
+        If the run was moved, the paths of the best checkpoints are changed to the new folder: Lightning would otherwise
+        forget their scores as well, and the next epoch would become the best.
         """
         self.resumed = {**checkpoint.get(STATE, {}), "step": checkpoint["global_step"]}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint.get("callbacks", {}).get(callback.state_key)
             if isinstance(callback, EarlyStopping) and state is not None:
-                state["patience"] = callback.patience  # that of the command, where Lightning takes the former one
+                state["patience"] = callback.patience  # of the present config; Lightning restores the former one
         here = self._folder(trainer)
         if trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent == here:
             for state in checkpoint.get("callbacks", {}).values():
@@ -239,7 +239,7 @@ class Watch(Checkpoint):
 
     @staticmethod
     def _step_plateau(trainer: Trainer, pl_module: LightningModule, epochs: int) -> None:
-        """Step the schedules that read a metric, behind so many epochs: Lightning leaves it out in a resumed run."""
+        """Step the schedulers that read a metric after ``epochs`` epochs, which Lightning omits in a resumed run."""
         for each in trainer.lr_scheduler_configs:
             if each.reduce_on_plateau and epochs % each.frequency == 0 and each.monitor in trainer.callback_metrics:
                 pl_module.lr_scheduler_step(each.scheduler, trainer.callback_metrics[each.monitor])
@@ -252,36 +252,36 @@ class Watch(Checkpoint):
 
     @staticmethod
     def _folder(trainer: Trainer) -> Path:
-        """Where the run's other checkpoints lie."""
+        """Return the folder of the run's other checkpoints."""
         return Path(getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir)
 
-    # -- words ---------------------------------------------------------------------------------------------
+    # -- status of a step ----------------------------------------------------------------------------------
 
     def _take_notice(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             if self.notice == signal.SIGINT:
                 raise KeyboardInterrupt
-            # past Python's buffers, which may be in use
+            # not by print, whose buffer may be in use
             os.write(2, b"stopping after the next step, with a checkpoint; Ctrl-C again: at once\n")
         self.notice = signal.Signals(number)
 
-    def _speak(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any) -> Step:
+    def _send(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any) -> Step:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         loss = loss.detach() if isinstance(loss, Tensor) else None
-        word = torch.full((), self._wish(trainer), dtype=torch.int32, device=task.device)
+        status = torch.full((), self._request(trainer), dtype=torch.int32, device=task.device)
         if loss is not None:
-            word = torch.where(loss.isfinite().all(), word, NONFINITE)
+            status = torch.where(loss.isfinite().all(), status, NONFINITE)
         several = trainer.world_size > 1
-        gathering = dist.all_reduce(word, dist.ReduceOp.MAX, async_op=True) if several else None
+        gathering = dist.all_reduce(status, dist.ReduceOp.MAX, async_op=True) if several else None
         logits = getattr(task, "latest_logits", None)
-        return Step(word, gathering, loss, batch, logits, trainer.global_step, trainer.current_epoch)
+        return Step(status, gathering, loss, batch, logits, trainer.global_step, trainer.current_epoch)
 
-    def _wish(self, trainer: Trainer) -> int:
+    def _request(self, trainer: Trainer) -> int:
         if self.notice is not None:
             return STOP
         then, step = self.saved
         late = self.save_minutes is not None and time.monotonic() - then >= 60 * self.save_minutes
-        # a step from now is when it is done
+        # saved one step from now
         far = self.save_steps is not None and trainer.global_step + 1 - step >= self.save_steps
         return SAVE if late or far else GO_ON
 
@@ -291,19 +291,19 @@ class Watch(Checkpoint):
             return
         if step.gathering is not None:
             step.gathering.wait()
-        word = int(step.word)
-        if word == NONFINITE:
+        status = int(step.status)
+        if status == NONFINITE:
             self._report(trainer, step)
-        self.task_at_hand = max(self.task_at_hand, word)
+        self.task_at_hand = max(self.task_at_hand, status)
 
     def _report(self, trainer: Trainer, step: Step) -> None:
-        """Save the batch on the processes whose batch it was, and end all of them.
+        """Save the batch that gave a non-finite loss, and end all processes.
 
-        The mean of a loss is over the samples of all processes, so one batch makes the loss of all of them NaN: the
-        logits tell whose it was. Where all logits are finite (the loss itself is at fault), all batches are kept.
+        The mean of a loss is over the samples of all processes, so one batch makes it NaN on all of them: the logits
+        show which process had it. If all logits are finite (the loss itself is at fault), all batches are saved.
 
         Raises:
-            FloatingPointError: On those processes.
+            FloatingPointError: On the processes that save a batch.
             SystemExit: On the others.
         """
         mine = step.logits is not None and not bool(step.logits.isfinite().all())
