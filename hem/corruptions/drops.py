@@ -49,7 +49,7 @@ def _canny(levels: Tensor, low: float, high: float) -> Tensor:
 
 
 def _distance(edges: Tensor, most: int) -> Tensor:
-    """Return the Euclidean distance of each pixel to the nearest edge, clipped at ``most``; rows first, then columns."""
+    """Return the Euclidean distance of pixels to the nearest edge, clipped at ``most``; along rows, then columns."""
     squared = torch.where(edges, 0.0, float(most**2))
     for axis in (2, 3):
         nearest, size = squared.clone(), squared.shape[axis]

@@ -1,8 +1,7 @@
-"""Losses that take the place of cross-entropy: the high error margin loss and those it is compared with.
+"""Losses for classification in place of cross-entropy: the high error margin loss and those it is compared with.
 
-:mod:`~hem.losses.margin` and :mod:`~hem.losses.functional` have the mathematics, :mod:`~hem.losses.criteria` the
-modules, and :mod:`~hem.losses.reduction` the step from samples to one number, on one device or on many. They need torch
-alone.
+:mod:`~hem.losses.margin` and :mod:`~hem.losses.functional` have the functions, :mod:`~hem.losses.criteria` the modules,
+and :mod:`~hem.losses.reduction` the mean over the samples of one or several devices. They depend on torch alone.
 
 Example:
     >>> import torch

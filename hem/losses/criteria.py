@@ -1,14 +1,13 @@
-"""The losses as modules: each holds the arguments of one function of :mod:`~hem.losses.functional`.
+"""Losses as modules, each with the arguments of one function of :mod:`~hem.losses.functional`.
 
 All are drop-ins for :class:`torch.nn.CrossEntropyLoss`: ``weight``, ``ignore_index`` and ``reduction`` come
-first, a loss's own arguments and ``label_smoothing`` after. The mathematics, the shapes and the dtypes stand with
-the functions.
+first, then the loss's own arguments and ``label_smoothing``. Formulas, shapes and dtypes are documented with the
+functions.
 
 ``label_smoothing`` ε replaces the target by class probabilities, (1 - ε) [c = y] + ε / C, so that the loss is the
-expected cost under those. Margin losses then have an error in every sample, and let go of none.
+expected cost under them. Margin losses are then non-zero for every sample.
 
-Class weights and counts are buffers that follow ``.to()`` but are not saved: a checkpoint holds the network
-alone.
+Class weights and counts are non-persistent buffers: they follow ``.to()``, and a checkpoint holds the network alone.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Weight = Tensor | list[float] | None
 
 
 class Criterion(nn.Module):
-    """A loss function together with its arguments, checked when it is built.
+    """Base class of the losses: a function and its arguments, which are checked on construction.
 
     Args:
         weight: Factor per class, ``(C)``.
@@ -57,14 +56,14 @@ class Criterion(nn.Module):
         if "class_counts" in own:
             counts = check_counts(own.pop("class_counts"))
             if readable(counts) and torch.equal(counts, counts.round()):
-                counts = counts.long()  # which survives `module.half()`: 100,000 is no half
+                counts = counts.long()  # float64, kept by `module.half()`: 100,000 exceeds float16
             self.register_buffer("class_counts", counts, persistent=False)
         check_arguments(reduction, label_smoothing=label_smoothing, **own)
         for name, value in own.items():
             setattr(self, name, value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Keep weights and counts wherever the module is moved, also by ``to_empty`` from the meta device."""
+        """Move weights and counts with the module, keeping their values also in ``to_empty`` from the meta device."""
         constants = dict(self.named_buffers(recurse=False, remove_duplicate=False))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, values in constants.items():
@@ -81,7 +80,7 @@ class Criterion(nn.Module):
         return type(self).function(input, target, self.weight, self.ignore_index, self.reduction, **own)
 
     def extra_repr(self) -> str:
-        """Return the arguments, as they would be written to build the module again."""
+        """Return the arguments as in a call of the constructor."""
         shown: dict[str, Any] = {"weight": self.weight, "ignore_index": self.ignore_index, "reduction": self.reduction}
         shown |= {name: getattr(self, name) for name in self.own}
         if self.label_smoothing:
@@ -103,8 +102,8 @@ def _class_weight(weight: Weight) -> Tensor | None:
 class HEMLoss(Criterion):
     """High error margin loss: see :func:`hem.losses.margin.hem_loss`.
 
-    What to expect. The mean is over the samples that still carry error. What is learnt leaves it and what is hard
-    stays, so **the value of the loss rises while accuracy rises**: neither stop early nor choose a checkpoint by it.
+    What to expect. The mean is over the samples with non-zero loss. Samples that are learnt leave it and hard ones
+    stay, so **the value of the loss rises while accuracy rises**: neither stop early nor choose a checkpoint by it.
     Log the sum over all labelled samples divided by their number instead, which falls:
 
         >>> whole = HEMLoss(margin=0.5, reduction="sum")
@@ -113,8 +112,9 @@ class HEMLoss(Criterion):
         tensor(0.7500)
 
     The softmax of the logits is no probability before calibration (:func:`hem.calibrate`). Begin without label
-    smoothing: with it every sample carries error. Where few samples do, a step is longer than cross-entropy's: take its
-    learning rate or a smaller one, and no smaller batch. Which margin: docs/margins.md.
+    smoothing, with which the loss of every sample is non-zero. Where few samples have a loss, an optimiser step is
+    longer than cross-entropy's: use its learning rate or a smaller one, and no smaller batch. On the margin see
+    docs/margins.md.
 
     Args:
         weight: Factor per class, ``(C)``.
@@ -492,12 +492,12 @@ class MedianFrequencyLoss(Criterion):
 class SumLoss(nn.Module):
     """A weighted sum of losses, Σ_k a_k l_k, such as cross-entropy + Dice.
 
-    Each is the loss of the whole global batch on many devices. With accumulated gradients it is no exact sum:
-    the losses' denominators differ and share one factor; see :class:`hem.losses.Accumulation`.
+    On several devices each is the loss of the global batch. With accumulated gradients the sum is not exact: the
+    losses' denominators differ but share one factor, see :class:`hem.losses.Accumulation`.
 
     Args:
-        losses: The criteria l_k, each of which gives one number.
-        factors: Their factors a_k; None: 1 each.
+        losses: The criteria l_k, each of which returns a scalar.
+        factors: Their factors a_k; None: all 1.
 
     Raises:
         ValueError: If there are no losses, or not one factor for each.
@@ -523,19 +523,19 @@ class SumLoss(nn.Module):
 
 
 def evaluate(criterion: nn.Module, input: Tensor, target: Tensor) -> Tensor:
-    """Evaluate the criterion under the open scopes: what a training step calls.
+    """Evaluate a criterion in a training step, inside :func:`global_mean` and :func:`accumulate`.
 
-    torch's own ``nn.CrossEntropyLoss`` does not know the scopes, so its formula is evaluated here, with its
-    own settings. (Where nothing is labelled it then gives 0 instead of NaN.) Any other criterion is simply
-    called; one that takes means of its own is not made exact.
+    torch's ``nn.CrossEntropyLoss`` ignores these scopes, so :func:`ce_loss` is computed with its settings instead
+    (without labelled samples it is 0, not NaN). Any other criterion is called; if it is not of this package, its means
+    are those of one device and micro-batch.
 
     Args:
         criterion: A loss module.
         input: Logits, ``(N, C, ...)``.
-        target: What the criterion takes.
+        target: The target, as the criterion takes it.
 
     Returns:
-        What the criterion returns.
+        The loss, as the criterion returns it.
 
     Example:
         >>> evaluate(nn.CrossEntropyLoss(), torch.zeros(1, 2), torch.tensor([0]))

@@ -1,4 +1,4 @@
-"""The smooth losses as functions, and the margin losses of :mod:`hem.losses.margin` beside them.
+"""Losses as functions: the smooth ones, and by import the margin losses of :mod:`hem.losses.margin`.
 
 Every function is a drop-in for :func:`torch.nn.functional.cross_entropy`:
 
@@ -13,9 +13,9 @@ Every function is a drop-in for :func:`torch.nn.functional.cross_entropy`:
 * ``reduction``: ``"mean"`` is Σ loss / Σ mass, where a sample's mass is w_y (Σ_c q_c w_c) unless the function says
   otherwise. With no mass at all the mean is 0.
 
-Labels out of range raise on a CPU; on an accelerator, which is not waited for, they assert or make the loss NaN; under
-``torch.compile``, ``torch.export`` and ``torch.func`` values cannot be looked at. A NaN among the logits of a labelled
-sample makes its loss NaN.
+Labels out of range raise an error on a CPU; on an accelerator, to avoid a synchronisation, they trigger a device-side
+assertion or make the loss NaN; under ``torch.compile``, ``torch.export`` and ``torch.func`` values are not checked. A
+NaN among the logits of a labelled sample makes its loss NaN.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from hem.losses.samples import Counts, Samples, as_tensor, check_arguments, chec
 
 
 def _softmax_loss(samples: Samples, logits: Tensor, reduction: Reduction) -> Tensor:
-    """Return the cross-entropy of the samples with other logits."""
+    """Return the reduced cross-entropy of ``logits`` for the targets and weights of ``samples``."""
     loss = F.cross_entropy(logits, samples.target, samples.weight, ignore_index=samples.index, reduction="none")
     return samples.reduce(loss, reduction)
 
@@ -53,8 +53,8 @@ def ce_loss(
 ) -> Tensor:
     """Cross-entropy, l = -w_y log softmax(z)_y: torch's, reduced as all losses here are.
 
-    It is :func:`torch.nn.functional.cross_entropy` but for its edges: no labelled sample gives 0, not NaN,
-    and the NaN of an ignored sample stays out of the gradient. As there, the mean over samples with class
+    It differs from :func:`torch.nn.functional.cross_entropy` in edge cases: without labelled samples it is 0, not NaN,
+    and a NaN of an ignored sample does not reach the gradient. As there, the mean over samples with class
     probabilities divides by their number and not by their weights.
 
     Args:
@@ -219,7 +219,7 @@ def effective_number_weights(class_counts: Counts, beta: float = 0.9999, dtype: 
     Args:
         class_counts: Training samples per class s_j > 0, ``(C)``.
         beta: β in [0, 1): 0 gives equal weights; towards 1 they become proportional to 1 / s_j.
-        dtype: Of the weights.
+        dtype: Dtype of the weights.
 
     Returns:
         Weights, ``(C)``.
@@ -228,8 +228,8 @@ def effective_number_weights(class_counts: Counts, beta: float = 0.9999, dtype: 
         ValueError: For counts or a β that do not fit.
 
     Source:
-        Cui et al., "Class-balanced loss based on effective number of samples", CVPR 2019. Cao et al. 2019
-        switch it on late in training (deferred re-weighting).
+        Cui et al., "Class-balanced loss based on effective number of samples", CVPR 2019. Cao et al. 2019 use these
+            weights only late in training (deferred re-weighting).
 
     Example:
         >>> effective_number_weights([1, 2], beta=0.5)
@@ -352,12 +352,12 @@ def focal_loss(
     check_arguments(reduction, gamma=gamma)
     samples = check_samples(input, target, weight, ignore_index)
     z, dim = samples.masked_logits(), samples.class_dim
-    if samples.soft:  # -log p of all classes that are asked for
+    if samples.soft:  # -log p of all classes
         surprise, share = torch.where(samples.target != 0, -z.log_softmax(dim), 0.0), samples.shares()
     else:  # -log p of the labels
         surprise = F.cross_entropy(z, samples.target, ignore_index=ignore_index, reduction="none")
         share = samples.mass()
-    # 1 - p = 1 - exp(log p), kept off 0, where the power has no finite gradient for γ < 1
+    # 1 - p = 1 - exp(log p), kept above 0, where the power has no finite gradient for γ < 1
     doubt = (-torch.expm1(-surprise)).clamp(min=torch.finfo(z.dtype).tiny)
     loss = share * doubt**gamma * surprise
     return samples.reduce(loss.sum(dim) if samples.soft else loss, reduction)
@@ -413,8 +413,8 @@ def ldam_loss(
     if not samples.soft:
         lowered = samples.masked_logits() - replace(samples, weight=margin).shares()
         return _softmax_loss(samples, s * lowered, reduction)
-    # Of all labels at once: l_c = log(1 + e^{r_c - (v_c - s m_c)}) with v = s z and r_c = log Σ_{j ≠ c} e^{v_j}, which
-    # is the sum of all less a share, but for the largest logit, whose rest would be lost in rounding.
+    # For all labels at once: l_c = log(1 + e^{r_c - (v_c - s m_c)}) with v = s z and r_c = log Σ_{j ≠ c} e^{v_j}. It
+    # is the log-sum over all classes minus the share of c, except for the largest logit, where this would cancel.
     v, dim = s * samples.masked_logits(), samples.class_dim
     largest = torch.zeros_like(v, dtype=torch.bool).scatter(dim, v.argmax(dim, keepdim=True), True)
     total = v.logsumexp(dim, keepdim=True)
@@ -462,7 +462,7 @@ def one_vs_rest_loss(
     z, share = samples.masked_logits(), samples.shares()
     mass = share.sum(samples.class_dim, keepdim=True)
     rest = mass - share
-    right = torch.where(share != 0, share * F.softplus(-z), 0.0)  # a class masked by -inf costs nothing
+    right = torch.where(share != 0, share * F.softplus(-z), 0.0)  # a class with logit -inf has no cost
     wrong = torch.where(rest != 0, rest * F.softplus(z), 0.0)
     loss = (right + wrong).sum(samples.class_dim)
     return samples.reduce(loss, reduction, mass.squeeze(samples.class_dim))
@@ -475,9 +475,9 @@ def dice_loss(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Dice loss of the regions that the classes cover in the whole batch.
+    """Dice loss between predicted and true regions of each class, over the whole batch.
 
-    With p = softmax(z), q the one-hot (or probable) labels, and sums over all labelled samples of the batch,
+    With p = softmax(z), q the one-hot labels (or class probabilities), and sums over all labelled samples of the batch,
 
         l_c = w_c (1 - 2 Σ p_c q_c / (Σ p_c + Σ q_c)),   0 for a class without a labelled sample.
 
@@ -512,7 +512,7 @@ def dice_loss(
     p = torch.where(samples.labelled().unsqueeze(dim), samples.masked_logits().softmax(dim), 0.0)
     axes = [axis for axis in range(q.dim()) if axis != dim]
     sums = torch.stack([x.sum(axes) if axes else x for x in (p * q, p, q)])
-    # summed over all processes, too: from here on each of them holds the loss of the whole batch
+    # summed over processes too: from here on each of them has the loss of the whole batch
     both, guessed, present = all_sum(sums).unbind()
     score = both / (0.5 * (guessed + present)).clamp(min=1e-7)
     w = torch.ones_like(score) if samples.weight is None else samples.weight

@@ -1,4 +1,4 @@
-"""The margin losses as functions: HEM, HEM+ and multi-margin, by a fused kernel where one fits."""
+"""Margin losses as functions: HEM, HEM+ and multi-margin, computed by a fused kernel where there is one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hem.losses.samples import (
 def auto_margin(class_counts: Counts | None, m: float = 2000.0) -> float:
     """Return HEM's one margin from the size of the training set, μ = √(m / Σ_i s_i).
 
-    It is what the margins per class of HEM+ become when all classes are equally large.
+    The margins per class of HEM+ have this value if all classes have the same number of samples.
 
     Args:
         class_counts: Training samples per class s_i > 0, ``(C)``.
@@ -136,8 +136,7 @@ def hem_plus_loss(
         TypeError: For dtypes that do not fit.
 
     Source:
-        Spratling and Schütt, arXiv 2501.12191. That the margin is the target's is what the authors' code
-        suggests.
+        Spratling and Schütt, arXiv 2501.12191. The margin is the target's, as in the authors' code.
 
     Example:
         Margins 0.5 and 2: the same gap satisfies class 0 and violates class 1.
@@ -209,12 +208,12 @@ def _margin_loss(
     high: bool = True,
     p: int = 1,
 ) -> Tensor:
-    """Evaluate HEM and HEM+ (``high``) or multi-margin (not ``high``): by a kernel if one fits, or by the formula."""
+    """Compute HEM and HEM+ (``high``) or multi-margin (not ``high``), by a kernel if possible, else in plain torch."""
     kernel = None
     if input.dim() > 1 and not competitor and p == 1 and kernels.backend(input, target, margin, weight) != "plain":
         kernel = partial(kernels.margin_loss, margin=margin, high=high)
         if target.shape != input.shape:
-            check_shapes(input, target, weight)  # the kernel itself looks at the labels
+            check_shapes(input, target, weight)  # the kernel checks the labels itself
             scoped = reduction != "none" and in_scope()
             loss, mass = kernel(input, target.long(), weight, ignore_index, reduction="sum" if scoped else reduction)
             return (reduce(loss, mass, reduction) if scoped else loss).to(result_dtype(input))
@@ -229,7 +228,7 @@ def _margin_loss(
         if kernels.compiling():
             kernel = None
         breadth = _breadth(samples)
-        # how many passes, one for each class, cost as much as one sort
+        # as many passes, one for each class, take the time of one sort
         if p == 1 and breadth > (50 if kernel and input.numel() > 10_000 else 4):
             loss = _expected_margin_errors(samples, margin, competitor=competitor, high=high)
         else:
@@ -263,9 +262,9 @@ def _margin_errors(
     error = (z - z.gather(dim, y) + margin).relu().scatter(dim, y, 0.0)
     if high:
         fixed = error.detach()
-        # a mean is at most the largest; a sum near the dtype's end overflows, and would leave out all of them
+        # a mean is at most the largest; a sum that overflows would leave out all errors
         threshold = torch.minimum(fixed.sum(dim, keepdim=True) / samples.num_classes, fixed.amax(dim, keepdim=True))
-        error = torch.where(error < threshold, 0.0, error)  # written so that a NaN is kept
+        error = torch.where(error < threshold, 0.0, error)  # not `errors >= bound`, which is False for a NaN
         loss = error.sum(dim) / (error != 0).sum(dim).clamp(min=1)
     else:
         loss = error.pow(p).sum(dim) / samples.num_classes
@@ -273,19 +272,19 @@ def _margin_errors(
 
 
 def _breadth(samples: Samples) -> int:
-    """Return the most non-zero target probabilities of any sample (C where looking is not possible or would wait)."""
+    """Return the most non-zero target probabilities of any sample; C if they cannot be read without synchronisation."""
     if not readable(samples.target) or not samples.target.numel():
         return samples.num_classes
     return max(int((samples.target != 0).sum(samples.class_dim).max()), 1)
 
 
 def _expectation(samples: Samples, cost: Callable[[Samples], Tensor], breadth: int) -> Tensor:
-    """Return Σ_c q_c w_c cost_c for each sample, of a cost that is only known for one label at a time.
+    """Return Σ_c q_c w_c cost_c for each sample, with one call of ``cost`` per class.
 
     Args:
         samples: Logits and probabilities.
-        cost: Takes samples with labels and without class weights to their losses, 0 for ignored ones.
-        breadth: The samples' :func:`_breadth`; one call for each of so many of the largest probabilities.
+        cost: From samples with labels and without class weights to their losses, 0 for ignored ones.
+        breadth: Number of calls, for the largest probabilities of each sample, see :func:`_breadth`.
     """
     dim, q = samples.class_dim, samples.target
     if breadth == samples.num_classes:
@@ -306,23 +305,23 @@ def _expected_margin_errors(
     """Return Σ_c q_c w_c l_c for each sample, of probabilities for many classes: all l_c by one sort of the logits.
 
     With u_j = z_j and a_c = z_c - μ_c (``competitor``: u_j = z_j + μ_j and a_c = z_c) the errors of target c are
-    e_j = u_j - a_c. In ascending order those above a bound stand from some place k on, and are summed by
+    e_j = u_j - a_c. In ascending order those above a bound begin at some position k, and their sum is
 
         Σ_{i ≥ k} (u_(i) - a_c) = T_k - (C - k) a_c,   T_k = Σ_{i ≥ k} u_(i),
 
-    less the target's own, u_c - a_c = μ_c, which is no error. Arguments as in :func:`_margin_errors`.
+    minus the target's own term, u_c - a_c = μ_c, which is no error. Arguments as in :func:`_margin_errors`.
     """
     num_classes, dim = samples.num_classes, samples.class_dim
     z, share = (x.movedim(dim, -1).contiguous() for x in (samples.masked_logits(), samples.shares()))
     largest = z.detach().amax(-1, keepdim=True)
-    z = z - torch.where(largest.isfinite(), largest, 0.0)  # what all have in common would swallow the digits of sums
+    z = z - torch.where(largest.isfinite(), largest, 0.0)  # a common offset would cost digits of the sums
     mu = margin.to(z) if isinstance(margin, Tensor) else margin
     u, a = (z + mu, z) if competitor else (z, z - mu)
     order = u.sort(dim=-1).values
     tail = F.pad(order.masked_fill(order == -math.inf, 0.0).flip(-1).cumsum(-1).flip(-1), (0, 1))
 
     def others(k: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Return number and sum of the u_j from place k on, without the target's own, which stands there or not."""
+        """Return number and sum of the u_j from position k on, except the target's own."""
         return num_classes - k - own.to(k.dtype), tail.gather(-1, k) - torch.where(own, u, 0.0)
 
     fixed, places = a.detach(), order.detach()
@@ -331,7 +330,7 @@ def _expected_margin_errors(
     loss = torch.where(count > 0, (total - count * a) / num_classes, 0.0)
     if high:
         threshold = torch.minimum(loss.detach(), places[..., -1:] - fixed)
-        # beyond the dtype's range all errors count, as they do where each is compared
+        # beyond the dtype's range all errors count, as where each is compared
         bound = torch.where(threshold < math.inf, fixed + threshold, fixed)
         count, total = others(torch.maximum(k, torch.searchsorted(places, bound)), own & (u >= bound))
         loss = torch.where(count > 0, total / count.clamp(min=1) - a, 0.0)

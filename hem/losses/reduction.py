@@ -1,15 +1,15 @@
-"""Reductions: from the losses of samples to one number, on one device or on many.
+"""Reduction of the losses of samples to a mean or sum, exact over several devices and micro-batches.
 
 The mean of a loss is a ratio, Σ loss / Σ mass, whose denominator depends on the data: how many samples still
-carry error (HEM), how many pixels are labelled, what the labels weigh. A mean of means over devices or over
-micro-batches is therefore another loss than the mean over the whole batch. Every loss of this package comes
-through here, so two scopes mend that for all of them:
+carry error (HEM), how many pixels are labelled, what the labels weigh. A mean of means over devices or
+micro-batches is therefore not the mean over the whole batch. All losses of this package are reduced here, and two
+scopes make their means exact:
 
-* :func:`global_mean`: sums go over all processes, and the gradient that DDP averages is the one-process
-  gradient;
+* :func:`global_mean`: sums are over all processes, and the gradient that DDP averages is that of one process with
+  the whole batch;
 * :func:`accumulate`: the micro-batches of one optimiser step share one denominator.
 
-Outside the scopes nothing is communicated and nothing is kept.
+Outside the scopes there is no communication and no state.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from torch import Tensor
 
 Reduction = Literal["none", "mean", "sum"]
 
-_group: dist.ProcessGroup | None = None  # the processes that share one batch, inside `global_mean`
-_accumulation: Accumulation | None = None  # the optimiser step in progress, inside `accumulate`
+_group: dist.ProcessGroup | None = None  # process group, inside `global_mean`
+_accumulation: Accumulation | None = None  # current optimiser step, inside `accumulate`
 
 
 class Accumulation:
-    """The denominators of one optimiser step that is taken in several micro-batches.
+    """Denominators of the micro-batches of one optimiser step.
 
     Inside ``with accumulate(self)`` a loss keeps its value, but its gradient is that of numerator /
     reference, with one reference for all micro-batches (the first denominator). Once the gradients are
@@ -40,10 +40,9 @@ class Accumulation:
         Σ_i ∇numerator_i / Σ_i denominator_i  =  factor · Σ_i ∇(numerator_i / reference),
         factor = reference / Σ_i denominator_i.
 
-    This needs one mean per micro-batch, and where the loss itself is under activation checkpointing, the
-    backward pass inside the ``with``. Losses that are no ratio of sums over samples (Dice,
-    ``reduction="sum"``) cannot be put together from micro-batches in this way: they get the mean of the
-    micro-batches' gradients.
+    There must be one mean per micro-batch, and if the loss itself is under activation checkpointing, the backward pass
+    must be inside the ``with`` too. Losses that are no ratio of sums over samples (Dice, ``reduction="sum"``) cannot be
+    accumulated exactly: they get the mean of the micro-batches' gradients.
 
     Example:
         >>> import torch
@@ -64,31 +63,30 @@ class Accumulation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the step: to be called after every optimiser step."""
+        """Reset the denominators; call it after every optimiser step."""
         self.micro_batches = 0
         self.reference: Tensor | None = None
         self.denominator: Tensor | None = None
 
     def share(self, denominator: Tensor) -> Tensor:
-        """Add one micro-batch's denominator, and return the reference that stands in for it."""
+        """Add the denominator of a micro-batch, and return the reference to divide by instead."""
         if self.reference is None or self.denominator is None:
             self.reference = torch.where(denominator != 0, denominator, 1)
             self.denominator = torch.zeros_like(denominator)
-        # activation checkpointing evaluates a loss again, in the backward pass: that is the same micro-batch
+        # activation checkpointing evaluates a loss again in the backward pass: the same micro-batch
         if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
             self.denominator = self.denominator + denominator
         return self.reference
 
     def factor(self, divided_by: float = 1.0) -> Tensor | float:
-        """Return the factor of the summed gradients, to be applied once, before clipping and the optimiser's step.
+        """Return the factor for the summed gradients, to be applied once, before clipping and the optimiser step.
 
         Args:
-            divided_by: What each micro-batch's loss was divided by already; Lightning divides by
+            divided_by: Number by which each micro-batch's loss was divided already; Lightning divides by
                 ``accumulate_grad_batches``.
 
         Returns:
-            The factor; a tensor on the loss's device (no synchronisation), or a plain number for losses that
-            are no ratio.
+            The factor: a tensor on the loss's device (no synchronisation), or a float for losses that are no ratio.
         """
         if self.reference is None or self.denominator is None:
             return divided_by / max(self.micro_batches, 1)
@@ -97,7 +95,7 @@ class Accumulation:
 
 @contextmanager
 def accumulate(step: Accumulation) -> Iterator[Accumulation]:
-    """Count the losses inside as one micro-batch of ``step``: see :class:`Accumulation`."""
+    """Evaluate the losses inside as one micro-batch of ``step``, see :class:`Accumulation`."""
     global _accumulation
     outer, _accumulation = _accumulation, step
     step.micro_batches += 1
@@ -111,11 +109,11 @@ def accumulate(step: Accumulation) -> Iterator[Accumulation]:
 def global_mean(group: dist.ProcessGroup | None = None) -> Iterator[None]:
     """Evaluate the losses inside over the batch of all processes.
 
-    Every process must evaluate the same losses in the same order. The gradients are then to be averaged over
-    the processes, as DDP does. Without :mod:`torch.distributed`, or with one process, nothing changes.
+    Every process must evaluate the same losses in the same order, and gradients must be averaged over processes, as DDP
+    does. Without :mod:`torch.distributed`, or with one process, nothing changes.
 
     Args:
-        group: The processes that share the batch; all of them by default.
+        group: The processes that share the batch; None: all of them.
 
     Example:
         >>> import torch
@@ -136,15 +134,14 @@ def global_mean(group: dist.ProcessGroup | None = None) -> Iterator[None]:
 
 
 def in_scope() -> bool:
-    """Return whether a scope is open; where none is, reductions are those of the samples at hand."""
+    """Return whether :func:`global_mean` or :func:`accumulate` is active."""
     return _group is not None or _accumulation is not None
 
 
 def all_sum(x: Tensor) -> Tensor:
-    """Return the sum of ``x`` over the processes of the open scope; ``x`` itself where none is open.
+    """Return the sum of ``x`` over the processes of :func:`global_mean`; outside of it, ``x``.
 
-    DDP averages the gradients of K processes, so the gradient of a sum X = Σ_k x_k must reach each x_k
-    K-fold:
+    DDP averages the gradients of K processes, so the gradient of a sum X = Σ_k x_k must reach each x_k K-fold:
 
         all_sum(x) = X + K (x - x),  the bracket 0 in value and 1 in gradient.
 
@@ -162,10 +159,10 @@ def all_sum(x: Tensor) -> Tensor:
 
 
 def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Return numerator / denominator, both summed over the processes of the open scope.
+    """Return numerator / denominator, both summed over the processes of :func:`global_mean`.
 
-    Exactly 0 with zero gradient where the denominator is 0; a NaN stays a NaN. The denominator counts as a
-    constant.
+    It is exactly 0 with zero gradient if the denominator is 0; a NaN stays a NaN. The denominator is a constant to
+    autograd.
 
     Args:
         numerator: Sum of losses, a scalar.
@@ -191,11 +188,11 @@ def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def reduce(loss: Tensor, mass: Tensor, reduction: Reduction) -> Tensor:
-    """Reduce the losses of samples.
+    """Reduce the losses of samples by a mean or sum.
 
     Args:
-        loss: Loss of each sample, class weights and all.
-        mass: What each sample counts in the denominator of the mean, same shape.
+        loss: Loss of each sample, class weights included.
+        mass: Contribution of each sample to the denominator of the mean, same shape.
         reduction: ``"none"``: ``loss``; ``"sum"``: Σ loss; ``"mean"``: Σ loss / Σ mass.
 
     Returns:

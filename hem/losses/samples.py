@@ -1,4 +1,4 @@
-"""Arguments, logits and targets of the losses, checked and brought to the dtypes of the computation."""
+"""Checks of the arguments, logits and targets of losses, and their conversion to the dtypes of the computation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REDUCTIONS = get_args(Reduction)
 
 
 def check_arguments(reduction: str = "mean", **arguments: float) -> None:
-    """Check that the reduction exists and that every own argument of a loss lies in its range.
+    """Check that the reduction exists and that every other argument of a loss is in its range.
 
     Raises:
         ValueError: For a value out of its range.
@@ -49,7 +49,7 @@ def check_arguments(reduction: str = "mean", **arguments: float) -> None:
 
 
 def as_tensor(values: Sequence[float] | Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return ``torch.as_tensor``, on the CPU where the default device is ``meta``, which would lose the values."""
+    """Return ``torch.as_tensor(values)``, on the CPU if the default device is ``meta``, which would lose the values."""
     if isinstance(values, Tensor):
         return values.to(dtype or values.dtype)
     meta = not torch.compiler.is_compiling() and torch.get_default_device().type == "meta"
@@ -57,7 +57,7 @@ def as_tensor(values: Sequence[float] | Tensor, dtype: torch.dtype | None = None
 
 
 def check_counts(class_counts: Counts | None, num_classes: int | None = None) -> Tensor:
-    """Return the samples per class, ``(C)``.
+    """Return the training samples per class as a tensor ``(C)``.
 
     Raises:
         ValueError: Unless there is a positive number for each class.
@@ -83,24 +83,24 @@ def check_counts(class_counts: Counts | None, num_classes: int | None = None) ->
 
 
 def traced() -> bool:
-    """Return whether torch compiles, exports, traces or transforms what is computed here."""
+    """Return whether torch is compiling, exporting, tracing or transforming the present computation."""
     return (
         torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     )
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Return whether values can be looked at: not under tracing or transforms, nor where a tensor has no memory."""
+    """Return whether the values of a tensor can be read: not under tracing or transforms, nor on the meta device."""
     return not (
         traced()
-        or any(mode.is_infra_mode() for mode in dispatch_modes())  # of tracers; those that count operations are none
-        or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__  # such as fake and distributed tensors
+        or any(mode.is_infra_mode() for mode in dispatch_modes())  # tracers, but not those that only count operations
+        or type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__  # such as fake tensors
         or tensor.is_meta
     )
 
 
 def readable(values: Tensor) -> bool:
-    """Return whether looking at values is possible and needs no synchronisation."""
+    """Return whether the values of a tensor can be read without synchronisation."""
     return values.device.type == "cpu" and has_values(values)
 
 
@@ -111,20 +111,20 @@ def class_dim(input: Tensor) -> int:
 
 def result_dtype(input: Tensor) -> torch.dtype:
     """Return the dtype that ``F.cross_entropy`` gives for this input."""
-    half = input.dtype.itemsize < 4 and not input.is_meta  # of which autocast knows nothing
+    half = input.dtype.itemsize < 4 and not input.is_meta  # autocast does not know meta
     return torch.float32 if half and torch.is_autocast_enabled(input.device.type) else input.dtype
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Logits, targets and class weights of a batch, checked and in the dtypes of the computation.
+    """Logits, targets and class weights of a batch, checked and converted to the dtypes of the computation.
 
     Attributes:
         logits: z, ``(C)`` or ``(N, C, ...)``, float32 or float64.
         target: Labels, int64 and without C, or probabilities in the logits' shape and dtype.
         weight: w, ``(C)``, in the logits' dtype.
-        ignore_index: The label of ignored samples; a row of zero probabilities is one too.
-        dtype: Of the loss.
+        ignore_index: The label of ignored samples; a row of zero probabilities is ignored as well.
+        dtype: Dtype of the loss.
     """
 
     logits: Tensor
@@ -140,7 +140,7 @@ class Samples:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """The number of classes C."""
         return self.logits.shape[self.class_dim]
 
     @property
@@ -150,7 +150,7 @@ class Samples:
 
     @property
     def index(self) -> int:
-        """``ignore_index`` as torch's cross-entropy wants it: with probabilities, none that could be a class."""
+        """``ignore_index`` as torch's cross-entropy takes it; for probabilities a number that is no class."""
         return -100 if self.soft else self.ignore_index
 
     def per_class(self, values: Tensor) -> Tensor:
@@ -158,20 +158,20 @@ class Samples:
         return values.to(self.logits).view(-1, *(1,) * (self.logits.dim() - 1 - self.class_dim))
 
     def of_label(self, values: Tensor, labels: Tensor) -> Tensor:
-        """Return ``values[labels]`` for values ``(C)``, in a form that all of torch's transformations know."""
+        """Return ``values[labels]`` for values ``(C)``, by an operation that all of torch's transforms support."""
         spread = self.per_class(values).expand_as(self.logits)
         return spread.gather(self.class_dim, labels.unsqueeze(self.class_dim)).squeeze(self.class_dim)
 
     def labelled(self) -> Tensor:
-        """Return which samples are not ignored."""
+        """Return a mask of the samples that are not ignored, in the target's shape without C."""
         return (self.target != 0).any(self.class_dim) if self.soft else self.target != self.ignore_index
 
     def labels(self) -> Tensor:
-        """Return the labels, with 0 for ignored samples, which makes them fit to index with."""
+        """Return the labels, 0 for ignored samples, so that they can be used as indices."""
         return torch.where(self.labelled(), self.target, 0)
 
     def masked_logits(self) -> Tensor:
-        """Return the logits, with 0 for ignored samples: masked before any arithmetic, for 0 · NaN is NaN."""
+        """Return the logits, 0 for ignored samples: masked before any arithmetic, since 0 · NaN is NaN."""
         return torch.where(self.labelled().unsqueeze(self.class_dim), self.logits, 0.0)
 
     def mass(self) -> Tensor:
@@ -183,23 +183,23 @@ class Samples:
         return torch.where(self.labelled(), self.of_label(self.weight, self.labels()), 0.0)
 
     def shares(self) -> Tensor:
-        """Return the mass by class, in the logits' shape: q_c w_c, where a label is a probability of 1."""
+        """Return q_c w_c in the logits' shape, where q is one-hot for labels."""
         if self.soft:
             return self.target if self.weight is None else self.target * self.per_class(self.weight)
         y, mass = (x.unsqueeze(self.class_dim) for x in (self.labels(), self.mass()))
         return torch.zeros_like(self.logits).scatter(self.class_dim, y, mass)
 
     def smoothed(self, label_smoothing: float) -> Tensor:
-        """Return the targets as probabilities, of which a share is spread over all classes; 0 for ignored samples."""
+        """Return the targets as probabilities with label smoothing, 0 for ignored samples."""
         probabilities = torch.lerp(
             replace(self, weight=None).shares(), torch.full_like(self.logits, 1 / self.num_classes), label_smoothing
         )
         return torch.where(self.labelled().unsqueeze(self.class_dim), probabilities, 0.0)
 
     def reduce(self, loss: Tensor, reduction: Reduction, mass: Tensor | None = None) -> Tensor:
-        """Reduce the losses of the samples, of this :meth:`mass` unless another is given."""
+        """Reduce the losses of the samples; ``mass`` None: :meth:`mass`."""
         if mass is None:
-            mass = self.mass() if reduction == "mean" else loss  # elsewhere it has no part
+            mass = self.mass() if reduction == "mean" else loss  # the others ignore it
         return reduce(loss, mass, reduction).to(self.dtype)
 
 
@@ -245,7 +245,7 @@ def check_shapes(input: Tensor, target: Tensor, weight: Tensor | None = None) ->
 
 
 def check_samples(input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100) -> Samples:
-    """Return the samples.
+    """Check the arguments of a loss and return them as :class:`Samples`.
 
     Raises:
         ValueError: For shapes, devices, labels and probabilities that do not fit.
@@ -274,7 +274,7 @@ def _check_values(samples: Samples) -> None:
 
 
 def label_error(label: int, input: Tensor) -> ValueError:
-    """Return the error for a label that is none of the input's classes."""
+    """Return the error for a label that is no class of the input."""
     shape = tuple(input.shape)
     classes = shape[class_dim(input)]
     if classes == 1:

@@ -1,15 +1,15 @@
-"""The margin losses at memory speed: HEM, HEM+ and multi-margin, fused.
+"""Fused kernels of the margin losses HEM, HEM+ and multi-margin.
 
 In plain torch (:mod:`hem.losses.margin`) these losses take a dozen passes over the logits and keep several copies of
-them. The kernels read the logits once in the forward and once in the backward, write the gradient once, and keep two
-numbers per sample: the threshold that an error must reach, and how many do. Class probabilities have a kernel of their
-own on a CPU, which keeps the gradient of every sample.
+them. The kernels read the logits once in the forward and once in the backward pass, write the gradient once, and save
+two numbers per sample: the threshold that an error must reach, and the number of errors that do. For class
+probabilities there is another kernel, on a CPU only, which saves the gradient of every sample.
 
-Which implementation runs follows from the logits, see :func:`backend`: on a CPU the C kernels ``margin.c`` and
-``expected.c``, compiled into the user's cache folder at first use, where the machine has a compiler; on a GPU the
-Triton kernel ``cuda.py``, where Triton is installed; everywhere else, and wherever torch traces or transforms
-functions, the plain formula. ``HEM_KERNEL=plain`` in the environment forces the latter. Under ``torch.compile`` labels
-go through ``operator.py``.
+The logits decide which implementation runs, see :func:`backend`: on a CPU the C kernels ``margin.c`` and
+``expected.c``, compiled into the user's cache folder at first use if the machine has a compiler; on a GPU the Triton
+kernel ``cuda.py`` if Triton is installed; everywhere else, and while torch traces or transforms functions, plain torch.
+The environment variable ``HEM_KERNEL=plain`` forces the latter. Under ``torch.compile``, losses of labels use
+``operator.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["backend", "compiling", "expected_margin_loss", "margin_loss"]
 
 
 def compiling() -> bool:
-    """Return whether ``torch.compile`` traces, and nothing else does."""
+    """Return whether ``torch.compile`` is tracing, and no other tracer or transform is active."""
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
@@ -39,11 +39,11 @@ def backend(
 
     Args:
         input: Logits, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
-        target: What the loss is given.
-        constants: Margin and class weights; the kernels have no gradient for them.
+        target: Target of the loss.
+        constants: Margin and class weights, for which the kernels have no gradient.
 
     Returns:
-        ``"c"``, ``"triton"`` or ``"plain"``; ``"operator"`` where ``torch.compile`` traces: one of those, later.
+        ``"c"``, ``"triton"`` or ``"plain"``; ``"operator"`` under ``torch.compile``, which chooses when it runs.
 
     Example:
         >>> backend(torch.zeros(2, 3, device="meta"))
@@ -51,9 +51,9 @@ def backend(
     """
     if not compiling():
         return choice.backend(input, target, *constants)
-    from hem.losses.kernels import operator  # here, because it loads torch's compiler
+    from hem.losses.kernels import operator  # imported late: it loads torch's compiler
 
-    small = input.device.type == "cpu" and input.numel() < 2048  # torch's way to a kernel takes longer
+    small = input.device.type == "cpu" and input.numel() < 2048  # dispatching an operator takes longer
     plain = small or type(input) is not Tensor or torch._C._are_functorch_transforms_active()
     if plain or any(value.requires_grad for value in constants if isinstance(value, Tensor)):
         return "plain"
@@ -70,7 +70,7 @@ def margin_loss(
     high: bool = True,
     reduction: Reduction = "mean",
 ) -> tuple[Tensor, Tensor]:
-    """Return HEM, HEM+ (``high``) or multi-margin (not ``high``), fused; only where :func:`backend` names a kernel.
+    """Compute HEM, HEM+ (``high``) or multi-margin (not ``high``) by the kernel that :func:`backend` names.
 
     With z the logits, y the target and m its margin, for each sample:
 
@@ -82,7 +82,7 @@ def margin_loss(
         target: Class indices, int64, ``(N)`` or ``(N, d1, ..., dK)``.
         weight: Factor per class, ``(C)``.
         ignore_index: Samples with this index give 0 with a gradient of exactly 0.
-        margin: One for all classes, or the margin m_y of each target class, ``(C)``.
+        margin: One margin for all classes, or the margin m_y of each target class, ``(C)``.
         high: Whether errors below the sample's mean error are left out.
         reduction: ``"none"``, ``"sum"`` or ``"mean"``.
 
@@ -92,8 +92,7 @@ def margin_loss(
         float64.
 
     Raises:
-        ValueError: If a label is none of the classes. On a GPU, where looking would make it wait, the
-            sample's loss is NaN instead.
+        ValueError: If a label is no class. On a GPU, to avoid a synchronisation, the loss of the sample is NaN instead.
         TypeError: If there is no kernel for such logits.
     """
     margins = None
@@ -104,7 +103,7 @@ def margin_loss(
     given = (input, target, margins, weight, float(margin), ignore_index, high, reduction)
     if not compiling():
         return fused.margin_loss(*given)
-    from hem.losses.kernels import operator  # here, because it loads torch's compiler
+    from hem.losses.kernels import operator  # imported late: it loads torch's compiler
 
     loss, mass, _ = operator.margin_loss(*given)
     return loss, mass

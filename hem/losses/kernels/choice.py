@@ -1,4 +1,4 @@
-"""Which kernels there are for given logits, and whether they may run."""
+"""Choice of the kernels for given logits."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PLAIN = (Tensor, nn.Parameter, type(None))
 
 @functools.cache
 def available(device: str, dtype: torch.dtype) -> ModuleType | None:
-    """Return the kernels for logits on such a device and of such a dtype; None: there are none.
+    """Return the module of kernels for a type of device and a dtype; None: there is none.
 
     Raises:
-        ValueError: If ``HEM_KERNEL`` names none that there could be.
+        ValueError: If ``HEM_KERNEL`` is none of c, triton and plain.
     """
     choice = os.environ.get("HEM_KERNEL") or {"cpu": "c", "cuda": "triton"}.get(device, "plain")
     if choice not in ("c", "triton", "plain"):
@@ -32,17 +32,17 @@ def available(device: str, dtype: torch.dtype) -> ModuleType | None:
     if choice == "c" and native.runs(device, dtype):
         return native
     if choice == "triton" and find_spec("triton"):
-        from hem.losses.kernels import cuda  # here, because importing Triton takes a while
+        from hem.losses.kernels import cuda  # imported late: Triton takes a while to load
 
         return cuda if cuda.runs(device, dtype) else None
     return None
 
 
 def implementation(input: Tensor) -> ModuleType:
-    """Return the kernels for such logits, where :func:`backend` names some.
+    """Return the module of kernels for logits.
 
     Raises:
-        TypeError: If there are none.
+        TypeError: If there is none.
     """
     kernels = available(input.device.type, input.dtype)
     if kernels is None:
@@ -55,7 +55,7 @@ def implementation(input: Tensor) -> ModuleType:
 def backend(
     input: Tensor, target: Tensor | None = None, *constants: float | Tensor | None
 ) -> Literal["c", "triton", "plain"]:
-    """Return which implementation may compute a margin loss of these logits, outside ``torch.compile``."""
+    """Return the implementation for a margin loss of these logits outside ``torch.compile``."""
     tensors = [value for value in constants if isinstance(value, Tensor)]
     if (
         traced()
@@ -63,7 +63,7 @@ def backend(
         or forward_ad._current_level >= 0
         or input.is_neg()
         or any(value.requires_grad for value in tensors)  # the kernels have no gradient for them
-        # they read memory: what is a tensor's own, and nothing that a subclass has in its place
+        # they read memory, which tensor subclasses need not have
         or any(type(value) not in _PLAIN for value in (input, target, *tensors))
     ):
         return "plain"

@@ -1,17 +1,17 @@
-"""The kernels for a GPU, in Triton: the mathematics and the saved numbers of ``margin.c``.
+"""Triton kernels for a GPU; computation and saved numbers are those of ``margin.c``.
 
-A program takes a tile of samples and classes. In memory as ``(samples, C)`` (``ROWS``) the tile is a few rows, as
-``(images, C, pixels)`` a run of pixels for every class. All classes of a tile fit into registers as long as ``_tile``
-says so: the loop over the classes is then a single turn, the compiler sees that both loops of the forward load the
-same, and the logits are read once. What ``tests/losses/test_cuda_code.py`` holds it to.
+A program computes a tile of samples and classes. For logits in memory as ``(samples, C)`` (``ROWS``) the tile is a few
+rows, for ``(images, C, pixels)`` a run of pixels for every class. If all classes fit into registers (``_tile``), the
+loop over classes has a single iteration, the compiler merges the loads of both loops of the forward pass, and the
+logits are read once; ``tests/losses/test_cuda_code.py`` checks this in the compiled code.
 
-The number of classes is a constant to the compiler, as are the layout and the sizes of the tile: it leaves out the
-classes that a tile, a power of two, has too many, and loads 128 bits at a time wherever the memory is aligned so.
-For that, a mask must not depend on data: ignored samples are read like others, and masked behind.
+The number of classes is a constant to the compiler, as are the layout and the sizes of the tile: it omits the surplus
+classes of a tile, whose size is a power of two, and loads 128 bits at a time where the alignment allows it. For that a
+mask must not depend on data: ignored samples are read like others and masked afterwards.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# (Triton reads the annotations of its functions as its own.)
+# (Triton interprets the annotations of its functions itself.)
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _of_label(input, margins, margin, start, step, label, known, REAL: tl.conste
 
 @triton.jit
 def _differences(input, start, step, read, zy, m, label, first, CLASSES: tl.constexpr, WIDTH: tl.constexpr):
-    """Return (z_j - z_y) + m of the classes from ``first`` on; whether target; offset; whether a class."""
+    """Return (z_j - z_y) + m of the classes from ``first`` on, a mask of the target, offsets, and a mask of classes."""
     c = first + tl.arange(0, WIDTH)[None, :]
     offset = start[:, None] + c.to(tl.int64) * step
     z = tl.load(input + offset, mask=read & (c < CLASSES), other=0.0).to(zy.dtype)
@@ -68,7 +68,7 @@ def _errors(input, start, step, read, zy, m, label, first, CLASSES: tl.constexpr
 
 @triton.jit
 def _mean(total, mass):
-    """Return the mean; of nothing it is 0."""
+    """Return total / mass, 0 if the mass is 0."""
     return total / tl.where(mass == 0, float("inf"), mass)
 
 
@@ -88,10 +88,10 @@ def _forward(
         e = _errors(input, start, step, read, zy, m, label, first, CLASSES, WIDTH)
         total += tl.sum(e, 1)
         most = tl.maximum(most, tl.max(e, 1))
-    # rounded as on a CPU, where an error equals the mean; what `/` is for float64 only
+    # correctly rounded, as on a CPU, for errors equal to the mean; `/` is so for float64 only
     limit = total / CLASSES if REAL == tl.float64 else tl.div_rn(total, tl.full((SAMPLES,), CLASSES, REAL))  # noqa: SIM300
-    limit = tl.where(limit > most, most, limit)  # the sum of errors near the end of REAL overflows
-    # Above 0, which is no error, and below every other number: one comparison then tells what is kept.
+    limit = tl.where(limit > most, most, limit)  # the sum of errors overflows near the maximum of REAL
+    # The smallest positive number: the threshold is above 0, which is no error, so one comparison suffices.
     least = tl.full((SAMPLES,), LEAST, REAL)
     limit = tl.where(limit < least if HIGH else limit == limit, least, limit)
     total = tl.zeros((SAMPLES,), REAL)
@@ -122,7 +122,7 @@ def _forward(
 
 @triton.jit(do_not_specialize=["programs"])
 def _finish(totals, loss, mass, programs, MEAN: tl.constexpr, WIDTH: tl.constexpr):
-    """Store sum or mean, and mass, from the totals of all programs; in a fixed order: the same bits every time."""
+    """Store sum or mean, and mass, from the totals of all programs in a fixed order, which makes them deterministic."""
     i = tl.arange(0, WIDTH)
     of_all = tl.zeros((WIDTH,), totals.dtype.element_ty)
     of_mass = tl.zeros((WIDTH,), totals.dtype.element_ty)
@@ -154,10 +154,10 @@ def _backward(
     up = up / (tl.where(k == 0, 1.0, k) if HIGH else tl.where(k == k, CLASSES, k))
     up = tl.where(k == 0, 0.0, up)  # whatever the upstream gradient is
     down = tl.where(k == 0, 0.0, -up * k)
-    limit = tl.where(k == k, limit, k)  # of a sample whose loss is NaN all are kept
+    limit = tl.where(k == k, limit, k)  # if the loss of a sample is NaN, all its errors are kept
     if ROWS:
         read = (k != 0)[:, None]
-    else:  # eight pixels share a mask, so that a load stays wide: of neighbours without error nothing is read
+    else:  # eight pixels share a mask, so that loads stay wide; eight neighbours without error are not read
         push = tl.reshape((inside & (k != 0)).to(tl.int32), (SAMPLES // 8, 8))
         push = tl.reshape(tl.broadcast_to(tl.max(push, 1)[:, None], (SAMPLES // 8, 8)), (SAMPLES,))
         read = tl.max_constancy(push != 0, (8,))[:, None]
@@ -168,14 +168,14 @@ def _backward(
 
 
 def runs(device: str, dtype: torch.dtype) -> bool:
-    """Return whether there is a kernel for such logits. Triton's interpreter, for tests, runs on a CPU."""
+    """Return whether there is a kernel for a device type and a dtype; Triton's interpreter, for tests, runs on a CPU."""
     if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         return False
     return device == ("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 
 
 def forward(problem: Problem, saved: Tensor, losses: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """Fill ``saved`` and ``losses``; return sum or mean, mass, and -1: a label that is no class makes a loss NaN."""
+    """Fill ``saved`` and ``losses``; return sum or mean, mass, and -1 in place of the first wrong label."""
     programs, tensors, numbers, sizes, warps = _plan(problem, saved, backward=False)
     if not programs:
         return saved.new_zeros(()), saved.new_zeros(()), -1
@@ -186,7 +186,7 @@ def forward(problem: Problem, saved: Tensor, losses: Tensor | None) -> tuple[Ten
         results = (losses, totals, loss, mass)
         _launch(_forward, programs, (*tensors, saved, *results), numbers, (*sizes[:5], least, *sizes[5:]), warps)
         if totals is not None:
-            if programs > 10_000:  # too many for one program
+            if programs > 10_000:  # too many totals for one program
                 totals = totals.sum(1, keepdim=True)
             _launch(_finish, 1, (totals, loss, mass), (totals.shape[1],), (problem.mean, 1024), 4)
     return loss, mass, -1
@@ -202,12 +202,12 @@ def backward(problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor, gr
 
 
 def _device(input: Tensor) -> AbstractContextManager[Any]:
-    """Enter the device of the logits, which need not be the current one; asking costs less than setting it."""
+    """Return a context in which the device of the logits is the current one; comparing costs less than setting it."""
     same = not input.is_cuda or input.get_device() == torch.cuda.current_device()
     return nullcontext() if same else torch.cuda.device_of(input)
 
 
-_known: dict[tuple[Any, ...], Any] = {}  # kernels as they were compiled
+_known: dict[tuple[Any, ...], Any] = {}  # compiled kernels by what they are specialised for
 
 
 def _launch(
@@ -218,10 +218,11 @@ def _launch(
     constants: tuple[Any, ...],
     warps: int,
 ) -> None:
-    """Launch a kernel.
+    """Launch a kernel, from our own cache of compiled kernels where possible.
 
-    Triton works out anew at each launch what a kernel is to be specialised for, which takes longer than the launch.
-    Where tensors begin at multiples of 16 bytes and numbers are neither 1 nor of 64 bits, what it looks at is the key.
+    Triton determines at each launch how to specialise a kernel, which takes longer than the launch itself. If tensors
+    are aligned to 16 bytes and numbers are neither 1 nor of 64 bits, the specialisation is a function of the key used
+    here.
     """
     bits = 0
     kinds: list[Any] = []
@@ -248,11 +249,11 @@ def _launch(
 def _plan(
     problem: Problem, saved: Tensor, *, backward: bool
 ) -> tuple[int, tuple[Tensor | None, ...], tuple[float, ...], tuple[Any, ...], int]:
-    """Return how many programs; the first tensors of both kernels, their numbers and constants; and the warps."""
+    """Return the number of programs, the first tensors of both kernels, their numbers and constants, and the warps."""
     images, classes, pixels, ignore_index, high, mean, margin, margins, weight, input, target = problem
     double = saved.dtype == torch.float64
     if double and margins is None:
-        margins = saved.new_full((classes,), margin)  # Triton takes a bare number in float32
+        margins = saved.new_full((classes,), margin)  # Triton passes a Python float as float32
     rows = pixels == 1
     span, images = (images, 1) if rows else (pixels, images)
     samples, width, warps = _tile(classes, span, rows, input.element_size(), backward)
@@ -263,9 +264,10 @@ def _plan(
 
 @functools.cache
 def _tile(classes: int, span: int, rows: bool, itemsize: int, backward: bool) -> tuple[int, int, int]:
-    """Return samples and classes of a program, and its warps.
+    """Return the samples, classes and warps of a program.
 
-    The forward wants all classes in registers, the backward, which reads them once anyway, wants many programs.
+    The forward pass needs all classes in registers; the backward pass reads them once anyway and gains from many
+    programs.
     """
     width = 1 << (classes - 1).bit_length()
     if rows:
@@ -273,7 +275,7 @@ def _tile(classes: int, span: int, rows: bool, itemsize: int, backward: bool) ->
         width = width if width <= most else min(most, 8192)
         samples = 128 if width <= 16 else max(1024 // width, 1)
         return samples, width, min(max(samples * width // 512, 4), 32)
-    if width <= 32:  # one thread takes all classes of as many pixels as 128 bits hold
+    if width <= 32:  # each thread has all classes of as many pixels as fit into 128 bits
         samples, warps = (1024 if itemsize == 2 and width <= 16 and not backward else 512), 4
     elif width <= 256:
         samples, warps = 16384 // max(width, 128), 4 if width == 64 else 8

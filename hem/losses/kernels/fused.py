@@ -1,4 +1,4 @@
-"""The kernels as functions of autograd: of labels, and of class probabilities, whose slopes come with the losses."""
+"""The kernels as autograd functions, for labels and for class probabilities."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hem.losses.samples import label_error
 
 
 def margin_loss(input: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
-    """Return losses, their sum or their mean; and mass; of what :func:`pose` takes."""
+    """Return losses, their sum or their mean, and the mass; arguments are those of :func:`pose`."""
     loss: tuple[Tensor, Tensor] = _Margin.apply(implementation(input), laid(input), *given)
     return loss
 
 
 def forward(kernels: ModuleType, problem: Problem, reduction: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return losses, their sum or their mean; mass; and the two numbers per sample that the backward needs."""
+    """Return losses, their sum or their mean, the mass, and the two numbers per sample for the backward pass."""
     input, target = problem.input, problem.target
     saved = input.new_empty((2, target.numel()), dtype=real(input))
     losses = input.new_empty(target.shape, dtype=real(input)) if reduction == "none" else None
@@ -32,14 +32,14 @@ def forward(kernels: ModuleType, problem: Problem, reduction: str) -> tuple[Tens
 
 
 def backward(kernels: ModuleType, problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor) -> Tensor:
-    """Return the gradient of the logits, given that of what :func:`forward` returned."""
+    """Return the gradient of the logits for the ``upstream`` gradient of the losses that :func:`forward` returned."""
     grad = torch.empty_like(problem.input)
     kernels.backward(problem, saved, mass, upstream.contiguous(), grad)
     return grad
 
 
 def beyond_kernels(upstream: Tensor) -> bool:
-    """Return whether an upstream gradient needs torch's own operations: it is batched, or to be differentiated."""
+    """Return whether an upstream gradient is batched by ``vmap`` or to be differentiated: kernels support neither."""
     if torch.is_grad_enabled() and upstream.requires_grad:
         return True
     try:
@@ -50,17 +50,17 @@ def beyond_kernels(upstream: Tensor) -> bool:
 
 
 def attached(gradient: Tensor, input: Tensor) -> Tensor:
-    """Return the gradient, with the logits in its graph where it is to be differentiated: it is flat in them."""
+    """Return the gradient, connected to the logits (with derivative 0) if it is to be differentiated."""
     if not torch.is_grad_enabled():
         return gradient
     return torch.where(input.new_ones((), dtype=torch.bool), gradient, input)
 
 
 class _Margin(torch.autograd.Function):
-    """The kernels for autograd.
+    """The kernels for labels as an autograd function.
 
-    ``ctx`` is an argument of ``forward`` because a ``setup_context`` of its own would cost as much as all the
-    rest at small shapes; what it is good for, transforms of functions, is left to the plain formula.
+    ``ctx`` is an argument of ``forward``, since a separate ``setup_context`` would double the time at small shapes; it
+    would allow transforms by ``torch.func``, which use plain torch here.
     """
 
     @staticmethod
@@ -77,11 +77,11 @@ class _Margin(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if upstream is None:
             return (None,) * 9
-        # once: activation checkpointing makes them anew when asked
+        # unpacked once: activation checkpointing recomputes them
         *tensors, saved, mass = ctx.saved_tensors
         problem = Problem(*ctx.numbers, *tensors)
         if beyond_kernels(upstream):
-            # The gradient is linear in the upstream one; where it is 0 it stays so, whatever is upstream.
+            # linear in the upstream gradient; a gradient of 0 stays 0 even for infinite upstream ones
             input, target = problem.input, problem.target
             ones = input.new_ones(target.shape if upstream.dim() else (), dtype=upstream.dtype)
             direction = backward(ctx.kernels, problem, saved, mass, ones)
@@ -93,19 +93,19 @@ class _Margin(torch.autograd.Function):
 
 
 def expected_margin_loss(input: Tensor, shares: Tensor, *, margin: float | Tensor, high: bool = True) -> Tensor:
-    """Return Σ_c s_c l_c of each sample for HEM, HEM+ (``high``) or multi-margin.
+    """Return Σ_c s_c l_c of each sample for HEM, HEM+ (``high``) or multi-margin, the loss of class probabilities.
 
-    Only where :func:`~hem.losses.kernels.backend` says ``"c"``. The gradient is made with the losses and kept, as large
-    as the logits.
+    Only for logits whose :func:`~hem.losses.kernels.backend` is ``"c"``. The gradient, as large as the logits, is
+    computed with the losses and saved.
 
     Args:
         input: Logits, ``(N, C)`` or ``(N, C, d1, ..., dK)``, float32 or float64.
         shares: Probability times weight of each class s, in the logits' shape and dtype; a constant to autograd.
-        margin: One for all classes, or the margin of each target class, ``(C)``.
+        margin: One margin for all classes, or the margin of each target class, ``(C)``.
         high: Whether errors below the sample's mean error are left out.
 
     Returns:
-        The input's shape without C, in its dtype; 0 where all shares are, whatever the logits hold.
+        The losses, in the input's shape without C and its dtype; 0 for samples whose shares are all 0.
     """
     margins = None
     if isinstance(margin, Tensor) and margin.dim() == 1:
@@ -131,7 +131,7 @@ class _ExpectedMargin(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         input, slope = ctx.saved_tensors
-        if beyond_kernels(upstream):  # a slope of 0 gives 0, whatever is upstream
+        if beyond_kernels(upstream):  # a derivative of 0 gives 0 even for infinite upstream gradients
             gradient = torch.where(slope != 0, slope * upstream.unsqueeze(1), 0.0)
         else:
             gradient = torch.empty_like(slope)

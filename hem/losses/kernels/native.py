@@ -1,8 +1,8 @@
-"""The kernels for a CPU: ``margin.c`` and ``expected.c``, compiled by the machine's own compiler at first use.
+"""C kernels for a CPU, ``margin.c`` and ``expected.c``, compiled by the machine's compiler at first use.
 
-The library lands in the user's cache folder under a name made of the source, the compiler's command and the
-processor, so one home serves different machines and a new release never meets an old binary. Whatever goes
-wrong on the way (no compiler, a flag it does not know, no place to write) means: no library.
+The name of the library in the user's cache folder is a hash of the source, the compiler's command and the processor, so
+different machines may share a home folder and a new version never loads an old binary. If anything fails (no compiler,
+an unknown flag, no place to write), there is no library.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SOURCES = [Path(__file__).with_name(name) for name in ("margin.c", "expected.c")]
 FLAGS = [
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"),
-    # NaN and infinity stay what they are, but comparisons may become vector instructions
+    # NaN and infinity are respected, but comparisons may be vectorised
     *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
 ]
 
 
 class Arguments(ctypes.Structure):
-    """The arguments of both kernels: ``struct problem`` of ``margin.c``."""
+    """Arguments of both kernels, ``struct problem`` of ``margin.c``."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("images", "classes", "pixels", "ignore_index", "high", "mean")),
@@ -44,7 +44,7 @@ class Arguments(ctypes.Structure):
 
 
 class Expected(ctypes.Structure):
-    """The arguments of the kernels for class probabilities: ``struct expected`` of ``expected.c``."""
+    """Arguments of the kernels for class probabilities, ``struct expected`` of ``expected.c``."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("images", "classes", "pixels", "high")),
@@ -55,7 +55,7 @@ class Expected(ctypes.Structure):
 
 
 def processor() -> str:
-    """Return what ``-march=native`` depends on."""
+    """Return a description of the processor, on which ``-march=native`` depends."""
     try:
         lines = set(Path("/proc/cpuinfo").read_text().splitlines())
     except OSError:
@@ -64,7 +64,7 @@ def processor() -> str:
 
 
 def compiled(folder: Path) -> Path:
-    """Return the library in ``folder``, compiled unless it is there; processes may race, each renames a file."""
+    """Return the path of the library in ``folder``, compiled if missing; a rename makes races of processes harmless."""
     command = (*os.environ.get("CC", "cc").split(), *FLAGS)
     key = hashlib.sha256("\0".join((*map(Path.read_text, SOURCES), *command, processor())).encode()).hexdigest()
     path = folder / f"margin-{key[:16]}.so"
@@ -80,7 +80,7 @@ def compiled(folder: Path) -> Path:
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return what was compiled; None where that is not possible."""
+    """Return the compiled library; None if it cannot be compiled."""
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return ctypes.CDLL(str(compiled(cache / "hem")))
@@ -90,7 +90,7 @@ def library() -> ctypes.CDLL | None:
 
 @functools.cache
 def function(name: str, dtype: torch.dtype, arguments: type[ctypes.Structure]) -> Callable[[ctypes.Structure], int]:
-    """Return the function of a library that there is, for logits of such a dtype."""
+    """Return a function of the library for a dtype of the logits."""
     found = library()
     assert found is not None
     kernel = found[f"{name}_{str(dtype).removeprefix('torch.')}"]
@@ -99,7 +99,7 @@ def function(name: str, dtype: torch.dtype, arguments: type[ctypes.Structure]) -
 
 
 def runs(device: str, dtype: torch.dtype) -> bool:
-    """Return whether there is a kernel for such logits."""
+    """Return whether there is a kernel for a type of device and a dtype."""
     return device == "cpu" and dtype in DTYPES and library() is not None
 
 
@@ -120,14 +120,14 @@ def backward(problem: Problem, saved: Tensor, mass: Tensor, upstream: Tensor, gr
 
 
 def expected(problem: Problem, shares: Tensor, losses: Tensor, slope: Tensor) -> None:
-    """Fill ``losses`` and ``slope``, their derivative by the logits; ``problem.target`` has no part in it."""
+    """Fill ``losses`` and ``slope``, their derivative by the logits; ``problem.target`` is not used."""
     given = _expected(problem, problem.input, shares, losses, slope)
     if function("expected", slope.dtype, Expected)(given) < -1:
         raise MemoryError("The margin loss could not get 50 bytes for each class.")
 
 
 def scaled(problem: Problem, slope: Tensor, upstream: Tensor, grad: Tensor) -> None:
-    """Fill ``grad`` with slopes times the upstream gradient of each sample; 0 stays 0."""
+    """Fill ``grad`` with ``slope`` times the upstream gradient of each sample; 0 stays 0."""
     function("scaled", slope.dtype, Expected)(_expected(problem, slope, upstream, None, grad))
 
 

@@ -1,10 +1,9 @@
-"""The fused margin losses as an operator of torch: what ``torch.compile`` puts into a graph as one piece.
+"""The fused margin losses as a custom operator, which ``torch.compile`` keeps in a graph as one node.
 
-Torch's compiler cannot look into a kernel, and the formula that it would compile instead takes more passes over the
-logits and keeps a copy of them: 10 to 19 times as long at (256, 1000) and (4, 12, 360, 480) on a CPU, though 0.8 at
-(128, 10). Outside the compiler the operator is not used, for torch's way to it takes as long as a whole cross-entropy
-at (128, 10). Import it only while torch compiles: it
-loads the compiler, for some seconds.
+The code that the compiler generates for the formula takes more passes over the logits and a copy of them: 10 to 19
+times the time of the kernel at (256, 1000) and (4, 12, 360, 480) on a CPU, though 0.8 times at (128, 10). Outside
+``torch.compile`` the operator is not used, since its dispatch takes as long as a cross-entropy at (128, 10). Import
+this module only while torch compiles: it loads the compiler, which takes seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 from hem.losses.kernels import choice, fused
 from hem.losses.kernels.problem import laid, pose, real
 
-# asked once while torch traces, for an answer that is a constant of the graph
+# evaluated once while torch traces; the result is a constant of the graph
 available: Callable[[str, torch.dtype], bool] = torch.compiler.assume_constant_result(  # type: ignore[no-untyped-call]
     lambda device, dtype: choice.available(device, dtype) is not None
 )
@@ -34,7 +33,7 @@ BACKWARD = f"(Tensor upstream, Tensor mass, Tensor saved, {GIVEN}) -> Tensor"
 
 @torch.library.custom_op("hem::margin_loss", mutates_args=(), schema=FORWARD)
 def margin_loss(input: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return losses, their sum or their mean; mass; and what the backward needs."""
+    """Return losses, their sum or their mean, the mass, and the numbers saved for the backward pass."""
     return fused.forward(choice.implementation(input), pose(laid(input), *given), given[-1])
 
 

@@ -1,4 +1,4 @@
-"""What a kernel is asked to compute."""
+"""Arguments of a kernel."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-NUMBERS = 7  # fields of a Problem before its tensors
+NUMBERS = 7  # number of fields of a Problem before its tensors
 
 
 class Problem(NamedTuple):
-    """An evaluation of a margin loss; the first half of ``struct problem`` in ``margin.c``, in its order.
+    """Arguments of a margin loss: the first fields of ``struct problem`` in ``margin.c``, in its order.
 
-    The logits lie in memory as ``(images, classes, pixels)``, or with one pixel as ``(samples, classes)``.
+    The layout of the logits in memory is ``(images, classes, pixels)``, or ``(samples, classes)`` if ``pixels`` is 1.
     """
 
     images: int
     classes: int
     pixels: int
     ignore_index: int
-    high: bool  # HEM; otherwise multi-margin
-    mean: bool  # reduce by the mean; otherwise by the sum, or not at all
+    high: bool  # True: HEM, False: multi-margin
+    mean: bool  # True: reduce by the mean, False: by the sum, or not
     margin: float  # for all classes, unless `margins` is given
     margins: Tensor | None  # (C)
     weight: Tensor | None  # (C)
@@ -31,7 +31,7 @@ class Problem(NamedTuple):
 
 
 def layout(input: Tensor) -> tuple[int, int, int] | None:
-    """Return images, classes and pixels of logits ``(N, C, ...)`` as they lie in memory; None: neither way."""
+    """Return images, classes and pixels of logits ``(N, C, ...)`` by their layout in memory; None: another layout."""
     images, classes, *spatial = input.shape
     if input.is_contiguous():
         return images, classes, prod(spatial)
@@ -41,12 +41,12 @@ def layout(input: Tensor) -> tuple[int, int, int] | None:
 
 
 def real(input: Tensor) -> torch.dtype:
-    """Return the dtype to compute in."""
+    """Return the dtype of the computation, float64 for float64 logits, else float32."""
     return torch.float64 if input.dtype == torch.float64 else torch.float32
 
 
 def laid(input: Tensor) -> Tensor:
-    """Return the logits as a kernel wants them, a copy if they lie in neither way."""
+    """Return the logits in a layout that kernels support, copied if necessary."""
     return input if layout(input) is not None else input.contiguous()
 
 
@@ -60,7 +60,7 @@ def pose(
     high: bool,
     reduction: str,
 ) -> Problem:
-    """Return the problem of logits that are :func:`laid`, and of what a loss is given beside them."""
+    """Return the arguments of a kernel for logits that went through :func:`laid`, and the other arguments of a loss."""
     shape = layout(input)
     assert shape is not None
     return Problem(*shape, ignore_index, high, reduction == "mean", margin, margins, weight, input, target.contiguous())
