@@ -1,4 +1,4 @@
-"""Data modules: images, labels, and the facts that networks and losses need to know about them."""
+"""Data modules: images and labels, and the facts about them that networks and losses need."""
 
 from hem.datamodules.base import ImageDataModule
 from hem.datamodules.continual import ContinualDataModule
@@ -29,7 +29,7 @@ from hem.datamodules.unknown import UNKNOWN
 CLASSES = [each for each in vars().values() if isinstance(each, type) and "name" in vars(each)]
 DATA: dict[str, type[ImageDataModule]] = {str(each.name): each for each in CLASSES if issubclass(each, ImageDataModule)}
 """The data sets by their names, as folders of runs have them."""
-DATA["open_set"] = OpenSetDataModule  # has the name of the whole set until it is built
+DATA["open_set"] = OpenSetDataModule  # abstract: its name is that of another set until it is built
 MASKS: dict[str, type[MaskDataset]] = {each.name: each for each in CLASSES if issubclass(each, MaskDataset)}
 """The data sets of SegmentationDataModule by their names."""
 

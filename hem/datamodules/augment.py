@@ -1,7 +1,7 @@
-"""Augmentation of whole batches, on the device where the batch lies.
+"""Augmentation of whole batches, on the batch's device.
 
-What happens to a sample is a function of its key alone (see :mod:`hem.rng`), so it does not
-depend on the other samples of the batch, on the number of processes or workers, or on any generator's state.
+The change of a sample is a function of its key alone (see :mod:`hem.rng`): it depends neither on the other samples of
+the batch, nor on the number of processes or workers, nor on the state of any generator.
 """
 
 from abc import ABC, abstractmethod
@@ -24,11 +24,11 @@ def _check_probability(name: str, value: float) -> float:
 
 
 class Augmentation(ABC):
-    """A random change of single images. A subclass is its parameters and one method."""
+    """Base class of random changes of single images."""
 
     @abstractmethod
     def __call__(self, input: Tensor, key: Tensor) -> Tensor:
-        """Change every image by the numbers that its key gives.
+        """Change every image by random numbers of its key.
 
         Args:
             input: (N, C, H, W) float in [0, 1].
@@ -40,7 +40,7 @@ class Augmentation(ABC):
 
 
 class Mixing(ABC):
-    """A random mixture of two images and their labels; the partner is any sample of the training part."""
+    """Base class of random mixtures of two images and their labels; the partner is any sample of the training part."""
 
     @abstractmethod
     def __call__(self, input: Tensor, partner: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,13 +57,13 @@ class Mixing(ABC):
 
 
 class RandomCrop(Augmentation):
-    """Pad by some pixels on every side and cut the original size out at a random place.
+    """Pad on every side, and crop to the original size at a random position.
 
     Source: He et al., "Deep residual learning", CVPR 2016, section 4.2 (4 pixels of zeros on CIFAR-10).
 
     Args:
         padding: Pixels added on each side.
-        mode: What the border holds: ``constant`` (black) or ``reflect`` (the image mirrored).
+        mode: Padding mode: ``constant`` (black) or ``reflect`` (the image mirrored).
 
     Example:
         >>> RandomCrop(1)(torch.ones(2, 1, 3, 3), torch.tensor([3, 4])).shape
@@ -91,10 +91,10 @@ class RandomCrop(Augmentation):
 
 
 class RandomFlip(Augmentation):
-    """Mirror left and right with probability ``p``.
+    """Flip horizontally with probability ``p``.
 
     Args:
-        p: Probability of the mirror image.
+        p: Probability of a flip.
 
     Example:
         >>> RandomFlip(1.0)(torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([0]))
@@ -105,13 +105,13 @@ class RandomFlip(Augmentation):
         self.p = _check_probability("p", p)
 
     def __call__(self, input: Tensor, key: Tensor) -> Tensor:
-        """Mirror some images."""
+        """Flip some images."""
         flip = uniform(key, 1)[:, 0] < self.p
         return torch.where(flip[:, None, None, None], input.flip(-1), input)
 
 
 class Cutout(Augmentation):
-    """Black out a square whose centre is anywhere in the image, so that part of it may lie outside.
+    """Set a square to black; its centre is uniform in the image, so part of it may lie outside.
 
     Source: DeVries & Taylor, "Improved regularization of CNNs with cutout", 2017 (16 pixels on CIFAR-10, 8
     on CIFAR-100).
@@ -132,7 +132,7 @@ class Cutout(Augmentation):
         self.p = _check_probability("p", p)
 
     def __call__(self, input: Tensor, key: Tensor) -> Tensor:
-        """Black a square out."""
+        """Set a square of every image, or of some, to black."""
         height, width = input.shape[-2:]
         draw = uniform(key, 3)
         top = (draw[:, 0] * height).long() - self.size // 2
@@ -142,10 +142,9 @@ class Cutout(Augmentation):
 
 
 class RandomErasing(Augmentation):
-    """Replace a rectangle of random area and aspect by a constant.
+    """Replace a rectangle of random area and aspect ratio by a constant.
 
-    Of ``attempts`` rectangles the first that fits into the image is taken; where none fits the image stays
-    as it is.
+    The first of ``attempts`` random rectangles that fits into the image is used; if none fits, the image is unchanged.
 
     Source: Zhong et al., "Random erasing data augmentation", AAAI 2020, algorithm 1.
 
@@ -153,8 +152,8 @@ class RandomErasing(Augmentation):
         p: Probability that an image loses a rectangle.
         scale: Smallest and largest area, as a share of the image's.
         ratio: Smallest and largest height / width.
-        value: What the rectangle is filled with, in [0, 1].
-        attempts: How many rectangles are tried.
+        value: Value of the rectangle's pixels, in [0, 1].
+        attempts: Number of rectangles that are tried.
 
     Example:
         >>> RandomErasing(p=0.0)(torch.ones(1, 1, 8, 8), torch.tensor([5])).min()
@@ -180,7 +179,7 @@ class RandomErasing(Augmentation):
         self.attempts = attempts
 
     def __call__(self, input: Tensor, key: Tensor) -> Tensor:
-        """Replace a rectangle."""
+        """Replace a rectangle of some images."""
         height, width = input.shape[-2:]
         draw = uniform(key, 3 + 2 * self.attempts)
         area = (self.scale[0] + draw[:, 3::2] * (self.scale[1] - self.scale[0])) * height * width
@@ -205,7 +204,7 @@ class MixUp(Mixing):
     ImageNet, 1 on CIFAR).
 
     Args:
-        alpha: Parameter of the Beta distribution, > 0; the smaller, the rarer are even mixtures.
+        alpha: Parameter of the Beta distribution, > 0; small values make even mixtures rare.
         p: Probability that a sample is mixed at all.
 
     Example:
@@ -226,10 +225,10 @@ class MixUp(Mixing):
 
 
 class CutMix(Mixing):
-    """Paste a rectangle of the partner over the image; the labels are mixed by the areas that are seen.
+    """Paste a rectangle of the partner over the image, and mix the labels by the visible areas.
 
-    The rectangle has the image's aspect and the area ``1 - lam``, lam ~ Beta(alpha, alpha); its centre is
-    anywhere, and what lies outside the image is cut off before the areas are counted.
+    The rectangle has the image's aspect ratio and the area ``1 - lam``, lam ~ Beta(alpha, alpha); its centre is uniform
+    in the image, and it is clipped to the image before areas are computed.
 
     Source: Yun et al., "CutMix", ICCV 2019, equations 1 and 2.
 
@@ -260,7 +259,7 @@ class CutMix(Mixing):
 
 
 def _box(input: Tensor, top: Tensor, left: Tensor, bottom: Tensor, right: Tensor) -> Tensor:
-    """(N, 1, H, W) mask of the pixels with top <= row < bottom and left <= column < right."""
+    """Return a mask (N, 1, H, W) of the pixels with top <= row < bottom and left <= column < right."""
     row = torch.arange(input.shape[-2], device=input.device)
     column = torch.arange(input.shape[-1], device=input.device)
     rows = (row >= top[:, None]) & (row < bottom[:, None])
@@ -269,7 +268,7 @@ def _box(input: Tensor, top: Tensor, left: Tensor, bottom: Tensor, right: Tensor
 
 
 class _BetaQuantile:
-    """The inverse of Beta(alpha, alpha)'s distribution function, from a table of 4,097 values."""
+    """Quantile function of Beta(alpha, alpha), interpolated in a table of 4,097 values."""
 
     def __init__(self, alpha: float) -> None:
         if not alpha > 0:
@@ -284,11 +283,11 @@ class _BetaQuantile:
 
 
 def check(augment: Sequence[Augmentation | Mixing]) -> tuple[list[Augmentation], list[Mixing]]:
-    """Part a list of augmentations into those of single images and the mixtures that follow them.
+    """Split a list of augmentations into those of single images and the mixtures after them.
 
     Raises:
-        TypeError: Something in the list is neither.
-        ValueError: A single image's augmentation stands behind a mixture.
+        TypeError: An element is neither.
+        ValueError: An augmentation of single images comes after a mixture.
     """
     singles = [step for step in augment if isinstance(step, Augmentation)]
     mixtures = [step for step in augment if isinstance(step, Mixing)]
@@ -303,14 +302,14 @@ def check(augment: Sequence[Augmentation | Mixing]) -> tuple[list[Augmentation],
 def mix(
     mixtures: Sequence[Mixing], input: Tensor, target: Tensor, key: Tensor, stream: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Mix the first half of a batch with the second; of several mixtures each is as likely.
+    """Mix the first half of a batch with the second, by one of several mixtures with equal probability.
 
     Args:
-        mixtures: What there is to choose from.
+        mixtures: The mixtures to choose from.
         input: (2 N, C, H, W), samples and then their partners.
         target: (2 N, K) class probabilities.
         key: (N,) int64, one key per sample.
-        stream: The first stream of random numbers that is free.
+        stream: First stream of random numbers that is not used elsewhere.
 
     Returns:
         Images (N, C, H, W) and class probabilities (N, K).

@@ -1,4 +1,4 @@
-"""What all data modules share: the split, the loaders, and augmentation on the device."""
+"""Base class of data modules of labelled images: parts, loaders, and augmentation on the device."""
 
 import os
 from abc import ABC, abstractmethod
@@ -26,14 +26,14 @@ from hem.rng import permutation
 class ImageDataModule(LightningDataModule, ABC):
     """Labelled images in a train, a validation and a test part.
 
-    A data set is a subclass: its facts as class attributes, and :meth:`load`.
+    A subclass for a data set defines its facts as class attributes, and :meth:`load`.
 
     * The validation part is cut from the official training part: floor(f n + 1/2) of the n samples of each
-      class (but not all), chosen by ``split_seed``. So ``class_counts`` is known before the data is.
-      ``val_fraction=0`` means no validation: the test part is not put in its place.
-    * The order of an epoch is a function of (seed, epoch), augmentation a function of (seed, epoch, index).
+      class (but not all), chosen by ``split_seed``. So ``class_counts`` is known without reading the data.
+      ``val_fraction=0`` means no validation: the test part does not take its place.
+    * The order of samples is a function of (seed, epoch), augmentation a function of (seed, epoch, index).
     * ``batch_size`` counts the samples of a step over all processes; see :class:`~hem.datamodules.Batches`.
-    * Tasks receive a :class:`Batch`, made in :meth:`on_after_batch_transfer` on the batch's device.
+    * Tasks get a :class:`Batch`, made in :meth:`on_after_batch_transfer` on the device.
 
     Args:
         root: Folder of the data sets, each in its official layout; ``None``: the environment's ``HEM_DATA``,
@@ -43,35 +43,34 @@ class ImageDataModule(LightningDataModule, ABC):
         split_seed: Chooses the validation part.
         seed: Chooses order and augmentation.
         num_workers: Processes that decode image files; images in memory need none.
-        augment: What training images go through, in this order; ``None``: the data set's usual ones, ``[]``:
-            nothing.
-        download: Fetch what is missing, where the data set's host offers it.
+        augment: Augmentation of training images, in this order; ``None``: the usual one of the data set, ``[]``: none.
+        download: Download missing files, if the data set's host offers them.
         eval_batch_size: Samples per step of evaluation, over all processes; ``None``: ``batch_size``.
-        subset: Selection from the training part, after the validation part was cut off.
+        subset: Selection from the training part without the validation part.
         sampling: Draws the samples of each epoch; ``None``: each of them once, shuffled.
-        predict_folder: Folder of images for ``predict``, in place of the test part; brought to the data
-            set's form.
-        on_device: Keep images that live in memory on the accelerator where they take less than a quarter of
-            its free memory.
+        predict_folder: Folder of images for ``predict`` in place of the test part, converted to the data set's size and
+            channels.
+        on_device: Keep images that are in memory on the accelerator if they take less than a quarter of its free
+            memory.
 
     Raises:
         ValueError: An argument is out of its range.
     """
 
-    # name (Lightning declares it): in tables and file names
-    title: str  #: in sentences
-    source: str  #: where the data can be had
+    # `name`, which Lightning declares, is used in tables and file names
+    title: str  #: used in messages
+    source: str  #: URL of the data
     class_names: Sequence[str]
     train_counts: Sequence[int]  #: images of each class in the official training part
     in_channels: int
     image_size: tuple[int, int]  #: height and width in pixels
-    official_val: bool = False  #: whether there is a validation part of its own; else it is cut from the training part
-    split_by_name: bool = False  #: whether a part is cut off by the names of files: of one's own folders, which change
-    own: bool = False  #: whether it is one's own folder, whose files come and go, rather than a published list
+    official_val: bool = False  #: whether there is an official validation part; else it is cut from the training part
+    split_by_name: bool = False  #: whether files are assigned to parts by their names
+    own: bool = False  #: whether it is a user's own folder, whose files may change, not a published list of files
     mean: tuple[float, ...]  #: of the official training part per channel, pixels in [0, 1]
     std: tuple[float, ...]
     usual: tuple[Augmentation, ...] = ()  #: the augmentation of the literature's recipes
-    shorter: int | None = None  #: to how many pixels an evaluation scales the shorter side; None: it stretches
+    shorter: int | None = None  #: pixels to which an evaluation scales the shorter side; None: it stretches
 
     def __init__(
         self,
@@ -115,25 +114,25 @@ class ImageDataModule(LightningDataModule, ABC):
         self._position: dict[str, int] | None = None
 
     def __str__(self) -> str:
-        """The class and the data set; Lightning's own description reads the data, and the parser asks for one."""
+        """Return the name of the class and the data set. Lightning's own reads the data, and the parser calls it."""
         return f"{type(self).__name__}({self.title})"
 
-    # The facts of a data set.
+    # Facts of a data set.
 
     @abstractmethod
     def load(self, split: Split) -> Images:
         """Read the official part ``train`` or ``test`` (or ``val``, see :attr:`official_val`) from the disk.
 
         Raises:
-            FileNotFoundError: It is not there; the sentence says where it was looked for and what brings it.
-            ValueError: A file is damaged; the sentence has its name.
+            FileNotFoundError: It is missing; the message says where it was searched and how to get it.
+            ValueError: A file is damaged; the message has its name.
         """
 
     def fetch(self) -> None:
-        """Download what is missing into :attr:`root`; where that cannot be, :meth:`load` says so."""
+        """Download missing files into :attr:`root`, if the data set offers that; else :meth:`load` raises an error."""
 
     def missing(self, split: Split, path: Path) -> FileNotFoundError:
-        """The error of a part that is not there."""
+        """Return the error for a part that is missing."""
         bring = f"get it from {self.source} into {self.root}"
         if type(self).fetch is not ImageDataModule.fetch:
             bring = f"pass --data.download true, or {bring}"
@@ -143,7 +142,7 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     def usual_augment(self) -> list[Augmentation | Mixing]:
-        """The augmentation of the literature's recipes, :attr:`usual`."""
+        """Return the usual augmentation in the literature, :attr:`usual`."""
         return list(self.usual)
 
     @property
@@ -153,7 +152,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def class_counts(self) -> list[int]:
-        """Images of each class in the training part, behind the validation split and the subset."""
+        """Images of each class in the training part, after the validation split and the subset."""
         counts = list(self.train_counts)
         if not self.official_val:
             counts = [n - held for n, held in zip(counts, held_out_counts(counts, self.val_fraction), strict=True)]
@@ -162,7 +161,7 @@ class ImageDataModule(LightningDataModule, ABC):
     # Parts and loaders.
 
     def images(self, split: Split) -> Images:
-        """An official part, read once."""
+        """Return an official part, which is read once."""
         if split not in self._images:
             images = self.load(split)
             if len(images) == 0:
@@ -172,7 +171,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._images[split]
 
     def check_labels(self, images: Images, split: Split) -> None:
-        """Refuse labels that are no class; say so where the training part is not the official one."""
+        """Raise an error for labels that are no class; warn if the training part is not the official one."""
         if bool((wrong := (images.targets < 0) | (images.targets >= self.num_classes)).any()):
             at = int(wrong.nonzero()[0])
             raise ValueError(
@@ -187,11 +186,11 @@ class ImageDataModule(LightningDataModule, ABC):
             )
 
     def replace(self, split: Split, images: Images) -> None:
-        """Put other images in the place of an official part: as many, in the same order."""
+        """Replace the images of an official part by as many others in the same order."""
         self._images[split] = images
 
     def part(self, part: Split) -> tuple[Images, Tensor]:
-        """The images among which a part lies, and the positions of its samples, (N,) int64, ascending.
+        """Return the images of an official part, and the positions in it of a part's samples, (N,) int64, ascending.
 
         The parts ``train`` and ``val`` are disjoint selections from one official part (unless there are two).
         """
@@ -209,20 +208,20 @@ class ImageDataModule(LightningDataModule, ABC):
         return images, index
 
     def names(self, part: Split) -> list[str] | None:
-        """The paths of a part's files below the root, in the order of the samples; None: they are not files."""
+        """Return the paths of a part's files relative to the root, in the order of samples; None: it has no files."""
         images, index = self.part(part)
         if images.paths is None:
             return None
         return [os.path.relpath(images.paths[i], self.root) for i in index.tolist()]
 
     def record(self) -> dict[str, Any]:
-        """What a run keeps of its data, beside the lists of its files: :meth:`facts`."""
+        """Return the record of the data that a run keeps, without the lists of files: :meth:`facts`."""
         return self.facts()
 
     def facts(self) -> dict[str, Any]:
-        """What the outputs of a network mean that is trained on this data, and what images it takes: as JSON has it.
+        """Return what the inputs and outputs of a network trained on this data mean, as values of JSON.
 
-        ``shorter`` is that of :class:`~hem.datamodules.images.Fit`; it is left out where another transform is used.
+        ``shorter`` is that of :class:`~hem.datamodules.images.Fit`; it is omitted if another transform is used.
         """
         transform = self.eval_transform()
         return {
@@ -235,14 +234,14 @@ class ImageDataModule(LightningDataModule, ABC):
         }
 
     def validation(self, images: Images) -> Tensor:
-        """Which images of the official training part are held out, (N,) bool: by position, for its list is fixed."""
+        """Return which images of the official training part are held out, (N,) bool, a function of their positions."""
         return held_out(images.targets.cpu(), self.num_classes, self.val_fraction, self.split_seed)
 
     def order(self, index: Tensor, epoch: int) -> Tensor:
-        """The training samples ``index`` (N,) in the order in which they come in an epoch, (N,).
+        """Return the training samples ``index`` (N,) in the order of an epoch, (N,).
 
-        Each once, or as :attr:`sampling` draws them. Repeat k of sample i is encoded i + k * len(images), its own
-        augmentation key.
+        Each of them once, or as :attr:`sampling` draws them. Repeat k of sample i is encoded as i + k * len(images),
+        which gives it another augmentation.
         """
         if self.sampling is None:
             return index[permutation(len(index), self.seed, epoch)]
@@ -251,16 +250,16 @@ class ImageDataModule(LightningDataModule, ABC):
         return drawn + len(images) * repeats(drawn)
 
     def loader(self, images: Images, index: Tensor, *, training: bool = False, once: bool = False) -> Loader:
-        """Batches of some of the images for this process, in order; for training shuffled and augmented.
+        """Return a loader of some images for this process, in order; for training shuffled and augmented.
 
         Args:
-            images: Where they are, for example from :meth:`part`.
-            index: (N,) int64, which ones.
-            training: Shuffle, augment, and leave the incomplete last batch out.
-            once: They are gone through once: processes that decode files end with them.
+            images: The images, for example of :meth:`part`.
+            index: Positions of the samples in ``images``, (N,) int64.
+            training: Shuffle, augment, and drop the incomplete last batch.
+            once: Iterate once: worker processes end after the first epoch.
         """
         trainer, images = self.trainer, self.placed(images)
-        shuffled = training and not getattr(trainer, "overfit_batches", 0)  # then the same batches every time
+        shuffled = training and not getattr(trainer, "overfit_batches", 0)  # the same batches in every epoch
         batches = Batches(
             partial(self.order, index) if shuffled else lambda epoch: index,
             len(index),
@@ -270,7 +269,7 @@ class ImageDataModule(LightningDataModule, ABC):
             world=1 if trainer is None else trainer.world_size,
             device=images.device,
         )
-        drawn = bool(self.augment or self.mixing) or not images.batched  # else no key is needed
+        drawn = bool(self.augment or self.mixing) or not images.batched  # otherwise no key is needed
         made = Loader(
             images,
             batches,
@@ -287,10 +286,10 @@ class ImageDataModule(LightningDataModule, ABC):
         return made
 
     def placed(self, images: Images) -> Images:
-        """The images on the accelerator, when they are in memory and small beside it."""
+        """Return the images on the accelerator if they are in memory and small enough, see ``on_device``."""
         if self.trainer is None or not self.on_device:
             return images
-        placed = images.placed(self.trainer.strategy.root_device)  # training and validation share one copy
+        placed = images.placed(self.trainer.strategy.root_device)  # one copy for training and validation
         self._images = {split: placed if known is images else known for split, known in self._images.items()}
         return placed
 
@@ -299,19 +298,19 @@ class ImageDataModule(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, int]:
         """Return the position within the epoch.
 
-        Lightning 2.6 forgets the loader's own where a schedule asked for the number of steps before it was restored.
+        Lightning 2.6 loses the loader's state if a scheduler asked for the number of steps before it was restored.
         """
         return {} if self._training is None else self._training.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Begin at a position, once."""
+        """Set the position at which the next epoch begins."""
         if self._training is None:
             self._position = state_dict
         else:
             self._training.load_state_dict(state_dict)
 
     def prepare_data(self) -> None:
-        """Download, on one process alone."""
+        """Download missing files, on one process."""
         if not self.download:
             return
         try:
@@ -321,14 +320,14 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ConnectionError(sentence) from error
 
     def setup(self, stage: str) -> None:
-        """Read what the stage needs, so that a missing data set is known at once."""
+        """Read the parts that the stage needs, so that missing data is an error at once."""
         if stage in ("fit", "validate"):
             self.images("val" if stage == "validate" and self.official_val else "train")
             if self.val_fraction == 0 and not self.official_val:
                 if stage == "validate":
                     raise ValueError("There is no validation part, since val_fraction is 0: set it, or test instead.")
                 if self.trainer is not None:
-                    self.trainer.limit_val_batches = 0  # or Lightning warns that the list of loaders is empty
+                    self.trainer.limit_val_batches = 0  # otherwise Lightning warns of an empty list of loaders
             elif len(self.part("val")[1]) == 0:
                 raise ValueError(
                     f"Expected images to validate on, got none: val_fraction {self.val_fraction:g} of "
@@ -341,27 +340,27 @@ class ImageDataModule(LightningDataModule, ABC):
             self.predict_images()
 
     def train_dataloader(self) -> Loader:
-        """The training part, shuffled and augmented."""
+        """Return a loader of the training part, shuffled and augmented."""
         return self.loader(*self.part("train"), training=True)
 
     def val_dataloader(self) -> Loader | list[Loader]:
-        """The validation part; an empty list where there is none."""
+        """Return a loader of the validation part, or an empty list if there is none."""
         if self.val_fraction == 0 and not self.official_val:
             return []
         return self.loader(*self.part("val"))
 
     def test_dataloader(self) -> Loader | list[Loader]:
-        """A loader for each of :attr:`evaluation_sets`, which a task sets; by default one for the test part."""
+        """Return a loader for each of :attr:`evaluation_sets`, which a task sets; by default one for the test part."""
         loaders = [self.loader(each.images, each.index, once=True) for each in self.evaluation_sets]
         return loaders or self.loader(*self.part("test"))
 
     def predict_dataloader(self) -> Loader:
-        """The images of ``predict_folder``, else the test part."""
+        """Return a loader of :meth:`predict_images`."""
         images = self.predict_images()
         return self.loader(images, torch.arange(len(images)))
 
     def predict_images(self) -> Images:
-        """What ``predict`` goes through."""
+        """Return the images of ``predict_folder``, else the test part."""
         if self.predict_folder is None:
             return self.images("test")
         if "predict" not in self._images:
@@ -370,18 +369,18 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._images["predict"]
 
     def eval_transform(self) -> Fit:
-        """How an image of any size becomes one of this data set."""
+        """Return the transform that brings a PIL image of any size to that of the data set."""
         return Fit(self.image_size, self.shorter)
 
     def name_of(self, index: int) -> str:
-        """The name of a sample of ``predict_dataloader``: its path, or such as ``mnist/test/00012``."""
+        """Return the name of a sample of ``predict_dataloader``: its path, or a name such as ``mnist/test/00012``."""
         return self.predict_images().name_of(index)
 
     def on_after_batch_transfer(self, batch: RawBatch | Batch, dataloader_idx: int) -> Batch:
-        """On the device: pixels from 0..255 to [0, 1], and for training the augmentation."""
+        """Scale pixels from 0..255 to [0, 1] on the device and, in training, augment them."""
         if not isinstance(batch, RawBatch):
             return batch
-        pixels = batch.input.dtype == torch.uint8  # and not features
+        pixels = batch.input.dtype == torch.uint8  # not features
         input, target = batch.input.float().div_(255) if pixels else batch.input, batch.target
         if batch.key is not None:
             for stream, augment in enumerate(self.augment):

@@ -1,4 +1,4 @@
-"""A stream of tasks made of one data set: classes that come one after another, or pixels permuted anew."""
+"""Data module of a stream of tasks for continual learning: groups of classes, or permuted pixels."""
 
 import copy
 from collections.abc import Iterable
@@ -21,12 +21,12 @@ CLASSES, PIXELS = 0x636C617373, 0x706978656C  # RNG stream ids
 
 
 class PermutedImages(MemoryImages):
-    """The same images once for every order of their pixels; image n of N under order t has the position t N + n.
+    """Images under several permutations of their pixels; image n of N under permutation t has the position t N + n.
 
-    All channels take the same order. Only the original images are held.
+    All channels are permuted alike. Only the original images are in memory.
 
     Args:
-        images: The original ones.
+        images: The original images.
         orders: (T, H W) int64, each row a permutation: pixel p of a permuted image is pixel ``orders[t, p]``.
 
     Example:
@@ -46,7 +46,7 @@ class PermutedImages(MemoryImages):
         return image[0], int(target)
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Several images (N, C, H, W) and their targets (N,) at once."""
+        """Return the images (N, C, H, W) at positions ``index`` (N,), and their targets (N,)."""
         count = len(self.images)
         pixels = self.images[index % count]
         order = self.orders[(index // count).to(self.orders.device)].to(pixels.device)
@@ -54,46 +54,45 @@ class PermutedImages(MemoryImages):
         return shuffled.view(pixels.shape), self.targets[index]
 
     def to(self, device: torch.device) -> "PermutedImages":
-        """The same images on another device."""
+        """Return the images on another device."""
         targets = self.targets[: len(self.images)]
         return PermutedImages(MemoryImages(self.images, targets, self.name).to(device), self.orders.to(device))
 
 
 class ContinualDataModule(ImageDataModule):
-    """A data set as a stream of tasks, learnt one after another within one ``fit``.
+    """A data set as a stream of tasks, trained one after another within one ``fit``.
 
     The stream has T tasks of E epochs: the trainer's ``max_epochs`` is E T, and its
     ``reload_dataloaders_every_n_epochs`` 1. (With fewer epochs than tasks, each of the first tasks has one.)
 
-    * ``class``: the classes come in T groups of as equal size as can be; a network tells all of them apart.
+    * ``class``: the classes are dealt to T groups of nearly equal size; a network tells all of them apart.
     * ``task``: the same, but the task of an image is known to the network, also in the test.
     * ``domain``: the same groups, but the label is the position of a class within its group: K = C / T labels.
     * ``permuted``: every task has all classes; the first has the original images, each other one the pixels
       of all images in an order of its own. It needs images in memory, and has no usual augmentation.
 
-    Every sample has a number, its position in the stream's images (``batch.index``): its place in the data
-    set, and for ``permuted`` t N + that place. :meth:`task_of` gives its task.
+    Every sample has a number (``batch.index``), its position n in the data set or, for ``permuted``, t N + n.
+    :meth:`task_of` returns its task.
 
-    ``class_counts`` are those of the whole stream; each image counts once, also where tasks permute it.
+    ``class_counts`` are those of the whole stream; each image counts once, also under ``permuted``.
 
     Source: the scenarios as in van de Ven, Tuytelaars & Tolias, "Three types of incremental learning", Nature
     Machine Intelligence 4, 2022; permuted pixels: Goodfellow et al., "An empirical investigation of
     catastrophic forgetting in gradient-based neural networks", ICLR 2014.
 
     Args:
-        data: The data set. Batches, validation part, seeds and augmentation are this module's own, not its.
-        tasks: T.
-        scenario: What a task is.
-        order_seed: Draws the order of the classes; None: that of their labels. It draws the orders of pixels
-            as well (None: as 0).
+        data: The data set. Its batch size, validation part, seeds and augmentation are ignored for those given here.
+        tasks: Number of tasks T.
+        scenario: ``"class"``, ``"task"``, ``"domain"`` or ``"permuted"``, see above.
+        order_seed: Seed of the order of the classes, None: by label; and of the permutations, None: as 0.
         root: As of :class:`ImageDataModule`; None: that of ``data``.
         augment: As of :class:`ImageDataModule`.
         subset: As of :class:`ImageDataModule`; None: that of ``data``.
         **kwargs: As of :class:`ImageDataModule`.
 
     Raises:
-        ValueError: More tasks than classes, fewer than one, groups of different sizes under ``domain``, or
-            another scenario.
+        ValueError: There are more tasks than classes or fewer than one, groups have different sizes under ``domain``,
+            or the scenario is unknown.
 
     Example:
         >>> from hem.datamodules import DigitsDataModule
@@ -135,7 +134,7 @@ class ContinualDataModule(ImageDataModule):
         self.tasks = tasks
         self.scenario = scenario
         self.order_seed = order_seed
-        self.cumulative = False  # whether training goes through all tasks so far, as joint training does
+        self.cumulative = False  # whether training is on all tasks so far, as in joint training
         order = torch.arange(count) if order_seed is None else permutation(count, CLASSES, order_seed)
         self.groups = [order] * tasks if scenario == "permuted" else list(order.tensor_split(tasks))
         self.name = f"{data.name}_{scenario}"
@@ -153,7 +152,7 @@ class ContinualDataModule(ImageDataModule):
         data.subset = self.subset = data.subset if subset is None else self.subset
         data.val_fraction, data.split_seed = self.val_fraction, self.split_seed
 
-    # What the stream says about itself.
+    # Facts of the stream.
 
     @property
     def train_counts(self) -> list[int]:  # type: ignore[override]
@@ -176,22 +175,22 @@ class ContinualDataModule(ImageDataModule):
         return self.whole.official_val
 
     def classes(self, task: int) -> Tensor:
-        """The classes of a task, (K,) int64, ascending."""
+        """Return the classes of a task, (K,) int64, ascending."""
         if self.scenario in ("domain", "permuted"):
             return torch.arange(self.num_classes)
         return self.groups[task].sort().values
 
     def seen(self, task: int) -> Tensor:
-        """The classes of a task and of all before it, (K,) int64, ascending."""
+        """Return the classes of a task and of all tasks before it, (K,) int64, ascending."""
         seen: Tensor = torch.unique(torch.cat([self.classes(t) for t in range(task + 1)]))
         return seen
 
     def usual_augment(self) -> list[Augmentation | Mixing]:
-        """The data set's, but for permuted pixels."""
+        """Return the usual augmentation of the data set; none for permuted pixels."""
         return [] if self.scenario == "permuted" else self.whole.usual_augment()
 
     def eval_transform(self) -> Fit:
-        """The data set's."""
+        """Return the transform of the data set."""
         return self.whole.eval_transform()
 
     # Images and parts.
@@ -201,7 +200,7 @@ class ContinualDataModule(ImageDataModule):
         self.whole.fetch()
 
     def load(self, split: Split) -> Images:
-        """An official part of the data set, with the labels and pixels of the stream."""
+        """Return an official part of the data set with the labels and pixels of the stream."""
         images = self.whole.images(split)
         if self.scenario == "domain":
             label = torch.empty(self.whole.num_classes, dtype=torch.int64)
@@ -222,10 +221,10 @@ class ContinualDataModule(ImageDataModule):
         return images
 
     def check_labels(self, images: Images, split: Split) -> None:
-        """The data set itself has checked them."""
+        """Do nothing: the data set has checked them."""
 
     def part(self, part: Split) -> tuple[Images, Tensor]:
-        """The images among which a part lies, and the numbers of its samples, all tasks together."""
+        """Return the images of an official part, and the numbers of the samples of a part, over all tasks."""
         whole, index = self.whole.part(part)
         split: Split = "test" if part == "test" else "val" if part == "val" and self.official_val else "train"
         if self.scenario == "permuted":
@@ -233,14 +232,14 @@ class ContinualDataModule(ImageDataModule):
         return self.images(split), index
 
     def task_of(self, index: Tensor, part: Split = "train") -> Tensor:
-        """The task of each sample.
+        """Return the task of each sample.
 
         Args:
-            index: (N,) int64, numbers of samples, on any device.
-            part: Where they are from.
+            index: Numbers of samples, (N,) int64, on any device.
+            part: The part that they belong to.
 
         Returns:
-            (N,) int64 in 0..T-1, on the device of ``index``.
+            Tasks in 0..T-1, (N,) int64, on the device of ``index``.
         """
         split: Split = "train" if part == "val" and not self.official_val else part
         targets = self.whole.images(split).targets
@@ -252,7 +251,7 @@ class ContinualDataModule(ImageDataModule):
         return task[targets.cpu()[index.cpu()]].to(index.device)
 
     def part_of(self, part: Split, tasks: Iterable[int]) -> Tensor:
-        """The numbers of the samples of some tasks, (N,) int64, ascending.
+        """Return the numbers of the samples of some tasks, (N,) int64, ascending.
 
         Raises:
             ValueError: A task has no training or test sample.
@@ -268,16 +267,16 @@ class ContinualDataModule(ImageDataModule):
         return index[torch.isin(task, wanted)]
 
     def fetched(self, index: Tensor, *words: int) -> RawBatch:
-        """Training samples by their numbers, augmented as a function of seed and words; as they are without words."""
+        """Return training samples by their numbers, augmented as a function of seed and words; without words as they are."""
         images = self.placed(self.images("train"))
         index = index.to(images.device or "cpu")
         return read(images, (index, key_of(self.seed, *words, index) if words else None, len(index)))
 
-    # The tasks in time.
+    # The current task.
 
     @property
     def epochs_per_task(self) -> int:
-        """E = max_epochs / T, or 1 for the first ``max_epochs`` of the tasks.
+        """Epochs per task E = max_epochs / T; 1 if there are fewer epochs than tasks.
 
         Raises:
             ValueError: ``max_epochs`` is no multiple of T.
@@ -297,7 +296,7 @@ class ContinualDataModule(ImageDataModule):
         return min(epoch // self.epochs_per_task, self.tasks - 1)
 
     def setup(self, stage: str) -> None:
-        """Read what the stage needs; training is tested after every task."""
+        """Read the parts that the stage needs; training needs the test part, which is evaluated after every task."""
         super().setup(stage)
         if stage != "fit":
             return
@@ -310,13 +309,13 @@ class ContinualDataModule(ImageDataModule):
             )
 
     def train_dataloader(self) -> Loader:
-        """The training part of the current task (or of all tasks so far), shuffled and augmented."""
+        """Return a loader of the training part of the current task (or of all tasks so far), shuffled and augmented."""
         first = 0 if self.cumulative else self.current_task
         index = self.part_of("train", range(first, self.current_task + 1))
         return self.loader(self.images("train"), index, training=True)
 
     def val_dataloader(self) -> Loader | list[Loader]:
-        """The validation part of the tasks so far while training, else of all tasks."""
+        """Return a loader of the validation part, during training of the tasks so far, else of all tasks."""
         if self.val_fraction == 0 and not self.official_val:
             return []
         fitting = self.trainer is not None and self.trainer.state.fn == "fit"

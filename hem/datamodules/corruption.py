@@ -1,7 +1,7 @@
-"""Corrupted versions of a known test part: computed here batch by batch, or read from the official files.
+"""Corrupted versions of a test part, computed batch by batch or read from the official files.
 
-Both are objects that a :class:`~hem.modules.CorruptionTask` is given. Their data set is the task's own data
-module, which brings channels, size, loaders and the order of the images.
+They are arguments of :class:`~hem.modules.CorruptionTask`. The data set is the task's own data module, which has the
+channels, size, loaders and the order of the images.
 """
 
 from abc import ABC, abstractmethod
@@ -23,30 +23,30 @@ class Condition(NamedTuple):
 
     corruption: str
     severity: int  # 1 to 5; 0 for the clean images
-    extra: bool = False  # not among those that the headline figures are means over
+    extra: bool = False  # whether it is left out of the headline means
 
 
 CLEAN = Condition("clean", 0)
 
 
 class Pass(NamedTuple):
-    """A way once through some images: every batch is seen under each of the conditions."""
+    """An iteration over some images, in which every batch is evaluated under each of the conditions."""
 
     images: EvaluationSet
     conditions: list[Condition]
 
 
 class CorruptedImages(ABC):
-    """The test part of a data set under corruptions, five severities of each.
+    """Base class of a test part under corruptions of five severities.
 
     Args:
-        corruptions: Their names; ``None``: all.
+        corruptions: Names of corruptions; ``None``: all.
         severities: Some of 1 to 5; ``None``: all.
-        images: So many images alone, the same under every condition; ``None``: all.
-        seed: Chooses those images. It is no run's seed: all networks shall see the same images.
+        images: Number of images, the same ones under every condition; ``None``: all.
+        seed: Seed of the choice of images; not a run's seed, so that all networks get the same images.
 
     Raises:
-        ValueError: A severity is none, one is named twice, or fewer than one image is asked for.
+        ValueError: A severity is not in 1 to 5, a name is repeated, or ``images`` is below 1.
     """
 
     def __init__(
@@ -70,31 +70,31 @@ class CorruptedImages(ABC):
 
     @abstractmethod
     def conditions(self, known: ImageDataModule) -> list[Condition]:
-        """The conditions, corruption by corruption, without the clean images.
+        """Return the conditions, corruption by corruption, without the clean images.
 
         Args:
             known: The data set.
 
         Raises:
-            FileNotFoundError: Its files are not there; the sentence says where they were looked for.
+            FileNotFoundError: The files are missing; the message says where they were searched.
             ValueError: There is no such corruption.
         """
 
     @abstractmethod
     def passes(self, known: ImageDataModule) -> list[Pass]:
-        """The ways through the images that show the clean ones and every condition once.
+        """Return iterations over the images that cover the clean images and every condition once.
 
         Args:
-            known: The data set; its loaders give each process its part.
+            known: The data set, whose loaders split the images among processes.
         """
 
     def apply(self, input: Tensor, index: Tensor, condition: Condition) -> Tensor:
-        """The images of a batch under a condition.
+        """Return the images of a batch under a condition.
 
         Args:
             input: (N, C, H, W) float in [0, 1].
-            index: (N,) int64, their places in the test part.
-            condition: One of those of their pass.
+            index: Positions of the images in the test part, (N,) int64.
+            condition: A condition of the pass that the batch belongs to.
 
         Returns:
             (N, C, H, W) float in [0, 1].
@@ -102,27 +102,27 @@ class CorruptedImages(ABC):
         return input
 
     def examined(self, name: str, images: Images) -> EvaluationSet:
-        """The chosen ones of some images."""
+        """Return the chosen images of a set for evaluation."""
         return EvaluationSet(name, "corruption", images, some(self.images, len(images), self.seed))
 
 
 class ComputedCorruptions(CorruptedImages):
-    """Corruptions computed on the batch's device, as a function of (seed, corruption, severity, image).
+    """Corruptions computed on the batch's device, a function of (seed, corruption, severity, image).
 
-    The constants are those of the official set of the nearest image size, see :mod:`hem.corruptions`. The
-    figures are close to those of the official files, not equal: the random numbers are others, the frost is
-    (unless photographs are given), and ImageNet-C is stored in JPEG files.
+    The constants are those of the official set of the nearest image size, see :mod:`hem.corruptions`. Accuracies are
+    close but not equal to those on the official files, which have other random numbers, photographs of frost (see
+    ``frost``) and, for ImageNet-C, JPEG compression.
 
     Args:
         corruptions: Keys of :data:`hem.corruptions.CORRUPTIONS`; ``None``: all 19.
         severities: Some of 1 to 5; ``None``: all.
-        images: So many images alone, the same under every condition; ``None``: all.
-        seed: Chooses those images and the random numbers. It is no run's seed: all networks shall see the
-            same images.
-        frost: Folder of the authors' photographs of frost; ``None``: a texture stands in for them.
+        images: Number of images, the same ones under every condition; ``None``: all.
+        seed: Seed of the choice of images and of the corruptions; not a run's seed, so that all networks get the same
+            images.
+        frost: Folder of the authors' photographs of frost; ``None``: a generated texture replaces them.
 
     Raises:
-        ValueError: There is no such corruption or severity, or fewer than one image is asked for.
+        ValueError: There is no such corruption or severity, or ``images`` is below 1.
 
     Example:
         >>> from hem.datamodules import MNISTDataModule
@@ -147,7 +147,7 @@ class ComputedCorruptions(CorruptedImages):
         self._photographs: list[Tensor] | None = None
 
     def conditions(self, known: ImageDataModule) -> list[Condition]:
-        """The conditions, corruption by corruption."""
+        """Return the conditions, corruption by corruption."""
         if self.frost is not None and "frost" in self.names:
             self._photographs = hem.corruptions.frost_photographs(self.frost, known.image_size)
         return [
@@ -157,7 +157,7 @@ class ComputedCorruptions(CorruptedImages):
         ]
 
     def passes(self, known: ImageDataModule) -> list[Pass]:
-        """One way through the clean images, on which everything is computed: files are decoded once."""
+        """Return one pass over the clean images with all conditions, so that files are decoded once."""
         return [Pass(self.examined("clean", known.images("test")), [CLEAN, *self.conditions(known)])]
 
     def apply(self, input: Tensor, index: Tensor, condition: Condition) -> Tensor:

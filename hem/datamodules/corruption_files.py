@@ -1,4 +1,4 @@
-"""Corrupted versions of a known test part, read from the official files."""
+"""Corrupted versions of a test part, read from the official files."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,21 +23,21 @@ MNIST_C = (
 
 
 class Official(NamedTuple):
-    """Where the official corrupted files of a data set are."""
+    """The official corrupted files of a data set."""
 
     folder: str
     title: str
     source: str
-    names: Sequence[str] | None = None  # those of hem.corruptions
+    names: Sequence[str] | None = None  # None: those of hem.corruptions
 
     @property
     def common(self) -> Sequence[str]:
-        """The corruptions that the headline figures are means over."""
+        """The corruptions over which headline means are taken."""
         return hem.corruptions.COMMON if self.names is None else self.names
 
     @property
     def extra(self) -> Sequence[str]:
-        """The others."""
+        """The other corruptions."""
         return hem.corruptions.EXTRA if self.names is None else ()
 
 
@@ -57,27 +57,27 @@ OFFICIAL = {
 
 
 class OfficialCorruptions(CorruptedImages):
-    """Corruptions from the official files, in the data module's root.
+    """Corruptions read from the official files in the data module's root.
 
     * CIFAR-10-C and CIFAR-100-C: ``<corruption>.npy``, (5 n, 32, 32, 3) bytes, severity after severity, and
       ``labels.npy``.
-    * MNIST-C: ``<corruption>/test_images.npy``, (n, 28, 28, 1) bytes, and ``test_labels.npy``. Its 15
-      corruptions are others, each of one severity, which is called 1 here; ``severities`` goes unused.
-    * Tiny-ImageNet-C and ImageNet-C: ``<corruption>/<severity>/<class>/*.JPEG``, perhaps below a folder of
-      their group such as ``noise``. They are the cut images already.
+    * MNIST-C: ``<corruption>/test_images.npy``, (n, 28, 28, 1) bytes, and ``test_labels.npy``. It has 15
+      other corruptions, each of one severity, called 1 here; ``severities`` is ignored.
+    * Tiny-ImageNet-C and ImageNet-C: ``<corruption>/<severity>/<class>/*.JPEG``, optionally below a
+      folder of their group such as ``noise``. The images are cropped already.
 
     Source: Hendrycks & Dietterich, ICLR 2019; Mu & Gilmer, "MNIST-C: a robustness benchmark for computer
     vision", 2019.
 
     Args:
-        corruptions: Their names; ``None``: the 15 common ones, and the 4 extra ones where they are there.
+        corruptions: Names of corruptions; ``None``: the 15 common ones, and those of the 4 extra ones that are there.
         severities: Some of 1 to 5; ``None``: all.
-        images: So many images alone, the same under every condition; ``None``: all.
-        seed: Chooses those images. It is no run's seed: all networks shall see the same images.
-        folder: The folder with the corruptions; ``None``: in the data module's root, by its official name.
+        images: Number of images, the same ones under every condition; ``None``: all.
+        seed: Seed of the choice of images; not a run's seed, so that all networks get the same images.
+        folder: The folder of the corruptions; ``None``: the one with the official name in the data module's root.
 
     Raises:
-        ValueError: A severity is none, one is named twice, or fewer than one image is asked for.
+        ValueError: A severity is not in 1 to 5, a name is repeated, or ``images`` is below 1.
 
     Example:
         >>> from hem.datamodules import SVHNDataModule
@@ -98,7 +98,7 @@ class OfficialCorruptions(CorruptedImages):
         self.folder = folder
 
     def conditions(self, known: ImageDataModule) -> list[Condition]:
-        """The conditions, corruption by corruption; see :meth:`CorruptedImages.conditions`."""
+        """Return the conditions, corruption by corruption; see :meth:`CorruptedImages.conditions`."""
         official, folder = self._where(known)
         names = [*official.common, *official.extra]
         for name in self.corruptions or ():
@@ -119,7 +119,7 @@ class OfficialCorruptions(CorruptedImages):
         return [Condition(name, severity, name in official.extra) for name in names for severity in severities]
 
     def passes(self, known: ImageDataModule) -> list[Pass]:
-        """A way through the clean images, and one through the files of each condition."""
+        """Return a pass over the clean images, and one over the files of each condition."""
         found = {condition: self.load(known, condition) for condition in self.conditions(known)}
         return [
             Pass(self.examined(f"{condition.corruption}/{condition.severity}", images), [condition])
@@ -127,15 +127,15 @@ class OfficialCorruptions(CorruptedImages):
         ]
 
     def load(self, known: ImageDataModule, condition: Condition) -> Images:
-        """The images of a condition; arrays stay on the disk, and files are not listed, until a batch needs them.
+        """Return the images of a condition; arrays are read, and files listed, when a batch needs them.
 
         Args:
             known: The data set.
             condition: One of :meth:`conditions`.
 
         Raises:
-            FileNotFoundError: A file or a class's folder is not there.
-            ValueError: A file is damaged; the sentence has its name.
+            FileNotFoundError: A file or the folder of a class is missing.
+            ValueError: A file is damaged; the message has its name.
         """
         official, folder = self._where(known)
         path = self._path(official, folder, condition.corruption)
@@ -165,7 +165,7 @@ class OfficialCorruptions(CorruptedImages):
         return official, Path(self.folder).expanduser() if self.folder else known.root / official.folder
 
     def _path(self, official: Official, folder: Path, corruption: str) -> Path:
-        """The file or folder of a corruption, or where it should be."""
+        """Return the path of a corruption's file or folder, which need not exist."""
         if official.folder.startswith("CIFAR"):
             return folder / f"{corruption}.npy"
         return next(folder.glob(f"*/{corruption}"), folder / corruption)
@@ -173,7 +173,7 @@ class OfficialCorruptions(CorruptedImages):
     def _arrays(
         self, known: ImageDataModule, path: Path, labels_path: Path, severity: int, severities: int, title: str
     ) -> MemoryImages:
-        """The part of a severity out of the images in one file and the labels in another."""
+        """Return the images and labels of a severity from files that hold all severities."""
         pixels, labels = read_array(path), read_array(labels_path)
         expected = (*known.image_size, known.in_channels)
         count = len(pixels) // severities if pixels.ndim else 0
@@ -197,22 +197,22 @@ class OfficialCorruptions(CorruptedImages):
 
 
 class MappedImages(MemoryImages):
-    """Images in a file, of which a batch is read: they are gone through once, and do not go to an accelerator."""
+    """Images in a memory-mapped file, which are read once, batch by batch, and not copied to an accelerator."""
 
     def placed(self, device: torch.device) -> MemoryImages:
-        """The same images."""
+        """Return the images, where they are."""
         return self
 
 
 class ListedImages(Images):
-    """Images in a folder for each class, listed when the first is asked for: all conditions of ImageNet have millions.
+    """Images in a folder for each class, listed on first access, since the conditions of ImageNet have millions.
 
     Args:
-        folder: Where the classes' folders are.
-        classes: Their names.
+        folder: Parent of the classes' folders.
+        classes: Names of the classes' folders.
         size: Height and width of the images.
         channels: 3 for RGB, 1 for grey.
-        count: How many there must be.
+        count: Expected number of images.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str], size: tuple[int, int], channels: int, count: int) -> None:
@@ -225,16 +225,16 @@ class ListedImages(Images):
         return listed(*self.place)[index]
 
     def name_of(self, index: int) -> str:
-        """The path of an image."""
+        """Return the path of an image."""
         return listed(*self.place).name_of(index)
 
 
-@lru_cache(maxsize=1)  # the lists of one condition alone are kept
+@lru_cache(maxsize=1)  # only the list of one condition is kept
 def listed(folder: Path, classes: tuple[str, ...], size: tuple[int, int], channels: int, count: int) -> FileImages:
-    """The images in a folder for each class.
+    """List the images in a folder for each class.
 
     Raises:
-        ValueError: There are not as many as there must be.
+        ValueError: There are not ``count`` images.
     """
     images = FileImages(*scan(folder, classes), Fit(size), channels=channels)
     if len(images) != count:
@@ -245,19 +245,19 @@ def listed(folder: Path, classes: tuple[str, ...], size: tuple[int, int], channe
 
 
 def read_array(path: Path) -> np.ndarray:
-    """An array in a ``.npy`` file, read from the disk where it is used; nothing in it is executed.
+    """Return the array in a ``.npy`` file, memory-mapped; pickles are not loaded.
 
     Args:
         path: The file.
 
     Raises:
-        FileNotFoundError: It is not there.
-        ValueError: It is damaged; the sentence has its name.
+        FileNotFoundError: The file is missing.
+        ValueError: The file is damaged; the message has its name.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there, though its folder is: unpack the official files anew.")
     try:
-        # "c": changes, which nobody makes, would stay in memory; torch warns of arrays that cannot be written
+        # "c", copy on write: torch warns of arrays that are read-only
         array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} is damaged and cannot be read ({error}): fetch it anew.") from error

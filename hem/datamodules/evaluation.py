@@ -1,4 +1,4 @@
-"""What a test goes through."""
+"""Sets of images that a test evaluates."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hem.datamodules.images import Images
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSet:
-    """Images that are examined: a task hands them to the data module, whose ``test_dataloader`` gives them all."""
+    """Images to evaluate: a task gives a list of such sets to the data module, whose loaders serve them in a test."""
 
     name: str
     kind: str  #: such as ``clean``, ``corrupt``, ``novel``
     images: Images
-    index: Tensor  #: the positions of those to look at, (N,) int64
+    index: Tensor  #: positions of the images to evaluate, (N,) int64

@@ -1,4 +1,4 @@
-"""Features of images under a network that stands still: computed once, kept in a file, read from it by its mapping."""
+"""Features of images under a frozen encoder, computed once and kept in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from hem.runs.files import atomic_file
 
 
 class FeatureImages(Images):
-    """The images of another set as an encoder sees them: vectors (D,) float32 in place of pixels.
+    """Features of images under an encoder: vectors (D,) float32 in place of pixels.
 
-    They are computed when the first of them is asked for, by one process while the others wait, and kept in
-    ``<folder>/<name>_<key>.npy``, where the key is a hash of the images and of what encodes them: other weights, other
-    pixels, other file. The file is mapped into memory, where all processes share it.
+    They are computed on first access, by one process while the others wait, and kept in ``<folder>/<name>_<key>.npy``,
+    where the key is a hash of the images and of the encoder, so that other pixels or weights have another file. All
+    processes share the file, which is mapped into memory.
 
     Args:
         images: The images.
-        encode: uint8 images (N, C, H, W) to features (N, D); it is called when it is its turn, not before.
-        identity: What else the features depend on, such as the tensors of the encoder, as bytes; likewise.
-        folder: Where the file lies.
-        batch_size: Images that are encoded at once.
+        encode: From uint8 images (N, C, H, W) to features (N, D); called on first access.
+        identity: Returns what else the features depend on, such as the tensors of the encoder, as bytes; called on
+            first access.
+        folder: Folder of the file.
+        batch_size: Images per call of ``encode``.
         workers: Processes that decode files.
 
     Example:
@@ -68,11 +69,11 @@ class FeatureImages(Images):
         return self.features[index], int(self.targets[index])
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Several features (N, D) and their targets (N,) at once."""
+        """Return the features (N, D) at positions ``index`` (N,), and their targets (N,)."""
         return self.features[index.cpu()], self.targets[index.cpu()]
 
     def name_of(self, index: int) -> str:
-        """The name of the image."""
+        """Return the name of an image."""
         return self.source.name_of(index)
 
     @cached_property
@@ -84,18 +85,18 @@ class FeatureImages(Images):
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.is_file():
                 self._compute(path)
-        return torch.from_numpy(np.load(path, mmap_mode="c"))  # c: whoever writes to it changes a copy
+        return torch.from_numpy(np.load(path, mmap_mode="c"))  # c: copy on write
 
     @property
     def place(self) -> str:
-        """Where the images lie: the folder of all of them, or the name of their set."""
+        """The common folder of the images, or the name of their set."""
         if self.source.paths is not None:
             return os.path.commonpath({os.path.dirname(path) for path in self.source.paths})
         return self.source.name_of(0).rpartition("/")[0] or "images"
 
     @property
     def key(self) -> str:
-        """The hash of the images and of what encodes them."""
+        """Hash of the images and of the encoder."""
         found = hashlib.blake2b(digest_size=8)
         if isinstance(self.source, MemoryImages):
             found.update(self.source.images.cpu().contiguous().numpy().data)
@@ -112,16 +113,16 @@ class FeatureImages(Images):
         return found.hexdigest()
 
     def _compute(self, path: Path) -> None:
-        """Encode all images in order into a file that is there whole or not at all."""
+        """Encode all images in order, and write the file atomically."""
         count, began = len(self), time.monotonic()
         how = "once, without their random crops" if getattr(self.source, "augment", None) else "once"
         print(f"Features of {self.place}: {count} images are encoded {how} ...", end=" ", flush=True)
         order = torch.arange(count)
         batches = Batches(lambda epoch: order, count, self.batch_size, training=False)
-        for stopped in path.parent.glob(f".{path.name}.*"):  # a process that was killed; ours alone holds the lock
+        for stopped in path.parent.glob(f".{path.name}.*"):  # of killed processes: this one holds the lock
             stopped.unlink()
         width = 0
-        with atomic_file(path) as file:  # not by its mapping: a full disk would end the process without a word
+        with atomic_file(path) as file:  # not through a mapping: on a full disk that is a bus error
             for batch in Loader(self.source, batches, workers=self.workers):
                 features = self.encode(batch.input).float().cpu().numpy()
                 if not width:

@@ -1,4 +1,4 @@
-"""Labelled images: in memory, all of them at once, or in files, decoded when they are asked for."""
+"""Sets of labelled images, in memory or in files that are decoded on access."""
 
 import os
 from abc import ABC, abstractmethod
@@ -16,14 +16,14 @@ from torchvision.transforms.v2 import functional as TF
 from hem.corruptions.pixels import GREY
 from hem.decoder import decode_image, header_fault, refuse_faults
 
-NO_TARGET = -100  # the target of an image without a label: what the losses ignore
+NO_TARGET = -100  # target of an image without a label, the losses' ignore_index
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# of images that are not read: whoever has them beside others would miss them
+# images that are not read; a folder that has them beside others is reported
 OTHER_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".jxl", ".tga", ".dng", ".dcm")
 
 
 def image_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
-    """The paths of all image files in a folder and below it, sorted; hidden files and folders left out."""
+    """Return the paths of all image files in a folder and its sub-folders, sorted, without hidden ones."""
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not hidden(name)]
@@ -32,20 +32,20 @@ def image_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is no data: hidden, or what macOS puts beside the data into archives."""
+    """Return whether a file or folder is no data: hidden, or metadata that macOS adds to archives."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def subfolders(folder: Path) -> list[str]:
-    """The names of the sub-folders, sorted; hidden ones left out."""
+    """Return the names of the sub-folders, sorted, without hidden ones."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
 
 
 def height_and_width(size: int | Sequence[int], argument: str = "image_size") -> tuple[int, int]:
-    """Height and width in pixels, of which one number means both.
+    """Return height and width in pixels, given both or one number for both.
 
     Raises:
-        ValueError: They are not one or two numbers of 1 or more.
+        ValueError: They are not one or two numbers of at least 1.
 
     Example:
         >>> height_and_width(48), height_and_width([48, 64])
@@ -61,40 +61,40 @@ def height_and_width(size: int | Sequence[int], argument: str = "image_size") ->
 
 
 class Images(Dataset[tuple[Tensor, int]], ABC):
-    """A fixed sequence of uint8 images with targets; ``targets`` is an int64 tensor of shape (N,)."""
+    """Base class of a fixed sequence of uint8 images with ``targets``, an int64 tensor of shape (N,)."""
 
     targets: Tensor
-    batched = False  # whether :meth:`take` gives many of them at once, in no time
-    name: str  #: what the set is called in tables, such as ``mnist/test``
-    paths: Sequence[str] | None = None  #: of the N files, where the images lie in files
-    device: torch.device | None = None  #: where the images lie, if they are in memory
+    batched = False  # whether :meth:`take` is fast, as of images in memory
+    name: str  #: name of the set in tables, such as ``mnist/test``
+    paths: Sequence[str] | None = None  #: paths of the N files; None: the images are not in files
+    device: torch.device | None = None  #: device of images in memory; None: they are not
 
     def __len__(self) -> int:
         return len(self.targets)
 
     @abstractmethod
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """The image at a position, (C, H, W) uint8 as an evaluation sees it, and its target."""
+        """Return the image at a position, (C, H, W) uint8, as for an evaluation, and its target."""
 
     def augmented(self, index: int, key: int) -> tuple[Tensor, int]:
-        """The same for training: changed at random, as a function of the key alone."""
+        """Return the image at a position, augmented for training as a function of the key, and its target."""
         return self[index]
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Several images and their targets (N,) at once."""
+        """Return the images at positions ``index`` (N,) and their targets, both stacked."""
         return stack([self[i] for i in index.tolist()])
 
     def placed(self, device: torch.device) -> "Images":
-        """The same images on an accelerator, where they are in memory and take less than a quarter of what is free."""
+        """Return the images on an accelerator if they are in memory and take less than a quarter of its free memory."""
         return self
 
     def name_of(self, index: int) -> str:
-        """The name of an image in tables: its path, or the set's name and its number."""
+        """Return the name of an image in tables: its path, or the name of the set and its position."""
         return f"{self.name}/{index:05d}"
 
 
 def stack(items: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Several images and their targets, classes or masks, each in one tensor."""
+    """Stack images and their targets, classes or masks."""
     images, targets = zip(*items, strict=True)
     return torch.stack(images), torch.stack([torch.as_tensor(target) for target in targets])
 
@@ -105,7 +105,7 @@ class MemoryImages(Images):
     Args:
         images: (N, C, H, W) uint8.
         targets: (N,) int64.
-        name: What the set is called in tables, such as ``mnist/test``.
+        name: Name of the set in tables, such as ``mnist/test``.
 
     Raises:
         TypeError: The images are not uint8.
@@ -136,31 +136,31 @@ class MemoryImages(Images):
         return self.images[index], int(self.targets[index])
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Several images (N, C, H, W) and their targets (N,) at once."""
+        """Return the images (N, C, H, W) at positions ``index`` (N,), and their targets (N,)."""
         return self.images[index], self.targets[index]
 
     def to(self, device: torch.device) -> "MemoryImages":
-        """The same images on another device."""
+        """Return the images on another device."""
         return MemoryImages(self.images.to(device), self.targets.to(device), self.name)
 
     def placed(self, device: torch.device) -> "MemoryImages":
-        """The same images on an accelerator, where they take less than a quarter of what is free there."""
+        """Return the images on an accelerator if they take less than a quarter of what is free there."""
         if device.type != "cuda" or self.device == device:
             return self
         return self.to(device) if self.images.nbytes * 4 <= torch.cuda.mem_get_info(device)[0] else self
 
 
 class FileImages(Images):
-    """Images in files, decoded one by one (in worker processes, when the loader has some).
+    """Images in files, decoded one by one (in worker processes, if the loader has some).
 
-    For training an image may be changed by ``augment``, under a state of torch's CPU generator that is a
-    function of the sample's key alone and that nobody else sees.
+    For training ``augment`` is called under a state of torch's CPU generator that is a function of the sample's key;
+    the former state is restored.
 
     Args:
         paths: The files.
         targets: (N,) int64.
-        transform: Makes a (C, H, W) uint8 tensor of an RGB or grey PIL image, the same one every time.
-        augment: The same for training, at random by torch's CPU generator; ``None`` for no difference.
+        transform: From an RGB or grey PIL image to a (C, H, W) uint8 tensor, deterministic.
+        augment: The same for training, random by torch's CPU generator; ``None``: ``transform``.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
@@ -187,33 +187,32 @@ class FileImages(Images):
         return self.transform(self.decode(self.paths[index])), int(self.targets[index])
 
     def augmented(self, index: int, key: int) -> tuple[Tensor, int]:
-        """The image at a position, changed at random as a function of the key alone."""
+        """Return the image at a position, augmented as a function of the key, and its target."""
         if self.augment is None:
             return self[index]
         image = self.decode(self.paths[index])
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(key)  # torch.manual_seed would reach the accelerators as well
+            torch.default_generator.manual_seed(key)  # torch.manual_seed would seed the accelerators too
             return self.augment(image), int(self.targets[index])
 
     def decode(self, path: str) -> Image.Image:
-        """The image in a file, as RGB or grey; see :mod:`hem.decoder`."""
+        """Decode the image in a file to RGB or grey, see :mod:`hem.decoder`."""
         try:
             return decode_image(path, self.channels)
         except FileNotFoundError:
             raise FileNotFoundError(f"The image {path} was there when the folder was listed, but is gone.") from None
 
     def name_of(self, index: int) -> str:
-        """The path of the file."""
+        """Return the path of the file."""
         return self.paths[index]
 
 
 class Fit(v2.Compose):  # type: ignore[misc]  # torchvision has no types
-    """Makes a (C, height, width) uint8 tensor of a PIL image: stretched, or scaled and cut at the centre.
+    """Transform a PIL image to a (C, height, width) uint8 tensor, by stretching or by scaling and a centre crop.
 
     Args:
         size: Height and width of the result in pixels.
-        shorter: Scale the shorter side to this many pixels and cut the centre out; ``None`` stretches to
-            ``size``.
+        shorter: Pixels to which the shorter side is scaled before the centre crop; ``None``: stretch to ``size``.
     """
 
     def __init__(self, size: tuple[int, int], shorter: int | None = None) -> None:
@@ -224,13 +223,13 @@ class Fit(v2.Compose):  # type: ignore[misc]  # torchvision has no types
 
 
 class RandomFit(v2.Compose):  # type: ignore[misc]  # torchvision has no types
-    """Makes a (C, height, width) uint8 tensor of a random part of a PIL image, by torch's CPU generator.
+    """Transform a random crop of a PIL image to a (C, height, width) uint8 tensor, by torch's CPU generator.
 
     Source: Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 6.
 
     Args:
         size: Height and width of the result in pixels.
-        scale: Smallest and largest area of the part, as a share of the image's.
+        scale: Smallest and largest area of the crop, as a share of the image's.
     """
 
     def __init__(self, size: tuple[int, int], scale: tuple[float, float]) -> None:
@@ -242,17 +241,17 @@ class RandomFit(v2.Compose):  # type: ignore[misc]  # torchvision has no types
 def unlabelled(
     folder: Path, argument: str, transform: Callable[[Image.Image], Tensor], channels: int = 3
 ) -> FileImages:
-    """The images of a folder, which have no label.
+    """Return the images of a folder and its sub-folders, without labels.
 
     Args:
-        folder: Images, also in folders below it.
-        argument: What names it, for the sentence.
+        folder: The folder.
+        argument: Name of the option with the folder, for error messages.
         transform: As of :class:`FileImages`.
         channels: As of :class:`FileImages`.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It holds no image, or files that are none: all of these are named.
+        ValueError: It holds no image, or files that cannot be used, all of which are named.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{argument} is {folder}, but there is no such folder.")
@@ -263,7 +262,7 @@ def unlabelled(
 
 
 def decode(files: FileImages, name: str) -> MemoryImages:
-    """All the images of some files, decoded into memory by as many threads as there are cores."""
+    """Decode all images of a set into memory, by as many threads as there are cores."""
     first, _ = files[0]
     images = torch.empty(len(files), *first.shape, dtype=torch.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -273,12 +272,12 @@ def decode(files: FileImages, name: str) -> MemoryImages:
 
 
 def conform(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
-    """Images of one data set in the form of another: grey or RGB, and scaled (bilinear, antialiased).
+    """Convert images to grey or RGB, and scale them to a size (bilinear, antialiased).
 
     Args:
         images: (N, C, H, W) uint8, C = 1 or 3.
-        channels: 1 or 3.
-        size: Height and width in pixels.
+        channels: Channels of the result, 1 or 3.
+        size: Height and width of the result in pixels.
 
     Returns:
         (N, channels, *size) uint8.

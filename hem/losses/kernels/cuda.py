@@ -168,7 +168,7 @@ def _backward(
 
 
 def runs(device: str, dtype: torch.dtype) -> bool:
-    """Return whether there is a kernel for a device type and a dtype; Triton's interpreter, for tests, runs on a CPU."""
+    """Return whether there is a kernel for a device type and a dtype; Triton's interpreter, for tests, needs a CPU."""
     if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         return False
     return device == ("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
