@@ -267,7 +267,7 @@ class ContinualDataModule(ImageDataModule):
         return index[torch.isin(task, wanted)]
 
     def fetched(self, index: Tensor, *words: int) -> RawBatch:
-        """Return training samples by their numbers, augmented as a function of seed and words; without words as they are."""
+        """Return training samples by number, augmented as a function of seed and words; without words unchanged."""
         images = self.placed(self.images("train"))
         index = index.to(images.device or "cpu")
         return read(images, (index, key_of(self.seed, *words, index) if words else None, len(index)))

@@ -1,4 +1,4 @@
-"""Batches: which samples, in which order, on which process."""
+"""Batches and loaders: the samples of each step, their order and their distribution over processes."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,53 +16,51 @@ from hem.rng import key as key_of
 
 
 class Batch(NamedTuple):
-    """What reaches a task: ``input, target, *_ = batch``."""
+    """A batch as tasks get it: ``input, target, *_ = batch``."""
 
     input: Tensor  # (N, C, H, W) float32 in [0, 1], not normalised
-    target: Tensor  # (N,) or (N, H, W) class indices, int64; or (N, K) class probabilities where labels are mixed
+    target: Tensor  # class indices (N,) or (N, H, W), int64; or class probabilities (N, K) if labels are mixed
     index: Tensor  # type: ignore[assignment]  # (N,) int64: the place in its split; it hides tuple.index
 
 
 class RawBatch(NamedTuple):
-    """What a :class:`Loader` yields: images as they are stored, and the randomness that belongs to them."""
+    """A batch as a :class:`Loader` yields it: stored images, and the keys of their augmentation."""
 
-    input: Tensor  # (M, C, H, W) uint8; M = N, or 2 N where partners to be mixed with follow the samples
-    target: Tensor  # (M,) int64; or (M, H, W) uint8 where every pixel has a label
+    input: Tensor  # (M, C, H, W) uint8; M = N, or 2 N if the samples are followed by partners for mixing
+    target: Tensor  # (M,) int64, or masks (M, H, W) uint8
     index: Tensor  # type: ignore[assignment]  # (M,) int64; it hides tuple.index
     key: Tensor | None  # (M,) int64, a function of (seed, epoch, index); ``None``: no augmentation
     size: int  # N
 
 
-# a batch before it is fetched: index (M,), key (M,) or None, N
+# a batch to be fetched: index (M,), key (M,) or None, N
 Request: TypeAlias = tuple[Tensor, Tensor | None, int]
-PARTNER = -1  # the stream of random numbers that chooses partners; augmentations have 0, 1, ...
+PARTNER = -1  # random stream that chooses partners; augmentations have the streams 0, 1, ...
 
 
 @dataclass(eq=False)
 class Batches(Sampler[Tensor]):
-    """The batches of an epoch, as far as one process works on them.
+    """The part of one process of the batches of an epoch.
 
     ``batch_size`` counts the samples of one step over *all* processes: every batch of the epoch is formed
-    first and then cut into equal parts, one per process. So a run does the same steps on one device and on
+    first and then cut into equal parts, one per process. So a run takes the same steps on one device and on
     eight.
 
-    Training batches are full; the remainder of the epoch (fewer than ``batch_size`` samples, other ones in
-    each epoch) is left out, for a batch of another size weighs its samples differently and one of size 1
-    breaks batch normalisation. A data set smaller than ``batch_size`` is one batch.
+    Training batches are full; the remainder of the epoch (fewer than ``batch_size`` samples, different ones in each
+    epoch) is dropped, since a smaller batch would weigh its samples differently and one of size 1 breaks batch
+    normalisation. A data set smaller than ``batch_size`` is one batch.
 
-    Evaluation takes every sample once, in order: ceil(n / batch_size) batches whose sizes differ by at most
-    one, so that each process has as many batches as the others (collectives do not hang) and no sample is
-    repeated to fill one up.
+    Evaluation takes every sample once, in order: ceil(n / batch_size) batches whose sizes differ by at most one, so
+    that all processes have the same number of batches (collectives do not hang) and no sample is repeated.
 
     Args:
-        order: From the epoch to the samples' indices in the order in which they come; the same number in
-            each epoch.
-        length: That number.
+        order: From the epoch to the indices of its samples in order; as many in each epoch.
+        length: Number of indices of an epoch.
         batch_size: Samples per step over all processes.
-        training: Full batches alone.
-        rank: This process, 0 <= rank < world.
+        training: Whether all batches are full.
+        rank: Rank of this process.
         world: Number of processes.
-        device: Where the indices are put.
+        device: Device of the indices.
 
     Raises:
         ValueError: A process would get no sample, or the processes parts of different sizes.
@@ -98,7 +96,7 @@ class Batches(Sampler[Tensor]):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; Lightning does so before each."""
+        """Set the epoch that comes next; Lightning calls it before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -115,19 +113,19 @@ class Batches(Sampler[Tensor]):
 
 
 class Loader:
-    """Yields a :class:`RawBatch` for each entry of a :class:`Batches`; what a Trainer iterates over.
+    """Data loader that yields a :class:`RawBatch` for each entry of :class:`Batches`.
 
-    Images in memory are taken by one indexing per batch, without workers and on the device where they lie.
-    Files are read through torch's DataLoader. Either way the position within the epoch is a state that
-    Lightning saves, so that a run stopped in the middle of an epoch goes on with the next batch.
+    A batch of images in memory is one indexing operation on their device, without workers. Files are read by torch's
+    DataLoader. Lightning saves the position within the epoch, so a run that was stopped within an epoch resumes with
+    the next batch.
 
     Args:
-        images: Where the indices point.
-        batches: The indices.
-        seed: The seed of the augmentation; ``None`` for none.
-        partners: Indices from which each sample gets a partner to be mixed with; ``None`` for none.
+        images: The images.
+        batches: Batches of indices into the images.
+        seed: Seed of the augmentation; ``None``: no augmentation.
+        partners: Indices from which a partner for mixing is drawn for each sample; ``None``: no mixing.
         workers: Processes that decode files.
-        once: Whether they end with the epoch.
+        once: Whether the workers end with the epoch.
     """
 
     def __init__(
@@ -141,8 +139,8 @@ class Loader:
         once: bool = False,
     ) -> None:
         self.images = images
-        self.sampler = batches  # under this name Lightning finds set_epoch,
-        self.batch_sampler = None  # and beside it asks for this one
+        self.sampler = batches  # Lightning looks for set_epoch under this name,
+        self.batch_sampler = None  # and needs this one, too
         self.seed = seed
         self.partners = None if partners is None else partners.to(batches.device)
         self.workers = workers
@@ -155,7 +153,7 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[RawBatch]:
-        # A generator: nothing happens before the first batch is asked for; by then the epoch is set
+        # A generator, so it starts with the first batch, when the epoch has been set.
         resume, self._resume = self._resume, None
         start = resume["position"] if resume and resume["epoch"] == self.sampler.epoch else 0
         self._position = start
@@ -164,21 +162,21 @@ class Loader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches were given out."""
+        """Return the epoch, and the number of its batches that were yielded."""
         return {"epoch": self.sampler.epoch, "position": self._position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the state's epoch behind the batches that were given out, any other at its start."""
+        """Begin the saved epoch after the batches that were yielded, any other epoch at its start."""
         self._resume = dict(state)
 
     def _requests(self, start: int) -> Iterator[Request]:
-        """Indices, keys and the number of samples of every batch from a position on."""
+        """Yield indices, keys and the number of samples of every batch from a position on."""
         parts = list(islice(self.sampler, start, None))
-        count = len(self.images)  # beyond it are repeats of a sample, with keys of their own: see ImageDataModule.order
+        count = len(self.images)  # larger indices are repeats of a sample, with other keys: see ImageDataModule.order
         if self.seed is None or not parts:
             yield from ((index % count, None, len(index)) for index in parts)
             return
-        # all keys of the epoch at once: hashing is many small operations, whatever the number of keys
+        # all keys of the epoch at once: hashing takes many small operations for any number of keys
         sizes = [len(index) for index in parts]
         whole = torch.cat(parts)
         key = key_of(self.seed, self.sampler.epoch, whole)
@@ -206,7 +204,7 @@ class Loader:
                 collate_fn=_as_it_is,
                 pin_memory=torch.cuda.is_available(),
                 persistent_workers=self.workers > 0 and not self.once,
-                generator=torch.Generator(),  # or each epoch's workers draw their seed from the global one
+                generator=torch.Generator(),  # else workers draw their seeds from the global generator in each epoch
             )
         cast(_Requests, self._files.sampler).pending = requests
         for batch in self._files:
@@ -216,10 +214,10 @@ class Loader:
 
 
 def read(images: Images, request: Request) -> RawBatch:
-    """The batch of a request, fetched by this process.
+    """Fetch the batch of a request in this process.
 
     Raises:
-        OSError: A file is gone.
+        OSError: A file is missing.
         ValueError: A file is damaged.
     """
     index, key, size = request
@@ -232,7 +230,7 @@ def read(images: Images, request: Request) -> RawBatch:
 
 
 class _Requests(Sampler[Request]):
-    """The requests of the epoch, handed to a DataLoader that outlives it."""
+    """Batch sampler that hands the requests of each epoch to a persistent DataLoader."""
 
     pending: Iterator[Request]
 
@@ -241,7 +239,7 @@ class _Requests(Sampler[Request]):
 
 
 class _Decoder(Dataset[RawBatch | Exception]):
-    """Makes a batch of a request. Errors are returned: a worker that raises buries them in a traceback."""
+    """Dataset that makes a batch of a request, and returns errors, which a worker would bury in a traceback."""
 
     def __init__(self, images: Images) -> None:
         self.images = images

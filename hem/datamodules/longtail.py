@@ -1,4 +1,4 @@
-"""A long tail cut from any data set, and classes drawn more or less often than they come."""
+"""Long-tailed subsets of any data set, and sampling of classes by their frequency."""
 
 from __future__ import annotations
 
@@ -12,52 +12,52 @@ from torch import Tensor
 
 from hem.rng import key, uniform
 
-DRAWS = -2  # the words of a key end in it where classes and samples are drawn
+DRAWS = -2  # RNG stream ids of the draws of classes and samples
 
 
 class Subset(ABC):
-    """A fixed selection from the training part: a long tail, some classes, a few labels."""
+    """Base class of a fixed selection from the training part, such as a long tail."""
 
     @abstractmethod
     def counts(self, class_counts: list[int]) -> list[int]:
-        """How many samples of each class remain of ``class_counts``; must not need the data."""
+        """Return how many samples of each class remain of ``class_counts``, without reading the data."""
 
     @abstractmethod
     def select(self, targets: Tensor) -> Tensor:
-        """Positions (K,) in ``targets`` (N,) of the samples that remain, per class as many as counted."""
+        """Return the positions (K,) in ``targets`` (N,) of the samples that remain, :meth:`counts` of each class."""
 
 
 class Sampling(ABC):
-    """Which training samples an epoch takes, in which order: other than each of them once."""
+    """Base class of the choice and order of the training samples of an epoch."""
 
     @abstractmethod
     def draw(self, targets: Tensor, seed: int, epoch: int) -> Tensor:
-        """Positions (N,) in ``targets`` (N,), repeats among them; a function of targets, seed and epoch alone."""
+        """Return positions (N,) in ``targets`` (N,), with repeats; a function of targets, seed and epoch alone."""
 
 
 class LongTail(Subset):
-    """Keep so many samples of each class that the first has ``imbalance`` times as many as the last.
+    """Long tail: a subset in which the first class has ``imbalance`` times as many samples as the last.
 
     With classes i = 0..C-1 in the order of the data set, r_i = IF^(-i / (C-1)) for the profile ``exponential``,
     and r_i = 1 for i < floor(C / 2), else 1 / IF, for ``step``:
 
         n_i = floor(n_max r_i),  n_max = min_i s_i / r_i,
 
-    where s_i samples are there: n_max is the largest number for which every class can fill its place (the size
-    of a class, where all are of one size). From the whole training part of CIFAR-10 (``val_fraction`` 0) and
+    where class i has s_i samples: n_max is the largest number for which all classes have enough samples (the size of a
+    class, if all have the same size). From the whole training part of CIFAR-10 (``val_fraction`` 0) and
     IF = 100 that gives the published 5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50.
 
-    Which samples: those that the authors' code takes, the first n_i after ``np.random.seed(seed)`` and
-    ``np.random.shuffle`` of each class's positions in turn. The same seed and data give the same samples, and a
-    milder imbalance holds a stronger one's.
+    The samples are those of the authors' code: the first n_i after ``np.random.seed(seed)`` and ``np.random.shuffle``
+    of each class's positions in turn. The same seed and data give the same samples, and those of a larger imbalance are
+    among those of a smaller one.
 
     Args:
-        imbalance: IF >= 1, samples of the most over those of the rarest class.
+        imbalance: IF >= 1, samples of the most frequent class over those of the rarest.
         profile: ``exponential`` or ``step``.
-        seed: Chooses the samples; 0 in the literature.
+        seed: Seed of the choice of samples; 0 in the literature.
 
     Raises:
-        ValueError: ``imbalance`` is below 1; or, once the classes' sizes are known, one is left without samples.
+        ValueError: ``imbalance`` is below 1, or a class is left without samples.
 
     Source: Cui et al., "Class-balanced loss based on effective number of samples", CVPR 2019, section 5.1
     (exponential); Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss",
@@ -85,7 +85,7 @@ class LongTail(Subset):
         self.seed = seed
 
     def counts(self, class_counts: Sequence[int]) -> list[int]:
-        """How many samples of each class remain.
+        """Return how many samples of each class remain.
 
         Raises:
             ValueError: A class is left without samples.
@@ -101,7 +101,7 @@ class LongTail(Subset):
         else:
             ratios = [1.0 if i < classes // 2 else 1 / self.imbalance for i in range(classes)]
         most = min(there / ratio for there, ratio in zip(class_counts, ratios, strict=True))
-        kept = [int(most * ratio + 1e-6) for ratio in ratios]  # 49 (1 / 49) is 0.99... in floating point
+        kept = [int(most * ratio + 1e-6) for ratio in ratios]  # for rounding: 49 (1 / 49) is 0.99...
         if 0 in kept:
             short = min(range(classes), key=lambda i: class_counts[i] / ratios[i])
             raise ValueError(
@@ -111,13 +111,13 @@ class LongTail(Subset):
         return kept
 
     def select(self, targets: Tensor) -> Tensor:
-        """Positions (K,) in ``targets`` (N,) of the samples that remain, class after class.
+        """Return the positions (K,) in ``targets`` (N,) of the samples that remain, ordered by class.
 
         Classes are 0 to the largest in ``targets``.
         """
         counts = self.counts(torch.bincount(targets).tolist())
         labels = targets.numpy()
-        random = np.random.RandomState(self.seed)  # its numbers never change
+        random = np.random.RandomState(self.seed)  # the numbers of this legacy generator are guaranteed not to change
         chosen = []
         for label, count in enumerate(counts):
             positions = np.flatnonzero(labels == label)
@@ -127,13 +127,13 @@ class LongTail(Subset):
 
 
 class PowerSampling(Sampling):
-    """Draw classes by a power of their size, then one of the class's samples, all with replacement.
+    """Sampling with replacement that draws a class by a power of its size, then one of its samples.
 
         p_j = n_j^q / sum_i n_i^q
 
-    q = 0 is class-balanced sampling (every class as often as any other, known as over-sampling), q = 1/2
-    square-root sampling, and q = 1 draws samples as they come; each sample exactly once is no sampling at all. An
-    epoch has as many draws as there are samples, so that all take as many steps.
+    q = 0 is class-balanced sampling (all classes equally often, known as over-sampling), q = 1/2 square-root sampling,
+    and q = 1 draws all samples with equal probability. An epoch has as many draws as there are samples, so its number
+    of steps does not change.
 
     Args:
         power: q in [0, 1].
@@ -158,7 +158,7 @@ class PowerSampling(Sampling):
         self.power = power
 
     def draw(self, targets: Tensor, seed: int, epoch: int) -> Tensor:
-        """Positions (N,) in ``targets`` (N,): a function of the seed and the epoch, whatever the devices."""
+        """Return positions (N,) in ``targets`` (N,), a function of the seed and the epoch, not of the devices."""
         counts = torch.bincount(targets)
         shares = torch.where(counts > 0, counts.double() ** self.power, 0.0)
         limits = shares.cumsum(0)
@@ -170,7 +170,7 @@ class PowerSampling(Sampling):
 
 
 def repeats(index: Tensor) -> Tensor:
-    """How often each number has come before, (N,) for (N,) int64.
+    """Return how often each number of ``index`` (N,) occurs before it, (N,) int64.
 
     Example:
         >>> repeats(torch.tensor([7, 3, 7, 7, 3]))

@@ -1,4 +1,4 @@
-"""Data sets of images with masks: their facts, files, and how a mask is read and counted."""
+"""Base class of data sets of images with masks; reading of masks and counting of their classes."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from torch import Tensor
 from hem.decoder import decode_mask
 from hem.runs.files import write_atomically
 
-VOID = 255  # the label of pixels without one, in every mask of this package
-HELD_OUT = 254  # the label of pixels of classes that are held out as unknown
-_WRONG = 253  # what a value that is no class becomes before it is refused
+VOID = 255  # label of unlabelled pixels in all masks of this package
+HELD_OUT = 254  # label of pixels of classes that are held out as unknown
+_WRONG = 253  # stands for values that are no class, until an error is raised
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-Files = list[tuple[str, str]]  # an image and its mask
+Files = list[tuple[str, str]]  # paths of images and their masks
 Color = tuple[int, int, int]
 
 
 class Counts(NamedTuple):
-    """How often each of C classes is seen in the training masks, at the size in which they are stored."""
+    """Frequencies of C classes in the training masks, at their stored size."""
 
     pixels: list[int]  #: pixels of the class
     images: list[int]  #: images that have a pixel of it
-    pixels_of_images: list[int]  #: all pixels of those images, void ones included
+    pixels_of_images: list[int]  #: all pixels of those images, void included
     total: int  #: all pixels of all images
 
     def frequencies(self) -> list[float]:
-        """The share of each class in the images that have it, as median-frequency balancing takes it.
+        """Return the share of each class in the images that contain it, for median-frequency balancing.
 
         Example:
             >>> Counts([30, 5], [2, 1], [40, 20], 40).frequencies()
@@ -45,47 +45,47 @@ class Counts(NamedTuple):
 
 
 class MaskDataset(ABC):
-    """A data set of images with masks, in its official layout: facts, files, and how a mask is read.
+    """Base class of a data set of images with masks, in its official layout.
 
-    Masks hold the classes 0..C-1 and :data:`VOID`, 255, where nothing is labelled; another value is an error.
+    Masks hold the classes 0..C-1, and :data:`VOID` = 255 for unlabelled pixels; other values are errors.
     """
 
-    name: str  #: in file names
-    title: str  #: in sentences
-    source: str  #: where it can be had
-    place: str = ""  #: of its folder, below that of all data sets
+    name: str  #: used in file names
+    title: str  #: used in messages
+    source: str  #: URL of the data
+    place: str = ""  #: its folder, relative to the root of all data sets
     class_names: Sequence[str]
     palette: Sequence[Color]  #: RGB of each class; void is black
-    image_size: tuple[int, int]  #: height and width in pixels to which images are brought
-    mean: tuple[float, ...] = _IMAGENET_MEAN  #: of each channel, pixels in [0, 1]
+    image_size: tuple[int, int]  #: height and width in pixels to which images are resized by default
+    mean: tuple[float, ...] = _IMAGENET_MEAN  #: per channel, pixels in [0, 1]
     std: tuple[float, ...] = _IMAGENET_STD
-    official_val: bool = False  #: whether there is a validation part beside the training and test parts
-    counts: Counts | None = None  #: of the official training part, where they are known without reading it
-    labels: Mapping[int, int] | None = None  #: from a mask's values to classes or VOID; None: they are classes
+    official_val: bool = False  #: whether there is an official validation part
+    counts: Counts | None = None  #: of the official training part, if known without reading it
+    labels: Mapping[int, int] | None = None  #: from values of masks to classes or VOID; None: values are classes
 
-    own: bool = False  #: whether it is one's own folder, whose files come and go, rather than published lists
+    own: bool = False  #: whether it is a user's own folder, whose files may change, not a published list of files
 
     @abstractmethod
     def files(self, root: Path, split: str) -> Files:
-        """The images and masks of the part ``train``, ``val`` or ``test`` under ``root``, sorted.
+        """Return the paths of images and masks of the part ``train``, ``val`` or ``test`` under ``root``, sorted.
 
         Raises:
-            FileNotFoundError: The part, or the mask of an image, is not there.
+            FileNotFoundError: The part, or the mask of an image, is missing.
         """
 
     def folder(self, root: Path) -> Path:
-        """Where the data set lies, and what is counted once is kept: :attr:`place` in the root."""
+        """Return the folder of the data set, :attr:`place` in the root, where its counts are kept as well."""
         return root / self.place
 
     def has_val(self, root: Path) -> bool:
-        """Whether there is a validation part; only one's own folder has to be looked at for that."""
+        """Return whether there is a validation part; for a user's own folder this depends on its files."""
         return self.official_val
 
     def read_mask(self, path: str) -> Tensor:
-        """The classes in a mask file: (H, W) uint8, 0..C-1 or :data:`VOID`.
+        """Read the classes of a mask file: (H, W) uint8, 0..C-1 or :data:`VOID`.
 
         Raises:
-            ValueError: The file cannot be read, has colours in place of indices, or a value that is no class.
+            ValueError: The file cannot be read, has more than one channel, or a value that is no class.
         """
         values = decode_mask(path)
         if values.ndim != 2:
@@ -105,21 +105,21 @@ class MaskDataset(ABC):
 
     @property
     def _table(self) -> Tensor:
-        table = torch.full((258,), _WRONG, dtype=torch.uint8)  # -1 and 256: all that a byte does not hold
+        table = torch.full((258,), _WRONG, dtype=torch.uint8)  # at 256 and -1: for values beyond a byte
         labels = self.labels or {**{c: c for c in range(len(self.class_names))}, VOID: VOID}
         for value, label in labels.items():
             table[value] = label
         return table
 
     def missing(self, path: Path) -> FileNotFoundError:
-        """The error of a part that is not there."""
+        """Return the error for a part that is missing."""
         return FileNotFoundError(
             f"{self.title} is missing: {path} is not there. Get it from {self.source}; data that lies elsewhere is "
             "found by --data.root or the environment's HEM_DATA."
         )
 
     def _state(self, masks: Sequence[str]) -> str:
-        """What the counts hang on: the masks' names, sizes and times of change, and what their values mean."""
+        """Return a hash of names, sizes and modification times of masks, and of ``labels``: counts depend on them."""
         digest = hashlib.sha256(repr(self.labels).encode())
         for mask in masks:
             found = os.stat(mask)
@@ -127,19 +127,19 @@ class MaskDataset(ABC):
         return digest.hexdigest()
 
     def count(self, root: Path) -> Counts:
-        """The classes' counts in the training part: the known ones, or counted once and kept beside the data."""
+        """Return the counts of the training part, where unknown counted once and kept beside the data."""
         if self.counts is not None:
             return self.counts
         kept = self.folder(root) / f"{self.name}_counts.json"
         masks = [mask for _, mask in self.files(root, "train")]
         known = {"masks": len(masks), "classes": list(self.class_names), "state": self._state(masks)}
-        with suppress(OSError, ValueError, KeyError, TypeError):  # not there, of an older release, or damaged
+        with suppress(OSError, ValueError, KeyError, TypeError):  # missing, of an older version, or damaged
             record = json.loads(kept.read_bytes())
             if {key: record[key] for key in known} == known:
                 return Counts(**record["counts"])
         counts = count_classes(map(self.read_mask, masks), len(self.class_names))
         record = {**known, "counts": counts._asdict()}
-        with suppress(OSError):  # a folder that cannot be written is counted again next time
+        with suppress(OSError):  # read-only folder: they are counted again next time
             write_atomically(kept, json.dumps(record) + "\n")
         return counts
 
@@ -148,8 +148,8 @@ def count_classes(masks: Iterable[Tensor], num_classes: int) -> Counts:
     """Count the pixels and images of each class.
 
     Args:
-        masks: Each (H, W) uint8; values from ``num_classes`` on are void.
-        num_classes: C.
+        masks: Each (H, W) uint8; values of at least ``num_classes`` are void.
+        num_classes: Number of classes C.
 
     Example:
         >>> count_classes([torch.tensor([[0, 0], [1, 255]], dtype=torch.uint8), torch.zeros(1, 2).byte()], 2)
@@ -167,7 +167,7 @@ def count_classes(masks: Iterable[Tensor], num_classes: int) -> Counts:
 
 
 def paired(images: Iterable[Path], mask_of: Callable[[Path], Path]) -> Files:
-    """Each image with its mask, in the images' order.
+    """Pair each image with its mask, in the order of the images.
 
     Raises:
         FileNotFoundError: An image has no mask.

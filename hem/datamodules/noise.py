@@ -1,4 +1,4 @@
-"""Images of nothing: noise, and destroyed images; functions of seed and position, so that all networks see the same."""
+"""Unrecognisable images: noise and destroyed images, functions of seed and position, so the same for all networks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hem.rng import key, uniform
 
 
 class DerivedImages(Images):
-    """Images that are made when they are asked for, from their positions.
+    """Images that are generated on access, from their positions.
 
     Args:
         make: From positions (N,) int64 to images (N, C, H, W) uint8.
-        count: How many there are.
-        name: What the set is called in tables.
+        count: Number of images.
+        name: Name of the set in tables.
     """
 
     def __init__(self, make: Callable[[Tensor], Tensor], count: int, name: str) -> None:
@@ -31,28 +31,28 @@ class DerivedImages(Images):
         return self.make(torch.tensor([index]))[0], NO_TARGET
 
     def in_memory(self, index: Tensor) -> MemoryImages:
-        """The images at some positions, made in parts of 500 and kept."""
+        """Return the images at some positions, generated in batches of 500, in memory."""
         images = torch.cat([self.make(part) for part in torch.split(index, 500)])
         return MemoryImages(images, self.targets[index], self.name)
 
 
 def stacked(images: Images, index: Tensor) -> Tensor:
-    """The images at some positions in one tensor (N, C, H, W) uint8, on the CPU."""
+    """Return the images at positions ``index`` (N,) as one tensor (N, C, H, W) uint8 on the CPU."""
     return images.take(index.to(images.device or "cpu"))[0].cpu()
 
 
 def _draw(seed: int, stream: int, index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Numbers in [0, 1), (N, *shape), of the images at positions (N,)."""
+    """Return uniform numbers in [0, 1), (N, *shape), for images at positions ``index`` (N,)."""
     return uniform(key(seed, stream, index), math.prod(shape)).view(-1, *shape)
 
 
 def _bytes(pixels: Tensor) -> Tensor:
-    """Pixels in [0, 1] as bytes; what is beyond is cut off."""
+    """Clip pixels to [0, 1] and convert them to bytes."""
     return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def uniform_noise(shape: tuple[int, int, int], seed: int, index: Tensor) -> Tensor:
-    """Every value equally likely, independently: (N, C, H, W) uint8.
+    """Return uniform noise, all values independent: (N, C, H, W) uint8.
 
     Example:
         >>> uniform_noise((1, 28, 28), 0, torch.arange(2)).shape
@@ -62,10 +62,10 @@ def uniform_noise(shape: tuple[int, int, int], seed: int, index: Tensor) -> Tens
 
 
 def gaussian_noise(shape: tuple[int, int, int], seed: int, index: Tensor) -> Tensor:
-    """Normal with mean 1/2 and standard deviation 1/4, cut off at 0 and 1: (N, C, H, W) uint8.
+    """Return normal noise with mean 1/2 and standard deviation 1/4, clipped to [0, 1]: (N, C, H, W) uint8.
 
-    In [-1, 1] this is the outlier-exposure code's deviation of 1/2. Source: Hendrycks et al., "Deep anomaly
-    detection with outlier exposure", ICLR 2019, appendix.
+    For pixels in [-1, 1] this is the standard deviation 1/2 of the outlier-exposure code. Source: Hendrycks et al.,
+    "Deep anomaly detection with outlier exposure", ICLR 2019, appendix.
     """
     radius, angle = _draw(seed, 2, index, (2, *shape)).unbind(1)
     normal = (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * torch.pi * angle)
@@ -73,7 +73,7 @@ def gaussian_noise(shape: tuple[int, int, int], seed: int, index: Tensor) -> Ten
 
 
 def blobs(shape: tuple[int, int, int], seed: int, index: Tensor) -> Tensor:
-    """Bernoulli(0.7) pixels, blurred (Gaussian, sigma 1.5 pixels), those below 3/4 black: (N, C, H, W) uint8.
+    """Return blobs: Bernoulli(0.7) pixels, blurred (Gaussian, sigma 1.5 pixels), below 3/4 black: (N, C, H, W) uint8.
 
     As in the outlier-exposure code, the channels are a third axis of the blur. Source: Hendrycks et al.,
     "Deep anomaly detection with outlier exposure", ICLR 2019, appendix.
@@ -84,7 +84,7 @@ def blobs(shape: tuple[int, int, int], seed: int, index: Tensor) -> Tensor:
 
 
 def permuted(images: Images, seed: int, index: Tensor) -> Tensor:
-    """Images with their pixels in another order, one of its own for each image: (N, C, H, W) uint8."""
+    """Return images with permuted pixels, by a different permutation for each image: (N, C, H, W) uint8."""
     pixels = stacked(images, index)
     place = torch.arange(pixels.shape[2] * pixels.shape[3])
     order = torch.argsort(key(seed, 4, index[:, None], place), dim=1)
@@ -92,11 +92,11 @@ def permuted(images: Images, seed: int, index: Tensor) -> Tensor:
 
 
 def phase_randomised(images: Images, seed: int, index: Tensor) -> Tensor:
-    """Images with the phases of their Fourier transform replaced by those of white noise: (N, C, H, W) uint8.
+    """Return images with the phases of their Fourier transform replaced by those of white noise: (N, C, H, W) uint8.
 
-    All channels take the same phases. The mean stays, but for what is cut off outside of [0, 1]: noise in
-    [0, 1) has phase 0 there. Source: Spratling, "A comprehensive assessment benchmark for rigorously
-    evaluating deep learning image classifiers", Neural Networks 192, 2025, which names the kind of image.
+    All channels get the same phases. The mean is kept, except for clipping to [0, 1]: its phase is 0 for noise in [0,
+    1). Source: Spratling, "A comprehensive assessment benchmark for rigorously evaluating deep learning image
+    classifiers", Neural Networks 192, 2025, which names the kind of image.
     """
     pixels = stacked(images, index).float() / 255
     size = (pixels.shape[2], pixels.shape[3])

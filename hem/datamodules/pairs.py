@@ -1,4 +1,4 @@
-"""Pairs of an image and its mask: decoded, brought to one size, changed at random and cropped together."""
+"""Pairs of an image and its mask: decoding, resizing, augmentation and cropping."""
 
 from __future__ import annotations
 
@@ -22,60 +22,60 @@ from hem.datamodules.masks import HELD_OUT, VOID, Files, MaskDataset
 
 
 class Shape(ABC):
-    """Brings image and mask to one size; what :meth:`scaled` leaves free of it is padded at the right and below.
+    """Base class of transforms that bring image and mask to one size by scaling, and padding at the right and bottom.
 
     Args:
-        size: Height and width in pixels.
+        size: Height and width of the result in pixels.
     """
 
-    before_augmentation: bool  #: whether training images are brought to it before they are changed at random
+    before_augmentation: bool  #: whether training images are resized before augmentation
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
 
     @abstractmethod
     def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The size of the part that is not padded, for an image of a size."""
+        """Return the size to which an image of a size is scaled before it is padded."""
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """A PIL image as a tensor (C, H, W), uint8, in the one size."""
+        """Return a PIL image as a tensor (C, H, W) uint8 of the one size."""
         return self.image(TF.pil_to_tensor(image))
 
     def image(self, image: Tensor) -> Tensor:
-        """The image (C, H, W) in the one size, bilinear and antialiased; black where it is padded."""
+        """Bring an image (C, H, W) to the one size, bilinear and antialiased; padding is black."""
         height, width = self.scaled((image.shape[-2], image.shape[-1]))
         image = torch.as_tensor(TF.resize(image, [height, width], antialias=True))
         return F.pad(image, (0, self.size[1] - width, 0, self.size[0] - height))
 
     def mask(self, mask: Tensor) -> Tensor:
-        """The mask (H, W) in the one size, void where it is padded."""
+        """Bring a mask (H, W) to the one size; padding is void."""
         height, width = self.scaled((mask.shape[0], mask.shape[1]))
         mask = nearest(mask, (height, width))
         return F.pad(mask, (0, self.size[1] - width, 0, self.size[0] - height), value=VOID)
 
     def back(self, mask: Tensor, size: tuple[int, int]) -> Tensor:
-        """A mask of the one size in the size (height, width) of its file."""
+        """Bring a mask of the one size back to the size (height, width) of its file."""
         height, width = self.scaled(size)
         return nearest(mask[:height, :width], size)
 
 
 class Stretch(Shape):
-    """Brings image and mask to one size by scaling each side."""
+    """Bring image and mask to one size by scaling each side."""
 
-    before_augmentation = True  # all images have one size then
+    before_augmentation = True  # then all images have one size
 
     def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The whole."""
+        """Return the one size."""
         return self.size
 
 
 class Pad(Shape):
-    """Brings image and mask to one size by void at the right and below; larger ones are scaled down to fit."""
+    """Bring image and mask to one size by padding at the right and bottom; larger ones are scaled down to fit."""
 
-    before_augmentation = False  # random crops had better not be cut from the margin
+    before_augmentation = False  # random crops should not contain padding
 
     def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The size of the part that is not padded, for an image of a size.
+        """Return the size to which an image of a size is scaled before it is padded.
 
         Example:
             >>> Pad((100, 100)).scaled((50, 80)), Pad((100, 100)).scaled((100, 400))
@@ -86,7 +86,7 @@ class Pad(Shape):
 
 
 def nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """A mask (H, W) scaled to another size without mixing labels.
+    """Scale a mask (H, W) to another size by the nearest neighbour.
 
     Example:
         >>> nearest(torch.tensor([[1, 2]]), (2, 4))
@@ -101,17 +101,17 @@ def nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
 def random_crop(
     image: Tensor, mask: Tensor, size: tuple[int, int], max_share: float = 1.0, attempts: int = 10
 ) -> tuple[Tensor, Tensor]:
-    """A random part of image and mask, by torch's CPU generator; padded at random sides where they are smaller.
+    """Return a random crop of image and mask, by torch's CPU generator; smaller ones are padded on random sides.
 
-    Of up to ``attempts`` parts the first is taken that has a labelled pixel and in which no class covers more
-    than ``max_share`` of the labelled pixels; where none has, the last one.
+    Of up to ``attempts`` crops the first is taken that has a labelled pixel and in which no class covers more than
+    ``max_share`` of the labelled pixels; if there is none, the last crop.
 
     Args:
         image: (C, H, W) uint8.
         mask: (H, W) uint8, void pixels with the label :data:`VOID`.
-        size: Height and width of the part.
-        max_share: In (0, 1]; 0.75 is usual for street scenes, 1 leaves out nothing but parts without a label.
-        attempts: How many parts are looked at.
+        size: Height and width of the crop.
+        max_share: In (0, 1]; 0.75 is usual for street scenes, 1 only rejects crops without a label.
+        attempts: Number of crops that are tried.
     """
     height, width = size
     if (more := max(0, height - mask.shape[0])) + (wider := max(0, width - mask.shape[1])):
@@ -129,7 +129,7 @@ def random_crop(
 
 
 class RandomScale(Transform):  # type: ignore[misc]  # torchvision has no types
-    """Scale image and mask by one factor, drawn evenly from a range.
+    """Scale image and mask by one random factor, uniform in a range.
 
     Args:
         scale: Smallest and largest factor of the sides, > 0.
@@ -161,24 +161,24 @@ class RandomScale(Transform):  # type: ignore[misc]  # torchvision has no types
 
 @dataclass(eq=False)
 class Pairs(Images):
-    """Images with masks in files; decoded one by one, or all of them kept in memory once they are read.
+    """Images with masks in files, decoded one by one, or all at once into memory.
 
-    For training, image and mask go through the same changes at random, under a state of torch's CPU generator
-    that is a function of the sample's key alone, and then through :func:`random_crop`.
+    For training, image and mask are augmented together, under a state of torch's CPU generator that is a function of
+    the sample's key, and then cropped by :func:`random_crop`.
 
-    The changes are torchvision's (``torchvision.transforms.v2``), which know images from masks. What they bring
-    in from outside a mask gets the value 0; so that this means void, 1 is added to the labels before (255, void,
-    becomes 0) and taken off again behind them.
+    Augmentations are transforms of ``torchvision.transforms.v2``, which distinguish images from masks. They fill a mask
+    with 0 outside of it; to make this void, 1 is added to the labels before (255, void, becomes 0) and subtracted
+    afterwards.
 
     Args:
         dataset: Reads the masks.
-        files: The pairs.
-        shape: How they get one size.
-        remap: (256,) uint8, from the data set's classes to those of the task.
-        augment: The changes, in this order.
+        files: The paths of images and masks.
+        shape: Brings them to one size.
+        remap: Maps classes of the data set to those of the task, (256,) uint8.
+        augment: The augmentations, in this order.
         crop_size: Height and width of training images.
         max_share: See :func:`random_crop`.
-        in_memory: Whether to keep what is decoded.
+        in_memory: Whether to decode all of them into memory.
     """
 
     dataset: MaskDataset
@@ -192,7 +192,7 @@ class Pairs(Images):
 
     def __post_init__(self) -> None:
         self.paths, self.masks = [image for image, _ in self.files], [mask for _, mask in self.files]
-        # every image is of one kind: the split that cuts off a validation part looks at these
+        # one class for all images, for the validation split, which is by class
         self.targets = torch.zeros(len(self.files), dtype=torch.int64)
         self.images = FileImages(self.paths, self.targets + NO_TARGET, TF.pil_to_tensor)
         self._kept: list[tuple[Tensor, Tensor]] | None = None
@@ -218,21 +218,21 @@ class Pairs(Images):
     def _read(self, index: int) -> tuple[Tensor, Tensor]:
         return self._decode(index) if self._kept is None else self._kept[index]
 
-    # a mask in place of a class
+    # the target is a mask, not a class
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         image, mask = self._read(index)
         return self.shape.image(image), self.shape.mask(mask)
 
     def augmented(self, index: int, key: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """The pair at a position, changed at random as a function of the key alone."""
+        """Return the pair at a position, augmented and cropped as a function of the key."""
         image, mask = self._read(index)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(key)  # torch.manual_seed would reach the accelerators as well
+            torch.default_generator.manual_seed(key)  # torch.manual_seed would seed the accelerators too
             image, mask = tv_tensors.Image(image), tv_tensors.Mask(mask + 1)
             for change in self.augment:
                 image, mask = change(image, mask)
             return random_crop(torch.as_tensor(image), torch.as_tensor(mask) - 1, self.crop_size, self.max_share)
 
     def name_of(self, index: int) -> str:
-        """The path of the image."""
+        """Return the path of the image."""
         return self.images.name_of(index)

@@ -1,4 +1,4 @@
-"""Images whose every pixel has a label: one data module for all data sets of :class:`MaskDataset`."""
+"""Data module for semantic segmentation, with any data set of :class:`MaskDataset`."""
 
 from __future__ import annotations
 
@@ -25,27 +25,26 @@ from hem.decoder import size_of
 class SegmentationDataModule(ImageDataModule):
     """Images with masks, in a train, a validation and a test part.
 
-    Pixels without a label have :attr:`ignore_index`, 255, which the task hands on to loss and metrics. The
-    validation part is the data set's own, or a share of its training images.
+    Unlabelled pixels have :attr:`ignore_index`, 255, which the task gives to loss and metrics. The validation part is
+    the official one, or a share of the training images.
 
     Args:
-        dataset: The data set: files, classes, colours.
+        dataset: The data set, with its files, classes and colours.
         root: Folder of the data sets, each in its official layout; ``None``: the environment's ``HEM_DATA``,
             else ``data``.
         batch_size: Images per training step, over all processes.
-        augment: What training images and masks go through together, in this order: any of
-            ``torchvision.transforms.v2``. ``None``: half of the images are mirrored.
-        image_size: Height and width to which images are brought, or one number for both; ``None``: the data set's.
-        fit: Whether other sizes are stretched to it (``"resize"``), or kept and padded with void (``"pad"``).
-        crop_size: Height and width of the random part of a training image that is trained on; ``None``:
-            ``image_size``.
-        max_share: A part is drawn again (ten times at most) where a class covers more than this share of it,
-            or where it has no label at all.
+        augment: Joint augmentation of training images and masks, in this order: any transforms of
+            ``torchvision.transforms.v2``. ``None``: random horizontal flips.
+        image_size: Height and width of the images, or one number for both; ``None``: the data set's.
+        fit: Whether images of other sizes are stretched (``"resize"``), or kept and padded with void (``"pad"``).
+        crop_size: Height and width of the random crops for training; ``None``: ``image_size``.
+        max_share: A crop is drawn again (ten times at most) if a class covers more than this share of it, or if it has
+            no label.
         in_memory: Keep the decoded images in memory.
         unknown_classes: Names of classes that are left out of training, and are unknown objects in the test.
-        count: What ``class_counts`` are, for the losses that ask for them: ``"pixels"`` or ``"images"`` of the
-            whole official training part, at the size of its files.
-        **kwargs: ``val_fraction`` (of use where the data set has no validation part of its own), ``split_seed``,
+        count: What ``class_counts`` count, for losses that need them: ``"pixels"`` or ``"images"`` of the whole
+            official training part, at the size of its files.
+        **kwargs: ``val_fraction`` (for data sets without an official validation part), ``split_seed``,
             ``seed``, ``num_workers``, ``eval_batch_size`` and ``predict_folder``, as of :class:`ImageDataModule`.
 
     Raises:
@@ -69,7 +68,7 @@ class SegmentationDataModule(ImageDataModule):
     ) -> None:
         super().__init__(
             root, batch_size, augment=[], download=False, subset=None, sampling=None, on_device=True, **kwargs
-        )  # given here, so that they are no options of masks
+        )  # set here, so that they are no options of segmentation
         if unfit := set(unknown_classes) - set(dataset.class_names):
             raise ValueError(
                 f"unknown_classes are some of {dataset.title}'s classes, {', '.join(dataset.class_names)}, "
@@ -98,7 +97,7 @@ class SegmentationDataModule(ImageDataModule):
         self.in_memory = in_memory
         self.counted = count
 
-    # What is known of the classes.
+    # Facts about the classes.
 
     @property
     def official_val(self) -> bool:  # type: ignore[override]
@@ -107,15 +106,15 @@ class SegmentationDataModule(ImageDataModule):
 
     @property
     def split_by_name(self) -> bool:  # type: ignore[override]
-        """Whether a share of one's own training images is held out."""
+        """Whether a share of a user's own training images is held out."""
         return self.dataset.own and not self.official_val
 
     @cached_property
     def counts(self) -> Counts:
-        """The counts of the known classes in the official training part; read from the disk at most once."""
+        """Counts of the known classes in the official training part, read from the disk at most once."""
         try:
             whole = self.dataset.count(self.root)
-        except FileNotFoundError as error:  # no data yet: whoever asks for it is told when it is read
+        except FileNotFoundError as error:  # the data is missing: its error is raised when it is read
             raise AttributeError(str(error)) from error
         pixels, images, pixels_of_images = ([column[c] for c in self.known] for column in whole[:3])
         return Counts(pixels, images, pixels_of_images, whole.total)
@@ -127,11 +126,11 @@ class SegmentationDataModule(ImageDataModule):
 
     @property
     def class_frequencies(self) -> list[float]:
-        """The share of each class in the pixels of the images that have it."""
+        """Share of each class in the pixels of the images that contain it."""
         return self.counts.frequencies()
 
     def facts(self) -> dict[str, Any]:
-        """Colours, void and how images are brought to their size as well."""
+        """Return the facts, with the palette, the void label and how images are resized."""
         return {
             **super().facts(),
             "palette": [list(color) for color in self.palette],
@@ -142,7 +141,7 @@ class SegmentationDataModule(ImageDataModule):
     # Parts.
 
     def load(self, split: Split) -> Images:
-        """The pairs of an official part."""
+        """Return the pairs of an official part."""
         remap = torch.full((256,), VOID, dtype=torch.uint8)
         remap[: len(self.dataset.class_names)] = HELD_OUT
         for new, old in enumerate(self.known):
@@ -152,23 +151,23 @@ class SegmentationDataModule(ImageDataModule):
         return Pairs(self.dataset, files, self.shape, remap, *options)
 
     def check_labels(self, images: Images, split: Split) -> None:
-        """Masks are looked at when they are read."""
+        """Do nothing: masks are checked when they are read."""
 
     def validation(self, images: Images) -> Tensor:
-        """Which training images are held out for validation, (N,) bool: of one's own, by the hash of their names."""
+        """Return which training images are held out, (N,) bool; in a user's own folder by the hash of their names."""
         if not self.split_by_name:
             return super().validation(images)
         names = [Path(path).relative_to(self.root).as_posix() for path in images.paths or ()]
         return held_out_by_name(names, images.targets, self.val_fraction, self.split_seed)
 
     def names(self, part: Split) -> list[str] | None:
-        """The paths of a part's images below the root; none of them is decoded."""
+        """Return the paths of a part's images relative to the root, without decoding any."""
         light = copy.copy(self)
         light.in_memory, light._images = False, {}
         return super(SegmentationDataModule, light).names(part)
 
     def setup(self, stage: str) -> None:
-        """Read what the stage needs; before a training, see that one's own masks have labels to learn from."""
+        """Read the parts that the stage needs; before training, check that a user's own masks have labels."""
         super().setup(stage)
         if stage == "fit" and self.dataset.own:
             self._check_labels()
@@ -192,13 +191,13 @@ class SegmentationDataModule(ImageDataModule):
             rank_zero_warn(f"Few pixels have a label in {facts}: the network learns from {100 * share:.2g} % of them.")
 
     def eval_transform(self) -> Shape:  # type: ignore[override]
-        """How an image of any size becomes one of this data set."""
+        """Return the transform that brings an image of any size to that of the data module."""
         return self.shape
 
     def file_mask(self, index: int, mask: Tensor) -> Tensor:
-        """A predicted mask (H, W) of a sample of ``predict_dataloader``, in the size of the sample's file."""
+        """Return a predicted mask (H, W) of a sample of ``predict_dataloader`` in the size of the sample's file."""
         return self.shape.back(mask, size_of(self.name_of(index)))
 
     def on_after_batch_transfer(self, batch: RawBatch | Batch, dataloader_idx: int) -> Batch:
-        """On the device: pixels from 0..255 to [0, 1], labels as torch's losses take them."""
+        """Scale pixels from 0..255 to [0, 1] on the device, and convert labels to int64."""
         return super().on_after_batch_transfer(batch._replace(target=batch.target.long()), dataloader_idx)

@@ -1,4 +1,4 @@
-"""What is held out of a training part: a share of every class, by position or by name."""
+"""Validation splits: a share of every class is held out, by position or by file name."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Split = Literal["train", "val", "test"]
 
 
 def held_out_counts(counts: Sequence[int], fraction: float) -> list[int]:
-    """How many samples of each class are held out: floor(fraction n + 1/2) of n, but not all.
+    """Return how many samples of each class are held out: floor(fraction n + 1/2) of n, but not all.
 
     Example:
         >>> held_out_counts([5000, 15, 1], 0.1)
@@ -23,18 +23,18 @@ def held_out_counts(counts: Sequence[int], fraction: float) -> list[int]:
 
 
 def held_out_by_name(names: Sequence[str], targets: Tensor, fraction: float, seed: int) -> Tensor:
-    """About a share of the samples, each chosen by the hash of (seed, its name) alone.
+    """Hold out about a share of the samples, each by the hash of (seed, its name) alone.
 
-    So a sample stays where it is whatever else comes or goes, in whatever order, where :func:`held_out` would choose
-    anew. What that costs: the share of a class is met on average only. There are two exceptions, for few samples: a
-    class that would be held out as a whole keeps the sample whose hash is the largest, and where nothing would be
-    held out at all, the one whose hash is the smallest is.
+    So a sample stays in its part when other files are added or removed, which :func:`held_out` does not guarantee; in
+    exchange, the share of a class is met on average only. There are two exceptions, for few samples: a class that would
+    be held out as a whole keeps the sample with the largest hash, and if nothing would be held out, the sample with the
+    smallest hash is.
 
     Args:
         names: Names of N samples, such as paths below a folder.
         targets: (N,) int64 class indices.
         fraction: The share, in [0, 1).
-        seed: Another seed chooses others.
+        seed: Seed of the choice.
 
     Returns:
         (N,) bool, True for the samples that are held out.
@@ -60,7 +60,7 @@ def held_out_by_name(names: Sequence[str], targets: Tensor, fraction: float, see
 
 
 def place_of(name: str, seed: int) -> float:
-    """A number in [0, 1) that is a function of a name and a seed: the first 53 bits of their SHA-256.
+    """Return a number in [0, 1) for a name and a seed, the first 53 bits of their SHA-256.
 
     Example:
         >>> round(place_of("cat/1.png", 0), 3)
@@ -71,13 +71,13 @@ def place_of(name: str, seed: int) -> float:
 
 
 def held_out(targets: Tensor, num_classes: int, fraction: float, seed: int) -> Tensor:
-    """A fixed share of every class, chosen by the hash of (seed, position).
+    """Hold out a share of every class, chosen by the hash of (seed, position).
 
     Args:
         targets: (N,) int64 class indices.
         num_classes: Number of classes.
         fraction: The share, in [0, 1).
-        seed: Another seed chooses others.
+        seed: Seed of the choice.
 
     Returns:
         (N,) bool, True for the samples that are held out: :func:`held_out_counts` of each class.

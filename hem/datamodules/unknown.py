@@ -1,9 +1,8 @@
-"""Unknown sets: what a classifier was not trained to tell apart, in the form of the data that it knows.
+"""Sets of unknown images for tests of rejection, in the channels and size of the known data.
 
-A name in :data:`UNKNOWN` stands for images of another data set (``novel``) or for images of nothing at all
-(``unrecognisable``), brought to the channels and the size of a known data module. Noise is a function of
-(seed, position) alone, so that every network sees the same. What depends on a network, nonsense that it is
-sure about, is made by :class:`hem.modules.RejectionTask` from the set ``nonsense``.
+A name in :data:`UNKNOWN` stands for images of another data set (``novel``) or for noise and destroyed images
+(``unrecognisable``). Noise is a function of (seed, position) alone, so that all networks get the same. The set
+``nonsense`` is noise that :class:`hem.modules.RejectionTask` optimises until a network is confident about it.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Unknown(NamedTuple):
     """An entry of :data:`UNKNOWN`."""
 
     kind: Kind
-    load: Callable[[ImageDataModule, Path, int], Images]  # of the known data, the root folder and the seed
+    load: Callable[[ImageDataModule, Path, int], Images]  # from the known data, the root folder and the seed
 
 
 # -- novel: other data sets ----------------------------------------------------------------------------------
@@ -53,7 +52,7 @@ def _conformed(images: Images, channels: int, size: tuple[int, int], index: Tens
 
 
 def _module(module: type[ImageDataModule]) -> Unknown:
-    """The test part of another data module, grey or in colour and of the size that the known one has."""
+    """Return the test part of another data module, in the channels and size of the known one."""
 
     def load(known: ImageDataModule, root: Path, seed: int) -> Images:
         other = module(root=str(root))
@@ -70,7 +69,7 @@ def _module(module: type[ImageDataModule]) -> Unknown:
 
 
 def _files(folders: Sequence[str], source: str, known: ImageDataModule, root: Path) -> FileImages:
-    """The image files below the first of some folders that is there, scaled and cut as the known images are."""
+    """Return the image files below the first existing one of some folders, scaled and cropped like the known images."""
     found = next((root / folder for folder in folders if (root / folder).is_dir()), None)
     if found is None:
         raise FileNotFoundError(
@@ -80,7 +79,7 @@ def _files(folders: Sequence[str], source: str, known: ImageDataModule, root: Pa
     if not paths:
         raise FileNotFoundError(f"{found} holds no image; get it from {source}")
     fit = known.eval_transform()
-    if fit.shorter is None:  # photographs are not stretched
+    if fit.shorter is None:  # crop: photographs should not be stretched
         fit = Fit(known.image_size, min(known.image_size))
     return FileImages(paths, torch.full((len(paths),), NO_TARGET), fit, channels=known.in_channels)
 
@@ -90,7 +89,7 @@ def _folder(source: str, *folders: str) -> Unknown:
 
 
 def _omniglot(known: ImageDataModule, root: Path, seed: int) -> Images:
-    """Handwritten characters, white on black as MNIST's: the evaluation part, else the background part."""
+    """Return Omniglot's characters, inverted to white on black: the evaluation part, else the background part."""
     whole = ("omniglot-py/images_evaluation", "omniglot-py/images_background")
     small = [f"omniglot-small{i}/images_background_small{i}" for i in (1, 2)]
     source = "https://github.com/brendenlake/omniglot"
@@ -104,7 +103,7 @@ def _omniglot(known: ImageDataModule, root: Path, seed: int) -> Images:
 
 
 def _held_out(known: ImageDataModule, root: Path, seed: int) -> Images:
-    """The classes that an open-set split keeps from the training."""
+    """Return the images of the classes that an open-set split holds out."""
     if not isinstance(known, OpenSetDataModule):
         raise FileNotFoundError(
             f"{known.title} is known as a whole; take --data hem.datamodules.OpenSetDataModule, which holds classes out"
@@ -115,7 +114,7 @@ def _held_out(known: ImageDataModule, root: Path, seed: int) -> Images:
 # -- unrecognisable: noise and destroyed images ---------------------------------------------------------------
 
 NOISE_COUNT = 10_000  # images in a set of noise
-IN_MEMORY = 2**27  # bytes of made images that are kept; more of them are made when they are asked for
+IN_MEMORY = 2**27  # up to this many bytes of generated images are kept; larger sets are generated on access
 
 Noise = Callable[[tuple[int, int, int], int, Tensor], Tensor]
 Destroyer = Callable[[Images, int, Tensor], Tensor]
@@ -163,16 +162,16 @@ UNKNOWN: dict[str, Unknown] = {
     "blobs": _made(blobs, "blobs"),
     "permuted": _destroyed(permuted, "permuted"),
     "phase": _destroyed(phase_randomised, "phase"),
-    "nonsense": _made(uniform_noise, "nonsense"),  # where the task's ascent begins
+    "nonsense": _made(uniform_noise, "nonsense"),  # the start of the task's optimisation
 }
 """Sets of images that a classifier has not learnt, by name."""
 
 
 def check_unknown(name: str) -> None:
-    """Refuse the name of an unknown set that there is none of; with a ``/`` it is a folder of one's own.
+    """Check the name of an unknown set; one with a ``/`` is the path of a folder.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: There is no such set.
     """
     if name not in UNKNOWN and "/" not in name:
         raise ValueError(
@@ -182,28 +181,28 @@ def check_unknown(name: str) -> None:
 
 
 def kind_of(name: str) -> Kind:
-    """Whether a set is ``novel`` or ``unrecognisable``; one's own folder is novel."""
+    """Return whether a set is ``novel`` or ``unrecognisable``; a folder is novel."""
     return UNKNOWN[name].kind if name in UNKNOWN else "novel"
 
 
 def unknown_images(
     name: str, known: ImageDataModule, root: Path | None = None, limit: int = 10_000, seed: int = 0
 ) -> tuple[Images, Tensor]:
-    """An unknown set in the form of the known images.
+    """Return an unknown set in the channels and size of the known images.
 
     Args:
         name: A key of :data:`UNKNOWN`, or the path of a folder of images (with a ``/`` in it).
         known: The data module whose channels and size the images get.
         root: Folder of the data sets; ``None``: the known one's.
-        limit: At most so many images, always the same ones.
-        seed: Chooses the noise.
+        limit: Largest number of images to evaluate, always the same ones.
+        seed: Seed of the noise.
 
     Returns:
-        The images, and the positions of those to look at, (N,) int64, ascending.
+        The images, and the positions of those to evaluate, (N,) int64, ascending.
 
     Raises:
-        FileNotFoundError: The set is not there; the sentence says where it was looked for and what brings it.
-        ValueError: There is none of this name, it is the known set itself, or a file is damaged.
+        FileNotFoundError: The set is missing; the message says where it was searched and how to get it.
+        ValueError: There is no such set, it is the known one, or a file is damaged.
 
     Example:
         >>> from hem.datamodules import MNISTDataModule

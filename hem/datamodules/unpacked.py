@@ -1,4 +1,4 @@
-"""Images of packed files, unpacked once: into a copy that all processes of a machine share by its mapping."""
+"""Unpacked copies of packed image files, memory-mapped and thus shared by all processes of a machine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from hem.datamodules.images import MemoryImages
 from hem.runs.files import atomic_file
 
-FOLDER = ".hem"  # below the root of the data
+FOLDER = ".hem"  # of the copies, relative to the root of the data
 
 
 def mapped(path: Path) -> Tensor:
-    """The bytes of a file, (N,) uint8, mapped into memory: whoever writes to them changes pages of his own."""
+    """Map the bytes of a file into memory, (N,) uint8; writes go to private copies of the pages."""
     size = path.stat().st_size
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8) if size else torch.empty(0).byte()
 
@@ -31,17 +31,18 @@ def unpacked(
     read: Callable[[], tuple[np.ndarray, np.ndarray]],
     shape: tuple[int, int, int],
 ) -> MemoryImages:
-    """Return the images of some files from the copy of them in ``<root>/.hem``, which is made if it is not there.
+    """Return the images of packed files from an unpacked copy in ``<root>/.hem``, which is written if missing.
 
-    The copy is N labels and N images, a byte for each value. Another size or time of a file is another copy. Where none
-    can be written (a disk that is full or read-only), a sentence says so and this process keeps the images for itself.
+    The copy consists of N labels and N images, a byte per value. Its name depends on sizes and modification times of
+    the files. If it cannot be written (a full or read-only disk), a message is printed and the images are in the memory
+    of each process.
 
     Args:
-        root: Where the data sets lie.
-        name: Of the images, such as ``cifar10/train``.
-        sources: The files.
-        read: Unpacks them: contiguous images (N, C, H, W) uint8 and labels (N,) int64.
-        shape: (C, H, W).
+        root: Folder of the data sets.
+        name: Name of the images, such as ``cifar10/train``.
+        sources: Paths of the packed files.
+        read: Unpacks them, to contiguous images (N, C, H, W) uint8 and labels (N,) int64.
+        shape: Shape (C, H, W) of an image.
     """
     facts = [f"{path.name} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path in sources]
     key = hashlib.blake2b("\n".join(facts).encode(), digest_size=8).hexdigest()
@@ -51,7 +52,7 @@ def unpacked(
         images, labels = read()
         own = MemoryImages(torch.from_numpy(images), torch.from_numpy(labels), name)
         if len(own) == 0 or not 0 <= int(own.targets.min()) <= int(own.targets.max()) <= 255:
-            return own  # no part of any data set here: whoever checks them says so
+            return own  # the check of labels raises an error later
         try:
             with atomic_file(copy) as file:
                 file.write(own.targets.byte().numpy().data)
