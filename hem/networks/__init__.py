@@ -1,4 +1,4 @@
-"""Networks that take `num_classes` and `in_channels`; further ones come by name from the libraries."""
+"""Networks for images: small ones, and those of torchvision, timm and segmentation-models-pytorch by name."""
 
 from hem.networks.base import CosineLinear, Network, batch_dependent, linear_head, random_layers
 from hem.networks.library import Named

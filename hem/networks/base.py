@@ -1,4 +1,4 @@
-"""Networks as a body that gives features and a linear head that gives logits; layers that tie samples together."""
+"""Base class of classifiers, of a body for features and a linear head for logits; queries about layers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hem.networks.weights import Start, load_weights
 
 
 class CosineLinear(nn.Module):
-    """The normalised linear layer that LDAM puts in place of the last layer.
+    """Normalised linear layer, the last layer in LDAM.
 
-    z_j = <w_j / ||w_j||, f / ||f||>, so every logit lies in [-1, 1]; the scale s is the loss's (LDAM: 30).
+    z_j = <w_j / ||w_j||, f / ||f||>, so every logit is in [-1, 1]; the scale s is an argument of the loss (LDAM: 30).
 
     Args:
-        in_features: D, the length of a feature vector.
-        out_features: C, the number of classes.
+        in_features: Length D of a feature vector.
+        out_features: Number of classes C.
 
     Source: Cao et al. 2019, "Learning imbalanced datasets with label-distribution-aware margin loss",
     section 3.2 and the authors' code, whose columns w_j start as directions drawn from a cube.
@@ -38,23 +38,23 @@ class CosineLinear(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Initialise the weights."""
         self.weight.copy_(F.normalize(self.weight.uniform_(-1, 1)))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Maps features (N, D) to cosines (N, C)."""
+        """Return cosines (N, C) of features (N, D)."""
         return F.linear(F.normalize(input), F.normalize(self.weight))
 
     def extra_repr(self) -> str:
-        """The sizes, as torch.nn.Linear prints them."""
+        """Return the sizes as in ``torch.nn.Linear``."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
 def linear_head(num_features: int, num_classes: int, cosine: bool = False) -> nn.Module:
-    """The last layer of a network: `nn.Linear`, or `CosineLinear` for LDAM.
+    """Return the last layer of a network: ``nn.Linear``, or :class:`CosineLinear` for LDAM.
 
     Raises:
-        ValueError: if `num_classes` is not positive.
+        ValueError: If ``num_classes`` is not positive.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
@@ -62,18 +62,18 @@ def linear_head(num_features: int, num_classes: int, cosine: bool = False) -> nn
 
 
 class Network(nn.Module):
-    """A body and a head: logits = head(body(images)).
+    """Base class of a classifier, logits = head(body(images)).
 
     Args:
-        body: maps images (N, in_channels, H, W) to features (N, D).
-        head: maps features (N, D) to logits (N, num_classes).
-        in_channels: channels of an image; an input with any other number is refused.
-        image_size: (height, width) in pixels, where the body takes no other; None: any size.
-        weights: a state dict (.safetensors, .pth) or the folder of a run to start from, by `load_weights`.
+        body: From images (N, in_channels, H, W) to features (N, D).
+        head: From features (N, D) to logits (N, num_classes).
+        in_channels: Channels of an image; other inputs raise an error.
+        image_size: The only (height, width) in pixels that the body takes; None: any size.
+        weights: A state dict (.safetensors, .pth) or the folder of a run to start from, see :func:`load_weights`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be read, or its weights are another network's.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read, or its weights are another network's.
 
     Example:
         >>> net = Network(nn.Flatten(), linear_head(64, 10), in_channels=1)
@@ -98,14 +98,14 @@ class Network(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The body, which may be frozen, or trained at a learning rate of its own."""
+        """The body, which may be frozen or have its own learning rate."""
         return self.body
 
     def forward_features(self, input: Tensor) -> Tensor:
-        """The features (N, D) that the head sees, of images (N, in_channels, H, W).
+        """Return the features (N, D) of images (N, in_channels, H, W), the input of the head.
 
         Raises:
-            ValueError: if the images have other channels, or another size where the network is built for one.
+            ValueError: If the images have other channels, or not the size that the network was built for.
         """
         if input.ndim != 4 or input.shape[1] != self.in_channels:
             raise ValueError(
@@ -122,16 +122,16 @@ class Network(nn.Module):
         return features
 
     def forward(self, input: Tensor) -> Tensor:
-        """The logits (N, num_classes) of images (N, in_channels, H, W)."""
+        """Return the logits (N, num_classes) of images (N, in_channels, H, W)."""
         logits: Tensor = self.head(self.forward_features(input))
         return logits
 
 
 def batch_dependent(net: nn.Module) -> list[str]:
-    """Names the layers that, in training mode, tie the output of a sample to the rest of its batch.
+    """Return the names of layers by which, in training mode, the output of a sample depends on its batch.
 
-    Those are the batch normalisations; a sample may be left out of a forward pass, with the outputs of the
-    others unchanged, only where this list is empty.
+    These are batch normalisations. Only if there are none may samples be left out of a forward pass without changing
+    the outputs of the others.
 
     Example:
         >>> from hem.networks import LeNet
@@ -142,9 +142,9 @@ def batch_dependent(net: nn.Module) -> list[str]:
 
 
 def random_layers(net: nn.Module) -> list[str]:
-    """Names the layers that draw random numbers in training mode: two passes of one sample differ.
+    """Return the names of layers that draw random numbers in training mode, so that two passes of a sample differ.
 
-    Those are dropout in its forms (units, attention weights, whole branches) with a rate above 0, and RReLU.
+    These are all forms of dropout (of units, attention weights, branches) with a rate above 0, and RReLU.
 
     Example:
         >>> random_layers(nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.0)))
@@ -162,5 +162,5 @@ def _draws(module: nn.Module) -> bool:
         case nn.RReLU():
             rate = module.upper - module.lower
         case _:
-            rate = getattr(module, "drop_prob", None) or 0.0  # DropPath, of which every library has its own
+            rate = getattr(module, "drop_prob", None) or 0.0  # DropPath, of which each library has a class of its own
     return bool(rate > 0)

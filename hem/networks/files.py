@@ -1,4 +1,4 @@
-"""Files of weights: found, and read without running anything that is in them."""
+"""Files of weights: finding and reading them, without executing what they hold."""
 
 from __future__ import annotations
 
@@ -15,16 +15,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")  # keys of other trainers
+WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "net",
+)  # of other trainers
 
 
 def find(weights: str | Path) -> Path | None:
-    """The file or folder that is meant, or None where a name is no path at all.
+    """Return the path of weights; None: ``weights`` is a name, not a path.
 
-    A relative path that is not there is looked for in the folder that the environment's ``HEM_WEIGHTS`` names.
+    A relative path that does not exist is looked up in the folder named by the environment variable ``HEM_WEIGHTS``.
 
     Raises:
-        FileNotFoundError: It looks like a path, but there is nothing.
+        FileNotFoundError: It looks like a path, but does not exist.
     """
     path = Path(weights).expanduser()
     shelf = os.environ.get("HEM_WEIGHTS")
@@ -42,18 +49,18 @@ def find(weights: str | Path) -> Path | None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """Read a state dict; only tensors and plain values come in, nothing in the file is executed.
+    """Read a state dict, without executing anything in the file: only tensors and plain values are loaded.
 
     Args:
         path: A ``.safetensors`` file, a file of ``torch.save``, or the folder of a run (its best checkpoint, else its
             last) or of a hub's model.
 
     Returns:
-        The tensors by name, and whatever else the file holds.
+        The tensors by name, and the other entries of the file.
 
     Raises:
         FileNotFoundError: The folder holds no weights.
-        ValueError: The file is damaged, calls for more than tensors and plain values, or holds no state dict.
+        ValueError: The file is damaged, holds more than tensors and plain values, or is no state dict.
     """
     if path.is_dir():
         names = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin")
@@ -77,7 +84,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
                     f"Expected a state dict at {path}, got a TorchScript program: load it yourself and save its state "
                     "dict, torch.save(torch.jit.load(path).state_dict(), path)."
                 )
-            if archive.testzip() is not None:  # torch itself would take bytes that have changed
+            if archive.testzip() is not None:  # torch.load does not check the checksums
                 raise ValueError(damaged)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,1 +1,1 @@
-"""The data sets, one file each; their names stand in :mod:`hem.datamodules`."""
+"""Data sets, one file each; :mod:`hem.datamodules` lists their names."""

@@ -1,4 +1,4 @@
-"""CamVid: street scenes from a car, filmed in Cambridge. Source: Brostow et al., ECCV 2008."""
+"""CamVid, street scenes filmed from a car in Cambridge. Source: Brostow et al., ECCV 2008."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CamVid(MaskDataset):
     image_size = (360, 480)
     official_val = True
     labels = _LABELS
-    # counted in the 367 official training masks
+    # of the 367 official training masks
     counts = Counts(
         [10682767, 14750079, 623349, 20076880, 2845085, 6166762, 743859, 714595, 3719877, 405385, 184967],
         [366, 365, 366, 367, 349, 319, 351, 173, 360, 317, 201],
@@ -54,7 +54,7 @@ class CamVid(MaskDataset):
     )
 
     def files(self, root: Path, split: str) -> Files:
-        """The images of a part and their masks."""
+        """Return the paths of the images of a part and of their masks."""
         folder = self.folder(root) / split
         if not folder.is_dir():
             raise self.missing(folder)
@@ -63,7 +63,7 @@ class CamVid(MaskDataset):
         return paired(images, lambda image: masks / f"{image.stem}.png")
 
 
-# the 32 classes of the original and their colours, as its label_colors.txt has them; Void is the last
+# The 32 classes of the original and their colours, from its label_colors.txt, except Void.
 _ORIGINAL: dict[str, Color] = {
     "Animal": (64, 128, 64),
     "Archway": (192, 0, 128),
@@ -100,11 +100,11 @@ _ORIGINAL: dict[str, Color] = {
 
 
 class CamVidOriginal(MaskDataset):
-    """CamVid as it was published: 701 images of 720 x 960 pixels, 31 classes and void, labelled in colours.
+    """The original CamVid: 701 images of 720 x 960 pixels, 31 classes and void, labelled by colours.
 
-    Layout: ``CamVid/701_StillsRaw_full/*.png`` with ``CamVid/LabeledApproved_full/<same name>_L.png``. It comes
-    without a split; the one here is SegNet's, by sequence: the frames 7959 to 8159 of ``0016E5`` between the
-    one-second stills are the validation part, ``Seq05VD`` and ``0001TP`` from frame 8550 on the test part.
+    Layout: ``CamVid/701_StillsRaw_full/*.png`` with ``CamVid/LabeledApproved_full/<same name>_L.png``. It has no
+    official split; this one is SegNet's, by sequence: the frames 7959 to 8159 of ``0016E5`` between the one-second
+    stills are the validation part, ``Seq05VD`` and ``0001TP`` from frame 8550 on the test part.
     """
 
     name = "camvid_original"
@@ -117,7 +117,7 @@ class CamVidOriginal(MaskDataset):
     official_val = True
 
     def files(self, root: Path, split: str) -> Files:
-        """The images of a part and their masks."""
+        """Return the paths of the images of a part and of their masks."""
         folder = self.folder(root) / "701_StillsRaw_full"
         if not folder.is_dir():
             raise self.missing(folder)
@@ -126,7 +126,7 @@ class CamVidOriginal(MaskDataset):
         return paired(images, lambda image: masks / f"{image.stem}_L.png")
 
     def read_mask(self, path: str) -> Tensor:
-        """The classes of a mask in colours.
+        """Read the classes of a mask in colours, (H, W) uint8.
 
         Raises:
             ValueError: A colour is none of the 32.
@@ -145,7 +145,7 @@ class CamVidOriginal(MaskDataset):
 
 
 def part_of(stem: str) -> str:
-    """The part of SegNet's split to which a still of the original belongs, by the name of its file.
+    """Return the part of SegNet's split to which an image of the original belongs, by the stem of its file name.
 
     Example:
         >>> [part_of(stem) for stem in ("0001TP_006690", "0016E5_07959", "Seq05VD_f00000", "0001TP_008550")]

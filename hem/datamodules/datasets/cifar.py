@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, read from their official Python pickles without running what a pickle may hold."""
+"""CIFAR-10 and CIFAR-100, read from their official Python pickles by a safe unpickler."""
 
 import pickle
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 
 
 def _dtype(name: str, *flags: Any) -> np.dtype[Any]:
-    return np.dtype(name)  # without the flags, integers where numpy now wants truth values
+    return np.dtype(name)  # without the flags, which are integers where numpy now requires booleans
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")  # how Python 3 writes bytes into a pickle that Python 2 can read
+    return text.encode("latin1")  # by which Python 3 writes bytes into a pickle of protocol 2
 
 
-# all that the official files call for; anything else in a pickle could be a program
+# all that the official files refer to; anything else could execute code
 HARMLESS = {
     ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
     ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path, label: str) -> tuple[np.ndarray, list[int]]:
-    """The images and labels of one file: a dictionary with ``data``, (N, 3072) uint8, and the labels.
+    """Read the images and labels of one file, a dictionary with ``data``, (N, 3072) uint8, and the labels.
 
     Args:
         path: The file.
@@ -61,13 +61,13 @@ def read_pickle(path: Path, label: str) -> tuple[np.ndarray, list[int]]:
         Images (N, 3, 32, 32) uint8 and N labels.
 
     Raises:
-        ValueError: The file is damaged, or no such dictionary; the sentence has its name.
+        ValueError: The file is damaged, or no such dictionary; the message has its name.
     """
     try:
         with path.open("rb") as file:
             content = _Unpickler(file, encoding="latin1").load()
         images, labels = content["data"], content[label]
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to mean
+    except Exception as error:  # a damaged pickle may raise any exception
         raise ValueError(f"{path} is damaged and cannot be read ({error}): fetch it anew.") from error
     if not (
         isinstance(images, np.ndarray)
@@ -81,7 +81,7 @@ def read_pickle(path: Path, label: str) -> tuple[np.ndarray, list[int]]:
 
 
 def load_pickles(module: ImageDataModule, folder: str, files: Sequence[str], label: str, split: Split) -> MemoryImages:
-    """A part of CIFAR in ``<root>/<folder>``, spread over some files."""
+    """Return an official part of CIFAR from files in ``<root>/<folder>``."""
     paths = [module.root / folder / file for file in files]
     for path in paths:
         if not path.exists():
@@ -97,7 +97,7 @@ def load_pickles(module: ImageDataModule, folder: str, files: Sequence[str], lab
 class CIFAR10DataModule(ImageDataModule):
     """Animals and vehicles: 50,000 + 10,000 colour images of 32 x 32 pixels.
 
-    Usual augmentation: crops after padding by 4 pixels, mirror images.
+    Usual augmentation: crops after padding by 4 pixels, random flips.
 
     Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009; augmentation: He et
     al., CVPR 2016.
@@ -131,7 +131,7 @@ class CIFAR10DataModule(ImageDataModule):
 class CIFAR100DataModule(ImageDataModule):
     """A hundred classes: 50,000 + 10,000 colour images of 32 x 32 pixels.
 
-    Usual augmentation: crops after padding by 4 pixels, mirror images.
+    Usual augmentation: crops after padding by 4 pixels, random flips.
 
     Source: Krizhevsky, "Learning multiple layers of features from tiny images", 2009; augmentation: He et
     al., CVPR 2016.

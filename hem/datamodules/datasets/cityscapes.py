@@ -1,4 +1,4 @@
-"""Cityscapes: street scenes from 50 cities. Source: Cordts et al., CVPR 2016."""
+"""Cityscapes, street scenes from 50 cities. Source: Cordts et al., CVPR 2016."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hem.datamodules.masks import VOID, Color, Files, MaskDataset, paired
 
-# name: (label id, colour), in the order of the train ids, as the official cityscapesScripts have them
+# name: (label id, colour), in the order of train ids, from the official cityscapesScripts
 _CLASSES: dict[str, tuple[int, Color]] = {
     "road": (7, (128, 64, 128)),
     "sidewalk": (8, (244, 35, 232)),
@@ -28,7 +28,7 @@ _CLASSES: dict[str, tuple[int, Color]] = {
     "motorcycle": (32, (0, 0, 230)),
     "bicycle": (33, (119, 11, 32)),
 }
-# the licence plate, -1, is 255 in the files
+# the licence plate has id -1, 255 in the files
 _LABELS = {
     **dict.fromkeys([*range(34), 255], VOID),
     **{label: train_id for train_id, (label, _) in enumerate(_CLASSES.values())},
@@ -40,8 +40,8 @@ class Cityscapes(MaskDataset):
 
     Layout: ``cityscapes/leftImg8bit/{train,val}/<city>/*_leftImg8bit.png`` with
     ``cityscapes/gtFine/{train,val}/<city>/*_gtFine_labelIds.png``, whose label ids 0..33 become the 19 train ids
-    here; the other ids are void. The labels of the official test part are withheld, so the official validation
-    part (500 images) is the test part, and a share of the training part is for validation.
+    here; the other ids are void. The labels of the official test part are not public, so the official validation part
+    (500 images) is the test part, and a share of the training part is for validation.
     """
 
     name = "cityscapes"
@@ -54,7 +54,7 @@ class Cityscapes(MaskDataset):
     labels = _LABELS
 
     def files(self, root: Path, split: str) -> Files:
-        """The images of all cities of a part and their masks."""
+        """Return the paths of the images of a part, of all cities, and of their masks."""
         part = "val" if split == "test" else split
         folder = self.folder(root) / "leftImg8bit" / part
         if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""The 8 x 8 digits that come with scikit-learn: real data without a download."""
+"""The 8 x 8 digits of scikit-learn, real data that need no download."""
 
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ class DigitsDataModule(ImageDataModule):
 
     Source: Kaynak, "Methods of combining multiple classifiers and their applications to handwritten digit
     recognition", 1995 (UCI, optical recognition of handwritten digits, test set); there is no official
-    split: it is fixed here for good.
+    split, so a fixed one is defined here.
 
     Example:
         >>> data = DigitsDataModule(batch_size=32)
@@ -46,4 +46,4 @@ class DigitsDataModule(ImageDataModule):
         return MemoryImages(images[chosen], targets[chosen], f"digits/{split}")
 
     def fetch(self) -> None:
-        """Nothing to do: the images are installed with scikit-learn."""
+        """Do nothing: the images are installed with scikit-learn."""

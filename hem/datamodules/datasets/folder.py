@@ -1,4 +1,4 @@
-"""Images in folders, one sub-folder per class: one's own."""
+"""A user's own images, in one sub-folder per class."""
 
 import json
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from hem.datamodules.images import (
 from hem.datamodules.splits import Split, held_out_by_name
 from hem.decoder import header_fault, refuse_faults
 
-# names of the folders of the parts, in whatever case
+# usual names of the parts' folders, in any case
 PARTS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -34,7 +34,7 @@ PARTS: dict[Split, tuple[str, ...]] = {
 
 
 def parts(root: Path) -> dict[Split, Path]:
-    """The folders of the parts in a folder, by their usual names: :data:`PARTS`.
+    """Return the folders of the parts in a folder, by their usual names :data:`PARTS`.
 
     Raises:
         ValueError: Two folders are named as the same part.
@@ -53,17 +53,17 @@ def parts(root: Path) -> dict[Split, Path]:
 
 
 def own_images(folder: Path) -> bool:
-    """Whether there are images in a folder itself."""
+    """Return whether a folder itself contains images."""
     return any(path.suffix.lower() in SUFFIXES and not hidden(path.name) for path in folder.iterdir())
 
 
 def class_parts(root: Path) -> dict[Split, Path]:
-    """The folders of the parts in a folder of images, which hold the classes' folders; none where there are no parts.
+    """Return the folders of the parts in a folder of images, which hold the classes' folders; empty: there are no parts.
 
-    A folder named as a part is a class where it holds images itself and there is no ``train``.
+    A folder with the name of a part is a class if it contains images itself and there is no ``train``.
 
     Raises:
-        ValueError: The folders are no layout that is known; the sentence says what was found and what is expected.
+        ValueError: The layout is unknown; the message says what was found and what is expected.
     """
     found = parts(root)
     if "train" in found:
@@ -74,7 +74,7 @@ def class_parts(root: Path) -> dict[Split, Path]:
             )
         return found
     names = [folder.name for folder in found.values() if subfolders(folder) and not own_images(folder)]
-    if len(found) == len(subfolders(root)):  # no class is called otherwise
+    if len(found) == len(subfolders(root)):  # other names of parts could be classes
         names = [folder.name for folder in found.values()]
     if names:
         raise ValueError(
@@ -91,14 +91,14 @@ def class_parts(root: Path) -> dict[Split, Path]:
 
 
 def scan(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
-    """The image files under ``folder/<class>``, class after class, sorted, and their targets.
+    """List the image files under ``folder/<class>``, by class and sorted, and their targets.
 
     Args:
-        folder: Where the classes' folders are.
-        classes: Their names, in the order of the targets.
+        folder: Parent of the classes' folders.
+        classes: Names of the classes, in the order of the targets.
 
     Returns:
-        The paths and (N,) int64 targets.
+        The N paths, and the targets (N,) int64.
 
     Raises:
         FileNotFoundError: A class has no folder.
@@ -122,40 +122,38 @@ def scan(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
 
 
 class FolderDataModule(ImageDataModule):
-    """One's own images: ``<root>/train/<class>/*``, and beside ``train`` a ``val`` and a ``test`` or not.
+    """A user's own images: ``<root>/train/<class>/*``, optionally with ``val`` and ``test`` beside ``train``.
 
-    ``training``, ``valid``, ``validation`` and ``testing`` are understood as well, in whatever case. Without
-    ``train`` the class folders lie directly in the root. Hidden files and folders are no data.
+    The names ``training``, ``valid``, ``validation`` and ``testing`` are accepted as well, in any case. Without
+    ``train`` the class folders are directly in the root. Hidden files and folders are ignored.
 
-    Without ``test`` a share of the images is set apart as the test part, for good; without ``val``, ``val_fraction``
-    of what remains. Each file is put into its part by a hash of its path below the training folder alone (the one for
-    validation with ``split_seed``), so that files which come or go move no other one; the shares are met on average,
-    not in each class. (A class that would be held out as a whole keeps one image to train on.) What the parts hold is
-    kept with a run, see :meth:`ImageDataModule.files`.
+    Without ``test`` a fixed share of the images is the test part; without ``val``, ``val_fraction`` of the others is
+    the validation part. A file is assigned to its part by a hash of its path relative to the training folder (for
+    validation with ``split_seed``), so adding or removing files moves no other one; the shares are met on average, not
+    in each class. (A class that would be held out as a whole keeps one image to train on.) A run keeps a record of the
+    parts, see :mod:`hem.runs.data`.
 
-    The folder is listed when the module is made, and the header of each file is read. How a file becomes an image
-    says :mod:`hem.decoder`.
+    The folder is listed and the header of each file read when the module is built. On decoding see :mod:`hem.decoder`.
 
     Args:
         root: The folder.
-        image_size: Height and width in pixels to which images are brought; one number for both.
+        image_size: Height and width in pixels to which images are scaled; one number for both.
         in_channels: 3 for colour, 1 for grey.
-        crop_scale: Training images are random parts of this share of the area, scaled to ``image_size``, and
-            half of them mirrored; for evaluation the shorter side is scaled to 8/7 of the longer one of
-            ``image_size`` and the centre cut out. ``None``: images are stretched to ``image_size``, nothing
-            is cut off or mirrored.
-        test_fraction: Share of the images that is set apart where there is no ``test``, in [0, 1).
+        crop_scale: Range of the area of random crops, as a share of the image's, for training, with random flips; in an
+            evaluation the shorter side is scaled to 8/7 of the longer one of ``image_size`` before a centre crop.
+            ``None``: images are stretched to ``image_size``, without crops and flips.
+        test_fraction: Share of the images for the test part if there is no ``test``, in [0, 1).
         mean: Per channel, pixels in [0, 1]; ``None``: ImageNet's.
         std: Per channel; ``None``: ImageNet's.
-        skip: Files that are left out, by their paths below the root, such as ``train/cat/7.png``.
-        record: The ``data.json`` of a run. With ``predict_folder`` the classes are those that it names, and the
-            folder itself is not needed; ``predict`` gives that of the run.
+        skip: Files to leave out, by their paths relative to the root, such as ``train/cat/7.png``.
+        record: The ``data.json`` of a run, whose classes are used with ``predict_folder``, so that the folder itself is
+            not needed; ``predict`` passes that of the run.
         **kwargs: As of :class:`ImageDataModule`.
 
     Raises:
-        FileNotFoundError: The folder, or a class's folder in one of the parts, is not there.
+        FileNotFoundError: The folder, or a class's folder in one of the parts, is missing.
         ValueError: The layout is another one, a class folder holds no image, a folder in one part is no class of
-            ``train``, or files cannot be read as images: all of these are named.
+            ``train``, or files cannot be read as images, all of which are named.
     """
 
     name = "folder"
@@ -235,7 +233,7 @@ class FolderDataModule(ImageDataModule):
         self.train_counts = torch.bincount(self._files["train"][1], minlength=self.num_classes).tolist()
 
     def _leave_out(self, skip: set[str]) -> None:
-        """Take the files that are named, by their paths below the root, out of the lists."""
+        """Remove files from the lists, by their paths relative to the root."""
         for part, (paths, targets) in self._files.items():
             names = [Path(path).relative_to(self.root).as_posix() for path in paths] if skip else []
             out = torch.tensor([name in skip for name in names], dtype=torch.bool)
@@ -254,24 +252,24 @@ class FolderDataModule(ImageDataModule):
             raise ValueError(f"skip names {min(skip)}, but {self.root / min(skip)} is no image that was found.")
 
     def _names(self, paths: Sequence[str]) -> list[str]:
-        """The paths below the training folder, such as ``cat/7.png``: what the split is drawn by."""
+        """Return paths relative to the training folder, such as ``cat/7.png``, which the split depends on."""
         return [Path(path).relative_to(self._train).as_posix() for path in paths]
 
     @property
     def official_val(self) -> bool:  # type: ignore[override]
-        """Whether there is a folder ``val``."""
+        """Whether there is a folder ``val``, so that no share of ``train`` is held out."""
         return "val" in self._files
 
     @property
     def split_by_name(self) -> bool:  # type: ignore[override]
-        """Whether ``test`` or ``val`` is not there."""
+        """Whether ``test`` or ``val`` is missing."""
         return self._drawn or not self.official_val
 
     @property
     def class_counts(self) -> list[int]:
-        """Images of each class in the training part, behind the validation split and the subset."""
+        """Images of each class in the training part, after the validation split and the subset."""
         if self._recorded:
-            if "class_counts" not in self._recorded:  # of old: whoever asks for it says that it is missing
+            if "class_counts" not in self._recorded:  # an older record; a loss that needs it says so
                 raise AttributeError("The record of the run has no class_counts.")
             return list(self._recorded["class_counts"])
         counts = list(self.train_counts)
@@ -281,21 +279,21 @@ class FolderDataModule(ImageDataModule):
         return counts if self.subset is None else self.subset.counts(counts)
 
     def record(self) -> dict[str, Any]:
-        """The number of images of each class as well, which losses ask for."""
+        """Return the record of the data, with the images of each class, which losses may need."""
         return {**super().record(), "class_counts": self.class_counts}
 
     def validation(self, images: Images) -> Tensor:
-        """Which training images are held out for validation, by the hash of their names: (N,) bool."""
+        """Return which training images are held out for validation, by the hash of their names, (N,) bool."""
         return self._held_out(images.paths or (), images.targets)
 
     def _held_out(self, paths: Sequence[str], targets: Tensor) -> Tensor:
         return held_out_by_name(self._names(paths), targets, self.val_fraction, self.split_seed)
 
     def load(self, split: Split) -> FileImages:
-        """The files of a part.
+        """Return the files of a part.
 
         Raises:
-            ValueError: The classes are those of a record, so that the folder was not read.
+            ValueError: The classes are those of a record, so the folder was not read.
         """
         if self._recorded:
             raise ValueError(f"record is for predict_folder alone: leave it out to use the {split} part.")

@@ -8,7 +8,7 @@ from hem.datamodules.datasets.folder import scan
 from hem.datamodules.images import FileImages, RandomFit, subfolders
 from hem.datamodules.splits import Split
 
-# the 105 classes that have fewer than 1,300 training images
+# training images of the 105 classes with fewer than 1,300
 # fmt: off
 FEWER = {
     43: 1117, 51: 1266, 62: 1071, 98: 1141, 103: 1272, 147: 1150, 152: 772, 158: 860, 164: 1136, 165:
@@ -30,9 +30,9 @@ FEWER = {
 class ImageNetDataModule(ImageDataModule):
     """A thousand classes, 1,281,167 training images; the official validation part (50,000) is the test part.
 
-    Training: a random part of 8 to 100 % of the area scaled to 224 x 224 pixels, mirror images. Evaluation:
-        the shorter side is
-    scaled to 256 pixels and the centre of 224 x 224 cut out. Images are decoded by ``num_workers`` processes.
+    Training: random crops of 8 to 100 % of the area, scaled to 224 x 224 pixels, and random flips. Evaluation: the
+        shorter
+    side is scaled to 256 pixels, then a centre crop of 224 x 224. Images are decoded by ``num_workers`` processes.
 
     Source: Russakovsky et al., "ImageNet large scale visual recognition challenge", 2015; augmentation:
     Szegedy et al., "Going deeper with convolutions", CVPR 2015, section 6.
@@ -49,17 +49,17 @@ class ImageNetDataModule(ImageDataModule):
         "https://image-net.org (after registration; torchvision.datasets.ImageNet unpacks the archives "
         "into imagenet/train/<wnid> and imagenet/val/<wnid>)"
     )
-    class_names = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])  # in the order of the sorted wnids
+    class_names = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])  # in the order of sorted wnids
     train_counts = tuple(FEWER.get(i, 1300) for i in range(1000))
     in_channels = 3
     image_size = (224, 224)
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
-    usual = (RandomFlip(),)  # the crop happens where the image is decoded
-    shorter = 256  # the centre is cut out of that
+    usual = (RandomFlip(),)  # the random crop is part of decoding
+    shorter = 256  # before the centre crop
 
     def load(self, split: Split) -> FileImages:
-        """List ``imagenet/{train,val}/<wnid>/*``; the root may also be ImageNet's own folder."""
+        """List ``imagenet/{train,val}/<wnid>/*``; the root may be ImageNet's folder itself."""
         part = "train" if split == "train" else "val"
         folder = self.root / "imagenet" / part
         if not folder.is_dir() and (self.root / part).is_dir():

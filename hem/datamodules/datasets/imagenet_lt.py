@@ -1,4 +1,4 @@
-"""ImageNet-LT: a long tail of ImageNet by published lists."""
+"""ImageNet-LT, a long-tailed subset of ImageNet by published lists."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hem.datamodules.splits import Split
 class ImageNetLTDataModule(ImageDataModule):
     """A thousand classes with 1,280 to 5 training images (115,846), 20 each for validation, 50 each for the test.
 
-    Images are ImageNet's, ``imagenet/{train,val}/<wnid>/*`` (or ``val/*``); which of them, and their labels, say
-    the official lists ``ImageNet_LT/ImageNet_LT_{train,val,test}.txt``, with lines such as
-    ``train/n01440764/n01440764_190.JPEG 0``. The training list is read as soon as ``class_counts`` are asked for,
-    since no rule gives them: the command line links them to the loss, so a run needs the list in any case.
+    The images are ImageNet's, ``imagenet/{train,val}/<wnid>/*`` (or ``val/*``); which of them are used, and their
+    labels, is in the official lists ``ImageNet_LT/ImageNet_LT_{train,val,test}.txt``, with lines such as
+    ``train/n01440764/n01440764_190.JPEG 0``. The training list is read when ``class_counts`` are needed: the
+    command line links them to the loss, so a run needs the list in any case.
 
-    The lists' own validation part is used; ``val_fraction`` counts for nothing. Crops, flips and sizes are
-    :class:`ImageNetDataModule`'s.
+    The validation part is that of the lists, and ``val_fraction`` is ignored. Crops, flips and sizes are those of
+    :class:`ImageNetDataModule`.
 
     Args:
         **kwargs: As of :class:`ImageDataModule`.
@@ -43,17 +43,17 @@ class ImageNetLTDataModule(ImageDataModule):
     image_size = (224, 224)
     mean = ImageNetDataModule.mean
     std = ImageNetDataModule.std
-    usual = (RandomFlip(),)  # the crop happens where the image is decoded
+    usual = (RandomFlip(),)  # the random crop is part of decoding
     official_val = True
-    shorter = 256  # the centre is cut out of that
+    shorter = 256  # before the centre crop
 
     @cached_property
     def train_counts(self) -> list[int]:  # type: ignore[override]
         """Images of each class in the training list.
 
         Raises:
-            FileNotFoundError: The list is not there.
-            ValueError: It is damaged, or a class has no image in it.
+            FileNotFoundError: The list is missing.
+            ValueError: The list is damaged, or a class has no image in it.
         """
         counts = torch.bincount(self.listed("train")[1], minlength=self.num_classes).tolist()
         if 0 in counts:
@@ -61,14 +61,14 @@ class ImageNetLTDataModule(ImageDataModule):
         return counts
 
     def list_of(self, split: Split) -> Path:
-        """Where the list of a part lies."""
+        """Return the path of the list of a part."""
         return self.root / "ImageNet_LT" / f"ImageNet_LT_{split}.txt"
 
     def listed(self, split: Split) -> tuple[list[str], Tensor]:
-        """The paths below ImageNet's folder that a list names, and their labels, (N,) int64.
+        """Return the N paths in a list, relative to ImageNet's folder, and their labels, (N,) int64.
 
         Raises:
-            FileNotFoundError: The list is not there.
+            FileNotFoundError: The list is missing.
             ValueError: A line is not a path and a label.
         """
         path = self.list_of(split)
@@ -88,7 +88,7 @@ class ImageNetLTDataModule(ImageDataModule):
         return names, torch.tensor(labels)
 
     def load(self, split: Split) -> FileImages:
-        """Find the listed images."""
+        """Return the listed images."""
         names, targets = self.listed(split)
         folder = self.root / "imagenet"
         if not folder.is_dir() and (self.root / "train").is_dir():

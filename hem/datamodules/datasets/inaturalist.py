@@ -1,4 +1,4 @@
-"""iNaturalist 2018 and 2019: species as nature shows them, a long tail that nobody cut."""
+"""iNaturalist 2018 and 2019, species with a naturally long-tailed distribution."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ CLASSES = {2018: 8142, 2019: 1010}
 
 
 class Annotations(NamedTuple):
-    """What an official file says."""
+    """Content of an official annotation file."""
 
-    files: list[str]  # of N images
+    files: list[str]  # paths of N images
     targets: Tensor  # (N,) int64
-    class_names: list[str]  # one for each class, no two the same
+    class_names: list[str]  # of the classes, all different
 
 
 class INaturalistDataModule(ImageDataModule):
     """Species: 8,142 classes and 437,513 training images (2018), or 1,010 and 265,213 (2019).
 
-    The official validation part (24,426; 3,030 images) is the test part, as the test part's labels are not
-    public; a validation part is cut from the training part, or none with ``val_fraction`` 0.
+    The official validation part (24,426 or 3,030 images) is the test part, since the labels of the official test part
+    are not public; the validation part is cut from the training part, unless ``val_fraction`` is 0.
 
-    Read from ``inaturalist<version>/``: ``train<version>.json`` and ``val<version>.json`` in the official layout
+    Files in ``inaturalist<version>/``: ``train<version>.json`` and ``val<version>.json`` in the official layout
     (lists ``images`` with ``id`` and ``file_name``, ``annotations`` with ``image_id`` and ``category_id``,
-    ``categories`` with ``id`` and ``name``), and the images under the names that the files give,
-    ``train_val<version>/...``, or where torchvision's ``INaturalist`` unpacks them, ``<version>/...``.
-    The names and counts of the classes stand in the training file, which is read when they are asked for: the
-    command line links them to the network and the loss, so a run needs it in any case.
+    ``categories`` with ``id`` and ``name``), and the images at the paths in these files,
+    ``train_val<version>/...``, or where torchvision's ``INaturalist`` unpacks them, ``<version>/...``. The names and
+    counts of the classes are read from the training file when they are needed: the command line links them to the
+    network and the loss, so a run needs the file in any case.
 
-    Usual augmentation: a random part of 8 to 100 % of the area in 224 x 224 pixels, mirror images.
+    Usual augmentation: random crops of 8 to 100 % of the area, scaled to 224 x 224 pixels, and random flips.
 
     Args:
         version: 2018 or 2019.
@@ -58,8 +58,8 @@ class INaturalistDataModule(ImageDataModule):
     image_size = (224, 224)
     mean = (0.466, 0.471, 0.380)
     std = (0.195, 0.194, 0.192)
-    usual = (RandomFlip(),)  # the crop happens where the image is decoded
-    shorter = 256  # the centre is cut out of that
+    usual = (RandomFlip(),)  # the random crop is part of decoding
+    shorter = 256  # before the centre crop
 
     def __init__(self, version: Literal[2018, 2019] = 2018, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -70,7 +70,7 @@ class INaturalistDataModule(ImageDataModule):
 
     @property
     def folder(self) -> Path:
-        """Where the annotations and images lie: the root itself, or ``inaturalist<version>`` in it."""
+        """Folder of annotations and images: the root itself, or ``inaturalist<version>`` in it."""
         return (
             self.root
             if (self.root / f"train{self.version}.json").is_file()
@@ -78,11 +78,11 @@ class INaturalistDataModule(ImageDataModule):
         )
 
     def annotations(self, split: Split) -> Annotations:
-        """What the official file of a part says; the training part's is kept.
+        """Read the annotations of a part; those of the training part are kept in memory.
 
         Raises:
-            FileNotFoundError: The file is not there.
-            ValueError: It is damaged.
+            FileNotFoundError: The file is missing.
+            ValueError: The file is damaged.
         """
         if split == "train" and self._train is not None:
             return self._train
@@ -111,7 +111,7 @@ class INaturalistDataModule(ImageDataModule):
         return counts
 
     def load(self, split: Split) -> FileImages:
-        """Find the images of a part."""
+        """Return the images of a part."""
         files, targets, _ = self.annotations(split)
         unpacked = f"train_val{self.version}/"
         if not (self.folder / unpacked).is_dir():  # torchvision renames it
@@ -123,14 +123,14 @@ class INaturalistDataModule(ImageDataModule):
 
 
 def read_annotations(path: Path, num_classes: int) -> Annotations:
-    """Read a file in the competitions' layout.
+    """Read an annotation file in the competitions' layout.
 
     Args:
-        path: Such as ``train2018.json``.
-        num_classes: How many classes there must be.
+        path: The file, such as ``train2018.json``.
+        num_classes: Expected number of classes.
 
     Raises:
-        ValueError: The file is damaged, or of another number of classes; the sentence has its name.
+        ValueError: The file is damaged, or has another number of classes; the message has its name.
     """
     try:
         content = json.loads(path.read_bytes())

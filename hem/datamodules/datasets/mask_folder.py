@@ -1,4 +1,4 @@
-"""One's own images and masks, in folders."""
+"""A user's own images and masks, in folders."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from hem.decoder import header_fault, refuse_faults, size_of
 
 
 class MaskFolder(MaskDataset):
-    """One's own images and masks: ``<root>/train/images/*`` with ``<root>/train/masks/<same name>.png``.
+    """A user's own images and masks: ``<root>/train/images/*`` with ``<root>/train/masks/<same name>.png``.
 
-    ``test`` lies beside ``train``; ``val`` as well, or a share of ``train`` is taken, each image by the hash of its
-    path alone, so that pairs which come or go move no other one. ``training``, ``valid``, ``validation`` and
-    ``testing`` are understood as well, in whatever case. A mask is a grey or palette PNG of any depth with the value
-    of a class in each pixel, or ``void``, drawn on the upright image: see :mod:`hem.decoder`. Headers are
-    read when a part is listed.
+    ``test`` is beside ``train``; so is ``val``, or else a share of ``train`` is held out, each image by the hash of its
+    path alone, so that adding or removing pairs moves no other one. The names ``training``, ``valid``, ``validation``
+    and ``testing`` are accepted as well, in any case. A mask is a grey or palette PNG of any depth with the value of a
+    class, or ``void``, in each pixel, for the upright image, see :mod:`hem.decoder`. Headers are read when a part is
+    listed.
 
     Args:
         class_names: Name of each class.
-        image_size: Height and width in pixels to which images are brought; one number for both.
-        palette: RGB of each class; None: as many hues.
-        void: The value of pixels without a label; None: 255, unless that is the value of a class.
-        has_val: Whether there is a ``val`` folder; None: see what is there.
-        values: The value of each class in the masks, such as ``[0, 255]``; None: 0, 1, 2, ...
-        skip: Images that are left out, by their paths below the root, such as ``train/images/7.png``.
+        image_size: Height and width in pixels to which images are resized; one number for both.
+        palette: RGB of each class; None: different hues.
+        void: Value of unlabelled pixels; None: 255, unless that is the value of a class.
+        has_val: Whether there is a ``val`` folder; None: detect it.
+        values: Value of each class in the masks, such as ``[0, 255]``; None: 0, 1, 2, ...
+        skip: Images to leave out, by their paths relative to the root, such as ``train/images/7.png``.
 
     Raises:
         ValueError: If ``palette`` or ``values`` has another length than ``class_names``, two classes have one name or
@@ -70,21 +70,21 @@ class MaskFolder(MaskDataset):
         self.image_size = height_and_width(image_size)
         self.palette = hues(count) if palette is None else [(r, g, b) for r, g, b in palette]
         self.labels = {VOID: VOID} if void is None else {void: VOID}
-        self.labels |= {value: c for c, value in enumerate(own)}  # a class's 255 is no void
+        self.labels |= {value: c for c, value in enumerate(own)}  # 255 is the value of a class
         self.own_val = has_val
         self.skip = set(skip or ())
-        self._checked: set[str] = set()  # images whose headers, and whose masks', were read
+        self._checked: set[str] = set()  # images whose headers, and those of their masks, were checked
 
     def has_val(self, root: Path) -> bool:
-        """Whether there is a folder ``val``."""
+        """Return whether there is a folder ``val``."""
         return "val" in parts(root) if self.own_val is None and root.is_dir() else bool(self.own_val)
 
     def files(self, root: Path, split: str) -> Files:
-        """The images of a part and their masks.
+        """Return the paths of the images of a part and of their masks.
 
         Raises:
-            FileNotFoundError: The part, or the mask of an image, is not there.
-            ValueError: The part is empty, or files cannot be used, by their headers: all of these are named.
+            FileNotFoundError: The part, or the mask of an image, is missing.
+            ValueError: The part is empty, or files cannot be used by their headers, all of which are named.
         """
         found = parts(root) if root.is_dir() else {}
         folder = found.get(cast(Split, split), root / split) / "images"
@@ -108,7 +108,7 @@ class MaskFolder(MaskDataset):
 
 
 def pair_fault(image: str, mask: str) -> str | None:
-    """Why an image and its mask cannot be used together, as far as their headers say; None: they can."""
+    """Return why an image and its mask cannot be used, by their headers; None: they can."""
     if (fault := header_fault(image)) is not None:
         return fault
     if (fault := header_fault(mask, mask=True)) is not None:
@@ -121,7 +121,7 @@ def pair_fault(image: str, mask: str) -> str | None:
 
 
 def hues(count: int) -> list[Color]:
-    """As many colours that are told apart: hues around the circle, bright and dark in turn.
+    """Return distinct colours: hues around the circle, alternately bright and dark.
 
     Example:
         >>> hues(3)

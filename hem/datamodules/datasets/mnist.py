@@ -1,4 +1,4 @@
-"""MNIST and the two sets made in its form, read from their official idx files."""
+"""MNIST, Fashion-MNIST and KMNIST, read from their official idx files."""
 
 import gzip
 import math
@@ -17,29 +17,29 @@ from hem.datamodules.unpacked import mapped
 
 
 def read_idx(path: Path) -> Tensor:
-    """An idx file: two zero bytes, the type (8: uint8), the number of axes, their lengths (>u4), the data.
+    """Read an idx file: two zero bytes, the type (8: uint8), the number of axes, their lengths (>u4), the data.
 
     Source: LeCun's page of MNIST, "file formats".
 
     Args:
-        path: The file; ``path`` with ``.gz`` is taken where only that is there.
+        path: The file; if it is missing, ``path`` with the suffix ``.gz`` is read.
 
     Returns:
         uint8 tensor of the file's shape.
 
     Raises:
-        FileNotFoundError: Neither is there.
-        ValueError: The file is damaged; the sentence has its name.
+        FileNotFoundError: Both are missing.
+        ValueError: The file is damaged; the message has its name.
     """
     packed = path.with_name(path.name + ".gz")
     if not path.exists():
         path = packed
-    try:  # a file that is not packed is mapped into memory, where all processes share it
+    try:  # an uncompressed file is memory-mapped and shared by all processes
         unzipped = np.frombuffer(bytearray(gzip.decompress(path.read_bytes())), np.uint8) if path == packed else None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged and cannot be unpacked ({error}): delete it and fetch it anew.") from error
     data = mapped(path) if unzipped is None else torch.from_numpy(unzipped)
-    header = bytes(data[: 4 + 4 * 255].tolist())  # as long as one can be
+    header = bytes(data[: 4 + 4 * 255].tolist())  # the longest header that there can be
     if len(header) < 4 or header[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is damaged: it does not begin as an idx file of bytes does. Fetch it anew.")
     axes = header[3]
@@ -51,7 +51,7 @@ def read_idx(path: Path) -> Tensor:
 
 
 def load_idx(module: ImageDataModule, folder: str, split: Split) -> MemoryImages:
-    """A part in MNIST's layout: ``<root>/<folder>/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte``."""
+    """Read an official part in MNIST's layout: ``<root>/<folder>/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte``."""
     prefix = {"train": "train", "test": "t10k"}[split]
     images, labels = (
         module.root / folder / "raw" / f"{prefix}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")
@@ -98,7 +98,7 @@ class MNISTDataModule(ImageDataModule):
 
 
 class FashionMNISTDataModule(ImageDataModule):
-    """Pieces of clothing in MNIST's form: 60,000 + 10,000 grey images of 28 x 28 pixels. No augmentation.
+    """Pieces of clothing in MNIST's format: 60,000 + 10,000 grey images of 28 x 28 pixels. No augmentation.
 
     Source: Xiao et al., "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms",
     2017.
@@ -135,7 +135,7 @@ class FashionMNISTDataModule(ImageDataModule):
 
 
 class KMNISTDataModule(ImageDataModule):
-    """Cursive Japanese in MNIST's form: 60,000 + 10,000 grey images of 28 x 28 pixels. No augmentation.
+    """Cursive Japanese characters in MNIST's format: 60,000 + 10,000 grey images of 28 x 28 pixels. No augmentation.
 
     Source: Clanuwat et al., "Deep learning for classical Japanese literature", 2018.
     """

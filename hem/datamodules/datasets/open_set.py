@@ -1,4 +1,4 @@
-"""Some classes of a data set as known ones; the others are held out as unknown."""
+"""Open-set splits: some classes of a data set are known, the others are held out as unknown."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ WHOLE: dict[str, type[ImageDataModule]] = {
 class OpenSetDataModule(ImageDataModule):
     """Some classes of a data set, relabelled 0..K-1; the others are the unknown set ``held_out``.
 
-    The literature's open-set splits are lists of classes: CIFAR-10 and SVHN have 6 known and 4 unknown ones,
-    five times over. Source: Neal et al., "Open set learning with counterfactual images", ECCV 2018.
+    The open-set splits of the literature are lists of classes, such as five lists of 6 known classes for each of
+    CIFAR-10 and SVHN. Source: Neal et al., "Open set learning with counterfactual images", ECCV 2018.
 
     Args:
         of: The data set: a key of :data:`WHOLE`.
@@ -81,7 +81,7 @@ class OpenSetDataModule(ImageDataModule):
         super().__init__(root=root, download=download, **kwargs)  # type: ignore[arg-type]
 
     def load(self, split: Split) -> Images:
-        """The known classes of an official part."""
+        """Return the images of the known classes of an official part."""
         label = torch.full((self.whole.num_classes,), NO_TARGET)
         label[self.known_classes] = torch.arange(len(self.known_classes))
         images = self._whole(split)
@@ -90,7 +90,7 @@ class OpenSetDataModule(ImageDataModule):
         return MemoryImages(images.images[chosen], target[chosen], f"{self.name}/{split}")
 
     def unknown_images(self) -> Images:
-        """The other classes of the official test part, without labels."""
+        """Return the images of the other classes of the official test part, without labels."""
         images = self._whole("test")
         chosen = ~torch.isin(images.targets, torch.tensor(self.known_classes))
         targets = torch.full((int(chosen.sum()),), NO_TARGET)

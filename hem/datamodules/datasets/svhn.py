@@ -14,15 +14,15 @@ from hem.datamodules.unpacked import unpacked
 
 
 def read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The images (N, 3, 32, 32) uint8 and labels (N,) int64 of one file.
+    """Read the images (N, 3, 32, 32) uint8 and labels (N,) int64 of a file.
 
     Raises:
-        ValueError: The file is damaged; the sentence has its name.
+        ValueError: The file is damaged; the message has its name.
     """
     try:
         content = loadmat(path, variable_names=["X", "y"])
         images, labels = content["X"], content["y"].ravel()
-    except Exception as error:  # scipy's reader raises whatever the damaged bytes happen to mean
+    except Exception as error:  # scipy's reader may raise any exception for damaged bytes
         raise ValueError(f"{path} is damaged and cannot be read ({error}): fetch it anew.") from error
     if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
         raise ValueError(
@@ -37,7 +37,7 @@ class SVHNDataModule(ImageDataModule):
 
     Usual augmentation: crops after padding by 4 pixels.
 
-    The digit 0, which the files call 10, is class 0. The 531,131 easier images of the ``extra`` part are not
+    The digit 0, with the label 10 in the files, is class 0. The 531,131 easier images of the ``extra`` part are not
     used.
 
     Source: Netzer et al., "Reading digits in natural images with unsupervised feature learning", 2011.
@@ -56,7 +56,7 @@ class SVHNDataModule(ImageDataModule):
     image_size = (32, 32)
     mean = (0.4377, 0.4438, 0.4728)
     std = (0.1980, 0.2010, 0.1970)
-    usual = (RandomCrop(4),)  # the mirror image of a digit is no digit
+    usual = (RandomCrop(4),)  # no flips, for digits
 
     def load(self, split: Split) -> MemoryImages:
         """Read ``train_32x32.mat`` or ``test_32x32.mat``, in the root or in its sub-folder ``SVHN``."""

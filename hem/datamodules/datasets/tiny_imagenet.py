@@ -1,4 +1,4 @@
-"""TinyImageNet: 200 classes of ImageNet at 64 x 64 pixels, decoded into memory once."""
+"""TinyImageNet, 200 classes of ImageNet at 64 x 64 pixels, decoded into memory."""
 
 from pathlib import Path
 
@@ -36,8 +36,8 @@ n09428293 n12267677
 class TinyImageNetDataModule(ImageDataModule):
     """200 classes: 100,000 training images; the official validation part, 10,000 images, is the test part.
 
-    Colour images of 64 x 64 pixels, 1.2 GB in memory. Crops padded by 4 pixels, mirror images. Classes are
-    in the order of the sorted wnids, which are their names here.
+    Colour images of 64 x 64 pixels, 1.2 GB in memory. Usual augmentation: crops after padding by 4 pixels,
+    random flips. The classes are named by their wnids, in sorted order.
 
     Source: Stanford's course CS231n, 2015; augmentation: OpenOOD's recipe.
 
@@ -67,7 +67,7 @@ class TinyImageNetDataModule(ImageDataModule):
         return decode(FileImages(paths, targets, Fit(self.image_size)), f"tiny_imagenet/{split}")
 
     def _annotated(self, listing: Path) -> tuple[list[Path], torch.Tensor]:
-        """The files and classes of ``val_annotations.txt``; a line is file, wnid, box, parted by tabs."""
+        """Read the files and classes of ``val_annotations.txt``; a line is file, wnid and box, separated by tabs."""
         classes = {wnid: target for target, wnid in enumerate(self.class_names)}
         paths, targets = [], []
         for number, line in enumerate(listing.read_text().splitlines(), 1):

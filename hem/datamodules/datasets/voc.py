@@ -1,4 +1,4 @@
-"""Pascal VOC 2012 and the Semantic Boundaries Dataset (SBD), which labels more of VOC's images."""
+"""Pascal VOC 2012 and the Semantic Boundaries Dataset (SBD), which has labels for more of VOC's images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMES = (
 
 
 def voc_color(label: int) -> tuple[int, int, int]:
-    """The colour that VOC's development kit gives to a label: its bits, dealt out to red, green and blue.
+    """Return the colour of a label in VOC's development kit: its bits are dealt to red, green and blue.
 
     Example:
         >>> voc_color(0), voc_color(1), voc_color(15), voc_color(20)
@@ -36,14 +36,14 @@ class VOC(MaskDataset):
 
     Layout: ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass}`` and the lists
     ``ImageSets/Segmentation/{train,val}.txt`` there; for SBD beside it ``benchmark_RELEASE/dataset/cls/*.mat`` and
-    its ``train.txt`` and ``val.txt``. The labels of the official test part are withheld, so the official
+    its ``train.txt`` and ``val.txt``. The labels of the official test part are not public, so the official
     validation part (1,449 images) is the test part, and a share of the training part is for validation.
 
     Source: Everingham et al., IJCV 2010; Hariharan et al., "Semantic contours from inverse detectors", ICCV 2011.
 
     Args:
-        sbd: Whether to train on SBD's images as well: all of its two lists and of VOC's ``train``, without those
-            of VOC's ``val``. Where both have a mask, VOC's own is taken.
+        sbd: Whether to train on SBD's images as well: those of its two lists and of VOC's ``train``, without those of
+            VOC's ``val``. If both have a mask, it is VOC's.
     """
 
     name = "voc"
@@ -59,7 +59,7 @@ class VOC(MaskDataset):
         self.name = "voc_sbd" if sbd else "voc"
 
     def files(self, root: Path, split: str) -> Files:
-        """The images of a part and their masks."""
+        """Return the paths of the images of a part and of their masks."""
         folder = self.folder(root)
         own = self._list(folder / "ImageSets" / "Segmentation" / f"{'val' if split == 'test' else split}.txt")
         if split != "train" or not self.sbd:
@@ -80,7 +80,7 @@ class VOC(MaskDataset):
         return paired(images, lambda image: masks.get(image.stem, own / f"{image.stem}.png"))
 
     def read_mask(self, path: str) -> Tensor:
-        """The classes of a mask: a palette PNG of VOC's, or a .mat file of SBD's.
+        """Read the classes of a mask, VOC's palette PNG or SBD's .mat file, (H, W) uint8.
 
         Raises:
             ValueError: The file cannot be read, or a value is no class.
