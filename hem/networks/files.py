@@ -15,14 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-WRAPPERS = (
-    "state_dict_ema",
-    "model_ema",
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "net",
-)  # of other trainers
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")  # in checkpoints of others
 
 
 def find(weights: str | Path) -> Path | None:

@@ -58,7 +58,7 @@ def own_images(folder: Path) -> bool:
 
 
 def class_parts(root: Path) -> dict[Split, Path]:
-    """Return the folders of the parts in a folder of images, which hold the classes' folders; empty: there are no parts.
+    """Return the folders of the parts in a folder of images, with the classes' folders in them; empty: no parts.
 
     A folder with the name of a part is a class if it contains images itself and there is no ``train``.
 
