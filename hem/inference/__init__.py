@@ -1,1 +1,1 @@
-"""What a trained network is for: predictions, ONNX files, examinations."""
+"""Use of trained networks: predictions, ONNX files, examinations."""

@@ -1,4 +1,4 @@
-"""Examine any network from Python: what it does with known, unknown, corrupted and attacked images."""
+"""Examine any network from Python on known, unknown, corrupted and attacked images."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ EXAMINATIONS = ("clean", "rejection", "corruption", "adversarial")
 
 
 class Reordered(nn.Module):
-    """A network whose logits are put into the order of the data's classes.
+    """A network with its logits in the order of the data's classes.
 
     Args:
-        net: Images to logits (N, K).
+        net: From images to logits (N, K).
         rows: The logit of each class.
     """
 
@@ -43,10 +43,10 @@ class Reordered(nn.Module):
         self.rows = rows
 
     def forward(self, input: Tensor) -> Tensor:
-        """The logits (N, C) of images.
+        """Return the logits (N, C) of images.
 
         Raises:
-            ValueError: The network has another number of logits than the order, or lacks one.
+            ValueError: The number of the network's logits is not that of the order, or one is missing.
         """
         logits: Tensor = self.net(input)
         if not self.rows.fit(logits.shape[1]):
@@ -72,23 +72,23 @@ def evaluate(
     """Examine a network, trained anywhere, as ``python cli.py test --config configs/evaluate/<name>.yaml`` does.
 
     Args:
-        net: Images (N, C, H, W) to logits; any module. It is left as it was.
+        net: Any module from images (N, C, H, W) to logits; its modes, device and parameters are restored.
         data: The known images.
-        examinations: Some of :data:`EXAMINATIONS`, each by its shipped config.
-        loss: What ``test/loss`` is computed with, and the attack on the loss itself; None: cross-entropy.
-        normalize: What the network wants of the pixels. None: what its weights expect where it says so (networks of
-            :mod:`hem.networks` and of timm), else pixels in [0, 1] as they are, for a network that normalises itself.
-        class_order: Of which classes the logits are, where those are not the data's in the data's order; see
+        examinations: Some of :data:`EXAMINATIONS`, each with its shipped config.
+        loss: The loss of ``test/loss`` and of the attack on the loss itself; None: cross-entropy.
+        normalize: Normalisation of pixels before the network. None: the one that its weights expect, if the network has
+            it (networks of :mod:`hem.networks` and timm); else none, for a network that normalises itself.
+        class_order: Classes of the logits, if they are not the data's in the data's order; see
             :class:`~hem.networks.Named`.
-        folder: Where tables and pictures are written, ``<folder>/<examination>``; None: nowhere.
-        options: Arguments of an examination's task in place of its config's, by its name.
+        folder: Tables and plots are written to ``<folder>/<examination>``; None: they are not.
+        options: Arguments of the task by examination, in place of those in its config.
         trainer: Arguments of Lightning's Trainer, such as ``{"accelerator": "gpu"}``.
 
     Returns:
         Metrics by name for each examination.
 
     Raises:
-        ValueError: There is no such examination, or the network's logits are not one for each class.
+        ValueError: There is no such examination, or there is not one logit for each class.
 
     Example:
         >>> from hem.datamodules import DigitsDataModule
@@ -128,7 +128,7 @@ def evaluate(
 
 
 def _expected(net: nn.Module, channels: int) -> Normalize | None:
-    """The normalisation that a network's weights expect, where it says so."""
+    """Return the normalisation that a network's weights expect; None: the network does not have it."""
     start = getattr(net, "start", None)
     if start is not None and start.normalization is not None:
         return Normalize(*for_channels(start.normalization, channels))
@@ -140,7 +140,7 @@ def _expected(net: nn.Module, channels: int) -> Normalize | None:
 
 @torch.no_grad()
 def _check(net: nn.Module, data: ImageDataModule) -> None:
-    """Refuse a network whose logits are not one for each class."""
+    """Raise an error unless a network has one logit for each class."""
     parameter = next(net.parameters(), torch.zeros(()))
     logits = net(torch.rand(1, data.in_channels, *data.image_size).to(parameter))
     if not isinstance(logits, Tensor) or logits.shape != (1, data.num_classes):
@@ -159,7 +159,7 @@ def _task(
     normalize: Normalize | None,
     options: dict[str, Any],
 ) -> Task:
-    """The task of an examination, with the arguments of its shipped config."""
+    """Return the task of an examination, with the arguments of its shipped config."""
     kind: Callable[..., Task] = ClassificationTask
     if name != "clean":
         path = SHIPPED / "evaluate" / f"{name}.yaml"
@@ -184,13 +184,13 @@ def _task(
         num_classes=data.num_classes,
         class_names=data.class_names,
         normalize=normalize,
-        channels_last=False,  # the network is someone else's
+        channels_last=False,  # do not change the user's network
         **given,
     )
 
 
 def _built(value: Any) -> bool:
-    """Whether an option is an object already, and no description of one."""
+    """Return whether an option is an object, not the description of one."""
     return not isinstance(value, (str, int, float, bool, list, tuple, dict, type(None))) and not inspect.isclass(value)
 
 
@@ -198,7 +198,7 @@ def _built(value: Any) -> bool:
 def _left_alone(net: nn.Module) -> Iterator[None]:
     """Set a network to evaluation mode; restore its modes, its device and what requires gradients afterwards."""
     device = next((p.device for p in net.parameters()), None)
-    began = vars(net).pop("start", None)  # a task would begin a last layer anew whose classes had other names then
+    began = vars(net).pop("start", None)  # a task would renew a last layer of other class names
     try:
         with evaluating(net):
             yield

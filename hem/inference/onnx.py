@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file: `python -m hem.inference.onnx RUN_DIR [--output model.onnx] [--probabilities]`."""
+"""Export of networks to ONNX: `python -m hem.inference.onnx RUN_DIR [--output model.onnx] [--probabilities]`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hem.networks import Normalize
 
 
 class Pixels(nn.Module):
-    """A network that takes images as they are: bytes of any height and width, scaled as in training, on the way in.
+    """A network with preprocessing: it takes bytes of any height and width, and scales them as in training.
 
     Scaling is bilinear and antialiased, in floating point: within 1/255 of the bytes that torchvision makes of a PIL
     image.
 
     Args:
-        net: images (N, C, H, W) in [0, 1] of one size to logits.
-        image_size: that size, (height, width).
-        shorter: scale the shorter side to this many pixels and cut the centre out; None: stretch.
+        net: From images (N, C, H, W) in [0, 1] of one size to logits.
+        image_size: That size, (height, width).
+        shorter: Pixels to which the shorter side is scaled before a centre crop; None: stretch.
 
     Example:
         >>> Pixels(nn.Flatten(), (2, 2))(torch.full((1, 1, 5, 3), 255, dtype=torch.uint8)).shape
@@ -43,7 +43,7 @@ class Pixels(nn.Module):
         self.shorter = shorter
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of images (N, C, any height, any width), uint8."""
+        """Return the logits of images (N, C, any height, any width), uint8."""
         input = images.float() / 255
         size: Any = self.image_size
         if self.shorter is not None:
@@ -53,7 +53,7 @@ class Pixels(nn.Module):
         input = F.interpolate(input, size, mode="bilinear", antialias=True)
         if self.shorter is not None:
             top, left = (_centred(total, part) for total, part in zip(size, self.image_size, strict=True))
-            # by index: a slice's length would depend on the image in the eyes of the exporter
+            # by index: the exporter takes the length of a slice for dependent on the image
             for dim, start in ((2, top), (3, left)):
                 place = start + torch.arange(self.image_size[dim - 2], device=input.device)
                 input = input.index_select(dim, place)
@@ -62,17 +62,17 @@ class Pixels(nn.Module):
 
 
 def _centred(total: int, part: int) -> int:
-    """Where the middle part begins: half of what is left over, rounded to even as torchvision's crop does."""
+    """Return the start of a centre crop, half of the rest, rounded to even like torchvision's."""
     left = total - part
     half = left // 2
     return half + (left % 2) * (half % 2)
 
 
 def preprocessing_of(model: Any, pixels: bool) -> dict[str, Any]:
-    """What makes an input of an image, as an ONNX file keeps it.
+    """Return a description of the preprocessing for an ONNX file's metadata.
 
     Args:
-        model: A network as `hem.load` gives it.
+        model: A network as returned by :func:`hem.load`.
         pixels: Whether scaling is part of the file.
     """
     fit = getattr(model, "transform", None)
@@ -102,31 +102,31 @@ def export_onnx(
     preprocessing: Mapping[str, Any] | None = None,
     pixels: bool = False,
 ) -> float | None:
-    """Writes a network as one ONNX file, through torch's exporter, and compares the two.
+    """Export a network to one ONNX file by torch's exporter, and compare the outputs of both.
 
-    The file's input `images` is float32 (N, in_channels, H, W) in [0, 1] with any N, its output `logits` is
-    (N, num_classes). The network is exported in evaluation mode and is itself left as it is.
+    The file's input ``images`` is float32 (N, in_channels, H, W) in [0, 1] with any N, its output ``logits`` is
+    (N, num_classes). A copy of the network in evaluation mode is exported.
 
     Args:
-        net: images (N, in_channels, H, W) to logits (N, num_classes); with its normalisation, if it has one.
-        path: the file to write; it must not exist.
+        net: From images (N, in_channels, H, W) to logits (N, num_classes), including any normalisation.
+        path: The file to write; it must not exist.
         image_size: (height, width) in pixels.
-        in_channels: channels of an image.
-        class_names: kept in the file's metadata under `class_names`, as a JSON list.
-        probabilities: logits to probabilities, such as a `Temperature` of `hem.calibrate`: the file then has a second
-            output, `probabilities`, and the numbers of the module in its metadata under `calibration`. None: no such.
-        preprocessing: what makes an input of an image, kept in the metadata under `preprocessing`, as JSON.
-        pixels: whether the input is the image itself, of any height and width; see :class:`Pixels`, which the net then
-            is.
+        in_channels: Channels of an image.
+        class_names: Written to the file's metadata as ``class_names``, a JSON list.
+        probabilities: From logits to probabilities, such as a ``Temperature`` of :func:`hem.calibrate`: the file gets a
+            second output, ``probabilities``, and the module's parameters are in its metadata as ``calibration``. None:
+            no such output.
+        preprocessing: The preprocessing of images, written to the metadata as ``preprocessing``, in JSON.
+        pixels: Whether the input is an image of any height and width; ``net`` is :class:`Pixels` then.
 
     Returns:
-        The largest difference between the file's logits and torch's over random images, in batches of other
-        sizes than the one exported; None where onnxruntime, which runs the file, is not installed.
+        The largest difference between the file's logits and torch's over random images, in batches of other sizes than
+        the exported one; None if onnxruntime, which runs the file, is not installed.
 
     Raises:
-        ImportError: if onnx or onnxscript is missing.
-        FileExistsError: if the file exists.
-        RuntimeError: if the file's logits are not torch's; the file is then not left behind.
+        ImportError: If onnx or onnxscript is missing.
+        FileExistsError: If the file exists.
+        RuntimeError: If the file's logits are not torch's; the file is then removed.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -143,7 +143,7 @@ def export_onnx(
     net = _Outputs(net, probabilities)
     net = copy.deepcopy(net).cpu().eval()
     sizes = {0: torch.export.Dim("batch")}
-    if pixels:  # an example of another size: the size itself would be taken for a constant
+    if pixels:  # an example of another size, since the exporter takes `image_size` itself for a constant
         sizes |= {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
     height, width = (image_size[0] + 13, image_size[1] + 24) if pixels else image_size
 
@@ -151,7 +151,7 @@ def export_onnx(
         images = torch.rand(count, in_channels, height, width)
         return (images * 256).to(torch.uint8) if pixels else images
 
-    # two images, not one: a batch of one would be taken for a constant
+    # two images: the exporter takes a batch size of one for a constant
     program = torch.onnx.export(
         net,
         (example(2, height, width),),
@@ -181,7 +181,7 @@ def export_onnx(
 
 
 class _Outputs(nn.Module):
-    """Images to the outputs of the file."""
+    """A module from images to all outputs of the file."""
 
     def __init__(self, net: nn.Module, probabilities: nn.Module | None) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class _Outputs(nn.Module):
 
 @torch.no_grad()
 def _difference(net: _Outputs, path: Path, batches: list[Tensor]) -> float | None:
-    """The largest difference of the outputs, where onnxruntime is installed; float32's rounding is allowed."""
+    """Return the largest difference of the outputs, None without onnxruntime; an error if it is more than rounding."""
     if find_spec("onnxruntime") is None:
         return None
     import onnxruntime
@@ -216,7 +216,7 @@ def _difference(net: _Outputs, path: Path, batches: list[Tensor]) -> float | Non
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command: loads a run's network and exports it, with its preprocessing and class names."""
+    """Run the command: load a run's network, and export it with its preprocessing and class names."""
     parser = argparse.ArgumentParser(prog="python -m hem.inference.onnx", description="Export a run's network to ONNX.")
     parser.add_argument("run_dir", type=Path, help="folder of a run, e.g. runs/classification_mnist/hem/seed0")
     parser.add_argument("--output", type=Path, help="file to write (default: RUN_DIR/model.onnx)")

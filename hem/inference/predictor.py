@@ -1,4 +1,4 @@
-"""A trained network outside its task: images in, logits, labels and scores out."""
+"""Predictors: trained networks that return logits, labels and scores of images."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ from hem.rejection import Rejector
 from hem.runs import AtomicCheckpointIO, RunFolder
 from hem.runs.checkpoints import check_state
 
-Picture = Image.Image | str | Path | np.ndarray[Any, Any]  # what is decoded to one image
+Picture = Image.Image | str | Path | np.ndarray[Any, Any]  # anything that is decoded to one image
 
 
 class Prediction(NamedTuple):
-    """What a network says of one image: the most probable class, its probability, and whether to believe it."""
+    """Prediction of one image: the most probable class, its probability, and whether it is accepted."""
 
     label: str
     score: float
-    rejection_score: float | None = None  # higher means more unknown; None: the run has no rejector
-    accepted: bool | None = None  # False: unknown
-    calibrated: bool = False  # whether the probabilities are the run's calibrated ones, or the softmax of the logits
+    rejection_score: float | None = None  # rejection score, higher: more likely unknown; None: the run has no rejector
+    accepted: bool | None = None  # False: rejected as unknown
+    calibrated: bool = False  # whether probabilities are calibrated, not the softmax of the logits
     top: tuple[tuple[str, float], ...] = ()  # the five most probable classes and their probabilities
     labels: tuple[str, ...] | None = None  # the classes of the prediction set; None: the run has no sets
 
 
 class Trained(nn.Module):
-    """A network with the preprocessing and the class names that it was trained with.
+    """A trained classifier with its preprocessing and class names.
 
     Args:
-        net: Normalisation and network: (N, C, H, W) in [0, 1] to logits (N, num_classes).
+        net: Normalisation and network, from (N, C, H, W) in [0, 1] to logits (N, num_classes).
         class_names: Name of each class.
         in_channels: Channels of an input image: 1 (grey) or 3 (RGB).
         image_size: Height and width that the network was trained with.
-        transform: Brings a PIL image to that size, (C, H, W) uint8; None: stretches it.
-        rejector: The rejector of the run, or None where no test has found one for these weights.
-        calibration: The calibration of the run, or None where no test has fitted one for these weights.
+        transform: From a PIL image to (C, H, W) uint8 of that size; None: stretch.
+        rejector: The rejector of the run; None: no test has found one for these weights.
+        calibration: The calibration of the run; None: no test has fitted one for these weights.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class Trained(nn.Module):
         """Return logits (N, num_classes).
 
         Args:
-            images: Shape (N, C, H, W); bytes in [0, 255] or floating point in [0, 1].
+            images: (N, C, H, W), uint8 or floating point in [0, 1].
         """
         return _logits(self.net, images)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return probabilities (N, num_classes), calibrated where the run has a calibration."""
+        """Return probabilities (N, num_classes) of logits, calibrated if the run has a calibration."""
         return probabilities(self(images), self.calibration)
 
     def prepare(self, image: Image.Image | str | Path) -> Tensor:
@@ -94,16 +94,17 @@ class Trained(nn.Module):
 
     @torch.inference_mode()
     def predict(self, images: Tensor | Picture | Sequence[Picture], scores: Scores = "calibrated") -> list[Prediction]:
-        """Return label and score of each image, and whether the run's rejector accepts it as known.
+        """Return a :class:`Prediction` for each image.
 
         Args:
-            images: A batch as :meth:`forward` takes it, or image files, PIL images or arrays (H, W) or (H, W, 3) of
-                bytes: one of them or several.
-            scores: ``"calibrated"`` probabilities where the run has them; ``"raw"``: the softmax of the logits.
+            images: A batch as for :meth:`forward`, or one or several image files, PIL images or uint8 arrays (H, W) or
+                (H, W, 3).
+            scores: ``"calibrated"``: calibrated probabilities if the run has them; ``"raw"``: the softmax of the
+                logits.
 
         Raises:
             ValueError: There is no such kind of scores, or a batch has another shape.
-            TypeError: Something is no image.
+            TypeError: An element is no image.
         """
         check_name(scores, get_args(Scores), "kind of scores")
         images = _listed(images)
@@ -129,14 +130,14 @@ class Trained(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """A network that labels pixels, with its preprocessing, class names and colours.
+    """A trained segmentation network with its preprocessing, class names and colours.
 
     Args:
-        net: Normalisation and network: (N, 3, H, W) in [0, 1] to logits (N, num_classes, H, W).
+        net: Normalisation and network, from (N, 3, H, W) in [0, 1] to logits (N, num_classes, H, W).
         class_names: Name of each class.
         palette: RGB of each class.
-        shape: Brings images to the size the network was trained with, and masks back to the images'.
-        calibration: The calibration of the run, or None where no test has fitted one for these weights.
+        shape: Scales images to the size that the network was trained with, and masks back to the images' sizes.
+        calibration: The calibration of the run; None: no test has fitted one for these weights.
     """
 
     in_channels = 3
@@ -158,24 +159,24 @@ class Segmenter(nn.Module):
         self.image_size = shape.size
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, num_classes, H, W) of images (N, 3, H, W): bytes, or floating point in [0, 1]."""
+        """Return logits (N, num_classes, H, W) of images (N, 3, H, W), uint8 or floating point in [0, 1]."""
         return _logits(self.net, images)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return each pixel's probabilities (N, num_classes, H, W), calibrated where the run has a calibration."""
+        """Return probabilities (N, num_classes, H, W) of logits, calibrated if the run has a calibration."""
         return probabilities(self(images), self.calibration)
 
     @torch.inference_mode()
     def predict(self, images: Tensor | Picture | Sequence[Picture]) -> list[Image.Image]:
-        """Return a mask for each image, in the image's own size: classes as pixels, with the palette's colours.
+        """Return a mask for each image in the image's size, a PIL image of class indices with a palette.
 
         Args:
-            images: A batch as :meth:`forward` takes it, or image files, PIL images or arrays (H, W) or (H, W, 3) of
-                bytes: one of them or several.
+            images: A batch as for :meth:`forward`, or one or several image files, PIL images or uint8 arrays (H, W) or
+                (H, W, 3).
 
         Raises:
             ValueError: A batch has another shape.
-            TypeError: Something is no image.
+            TypeError: An element is no image.
         """
         images = _listed(images)
         if len(images) == 0:
@@ -194,7 +195,7 @@ class Segmenter(nn.Module):
 
 
 def _listed(images: Tensor | Picture | Sequence[Picture]) -> Tensor | list[Image.Image | str | Path]:
-    """A batch as it is, and images as a list of what can be decoded; one image is a list of one."""
+    """Return a batch as it is, other images as a list; one image gives a list of one."""
     if isinstance(images, Tensor):
         if images.ndim != 4:
             raise ValueError(
@@ -230,9 +231,13 @@ def _logits(net: nn.Module, images: Tensor) -> Tensor:
 
 
 def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
-    """Build the network that a run's ``config.yaml`` describes and fill it with a checkpoint's weights.
+    """Build the network of a run's ``config.yaml`` and load the weights of a checkpoint.
 
-    What the outputs mean, and how an image becomes an input, says ``data.json`` of the run: images are not needed.
+    Class names and preprocessing are in the run's ``data.json``, so no data is needed.
+
+    Args:
+        run_dir: The folder of the run.
+        which: ``"best"`` or ``"last"``.
     """
     run = RunFolder(run_dir)
     record = run.read_config()
@@ -242,7 +247,7 @@ def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
     transform = None
     if {"class_names", "shorter"} <= facts.keys() or "palette" in facts:
         holder: nn.Module = nn.ModuleDict({"net": _network(record["model"]["init_args"], facts, state)})
-    else:  # of old, or with a transform of one's own
+    else:  # an older record, or a custom transform
         holder, data = _with_data(run, record)
         facts, transform = data.facts(), data.eval_transform()
     check_state(holder, state)
@@ -258,7 +263,7 @@ def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
 
 
 def _network(model: dict[str, Any], facts: dict[str, Any], state: dict[str, Tensor]) -> nn.Module:
-    """The network of a config behind its normalisation, as a task holds it, made without data, loss and task."""
+    """Return the network of a config with its normalisation, as in a task, but without data, loss and task."""
     from hem.cli import quiet  # deferred: the command line imports everything
     from hem.cli.registries import parameters
 
@@ -271,7 +276,7 @@ def _network(model: dict[str, Any], facts: dict[str, Any], state: dict[str, Tens
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "net")
     parsed = parser.parse_object({"net": {"class_path": spec["class_path"], "init_args": arguments}})
-    normalized = "net.normalize.mean" in state  # the checkpoint has the numbers
+    normalized = "net.normalize.mean" in state  # the numbers are in the checkpoint
     normalize = Normalize(facts["mean"], facts["std"]) if normalized else nn.Identity()
     net = nn.Sequential(OrderedDict(normalize=normalize, backbone=parser.instantiate_classes(parsed).net))
     if model.get("channels_last", True):
@@ -280,14 +285,14 @@ def _network(model: dict[str, Any], facts: dict[str, Any], state: dict[str, Tens
 
 
 def _with_data(run: RunFolder, record: dict[str, Any]) -> tuple[nn.Module, ImageDataModule]:
-    """The task and the data of a run without a record of its data: the images have to be where they were."""
+    """Return the task and data module of a run without a record of its data, which must be where it was."""
     from hem.cli import build, quiet  # deferred: the command line imports everything
     from hem.cli.errors import mistake
 
     quiet()
     parts = {key: record[key] for key in ("seed_everything", "model", "data")}
     without_start(record["model"]["init_args"]["net"].get("init_args", {}))
-    # the trainer goes unused: no logs, no accelerator
+    # the trainer is not used: no logs, no accelerator
     unused = {"logger": False, "accelerator": "cpu", "devices": 1}
     try:
         cli = build({**parts, "run_dir": str(run.path), "trainer": unused}, run=False)

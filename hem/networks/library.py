@@ -1,4 +1,4 @@
-"""Any classification network of torchvision or timm, by its name; published weights of any library."""
+"""Classification networks of torchvision and timm by name, and published weights."""
 
 from __future__ import annotations
 
@@ -38,40 +38,38 @@ Size = tuple[int, int]
 
 
 class Named(Network):
-    """A network of torchvision or timm, its last linear layer made for `num_classes`.
+    """A network of torchvision or timm whose last linear layer has ``num_classes`` outputs.
 
-    The network itself, without that layer, is `body`, under its own parameter names; the layer is `head`.
-    Normalisation of the pixels is not part of it; `start.normalization` says what its weights expect.
+    The network without that layer is ``body``, with the library's parameter names; the layer is ``head``. It does not
+    normalise pixels; ``start.normalization`` is the normalisation that its weights expect.
 
     Args:
-        name: as in `torchvision.models.list_models()` or `timm.list_models()`, e.g. "resnet50",
+        name: Name as in ``torchvision.models.list_models()`` or ``timm.list_models()``, such as "resnet50",
             "vit_tiny_patch16_224", "convnext_atto".
-        num_classes: C.
-        in_channels: channels of an image.
-        image_size: (height, width) of the images, in pixels, for networks built for one size, such as vision
+        num_classes: Number of classes C.
+        in_channels: Channels of an image.
+        image_size: (height, width) of the images in pixels, for networks built for one size, such as vision
             transformers; others take any size. None: the size the network was published with.
-        source: where to look; "auto" looks in torchvision first, but for published weights that timm alone has.
-        pretrained: start from the published weights, which are downloaded. For other
-            than 3 channels the filters of the first layer are averaged over the channels. The last layer is kept
-            where it has as many classes.
-        options: further arguments of the library's constructor, e.g. `{"patch_size": 4}`.
-        weights: what to start from instead: a state dict (.safetensors, .pth) under the library's names, the
-            folder of a run, or the name of published weights that are in the library's cache or can be
-            downloaded (torchvision: "IMAGENET1K_V2"; timm: "a1_in1k"). The last layer is taken from a file where
-            it has as many classes.
-        class_order: of which classes the logits of `weights` are, where those are not the data's in the data's order:
-            names in the order of the logits, or the path of a file that holds them (a line each, or YAML: a list, or
-            the number of the logit for each class). "imagenet": the synsets of ImageNet-1k ("n01440764", ...). The
-            last layer keeps the data's classes alone, in the data's order.
-        class_names: the data's classes, which `class_order` is compared with; linked from the data module.
-        resize: images are scaled (bilinear) to this size, on their device, before they go in: a number of pixels,
-            (height, width), or "published", the size the network was published with. None: as they are.
+        source: The library; "auto" is torchvision if it has the network, unless the published weights are timm's.
+        pretrained: Start from the published weights, which are downloaded. If there are not 3 channels, the filters of
+            the first layer are averaged over the channels. The last layer is kept if it has as many classes.
+        options: Further arguments of the library's constructor, such as ``{"patch_size": 4}``.
+        weights: Other weights to start from: a state dict (.safetensors, .pth) with the library's names, the folder of
+            a run, or the name of published weights that are in the library's cache or can be downloaded (torchvision:
+            "IMAGENET1K_V2"; timm: "a1_in1k"). The last layer is taken from a file if it has as many classes.
+        class_order: Classes of the logits of ``weights``, if they are not the data's in the data's order: names in the
+            order of the logits, or the path of a file with them (one per line, or YAML: a list, or the number of the
+            logit of each class). "imagenet": the synsets of ImageNet-1k ("n01440764", ...). The last layer keeps only
+            the data's classes, in the data's order.
+        class_names: Class names of the data, for ``class_order``; linked from the data module.
+        resize: Size to which images are scaled (bilinear) on their device: a number of pixels, (height, width), or
+            "published", the size the network was published with. None: no scaling.
 
     Raises:
-        ValueError: if the name is unknown, the network does not end in one linear layer, `pretrained` and `weights`
-            are both given, the weights cannot be read or are another network's, or `class_order` lacks a class.
-        TypeError: if the constructor does not know one of the options.
-        OSError: if the weights are not there, or the published ones cannot be fetched.
+        ValueError: If the name is unknown, the network does not end in one linear layer, ``pretrained`` and ``weights``
+            are both given, the weights cannot be read or are another network's, or ``class_order`` lacks a class.
+        TypeError: If the constructor does not know one of the options.
+        OSError: If the weights are missing, or the published ones cannot be downloaded.
 
     Example:
         >>> import torch
@@ -111,7 +109,7 @@ class Named(Network):
         rows, outputs = None, num_classes
         if class_order is not None:
             rows = order_of(class_order, class_names or [str(k) for k in range(num_classes)])
-            if published is not None:  # the library fills all of its last layer
+            if published is not None:  # the library loads the whole last layer
                 outputs = rows.total or _published_classes(name, library, published) or num_classes
         try:
             with published_weights(name, "give a file as weights, or set pretrained to false"):
@@ -141,7 +139,7 @@ class Named(Network):
                     f"{published or file}: name all of its classes in their order, or in a YAML file the number of the "
                     "logit for each class of the data."
                 )
-            # timm draws the last layer of some networks from +-1/sqrt(C): logits of deviation 8 before any training
+            # timm initialises some last layers in +-1/sqrt(C), which gives logits of standard deviation 8
             renew(self)
         if rows is not None and published is not None:
             chosen = {key: value[list(rows.chosen)] for key, value in self.head.state_dict().items()}
@@ -149,12 +147,12 @@ class Named(Network):
             self.head.load_state_dict(chosen)
 
     def library_layout(self) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """The tensors under the library's own names, and what those of the last layer begin with."""
+        """Return the tensors by the library's names, and the prefixes of those of the last layer."""
         head = {f"{self.head_path}.{name}": value for name, value in self.head.state_dict().items()}
         return {**self.body.state_dict(), **head}, (f"{self.head_path}.",)
 
     def forward_features(self, input: Tensor) -> Tensor:
-        """The features (N, D) that the last layer sees."""
+        """Return the features (N, D), the input of the last layer."""
         if self.resize is not None and input.ndim == 4 and tuple(input.shape[2:]) != self.resize:
             smaller = self.resize[0] < input.shape[2] or self.resize[1] < input.shape[3]
             input = F.interpolate(input, self.resize, mode="bilinear", antialias=smaller)
@@ -171,7 +169,7 @@ Library = Literal["torchvision", "timm"]
 
 
 def _library(name: str, source: Source, published: str | None) -> Library:
-    """Which library has the network, or the published weights of it that are meant."""
+    """Return the library that has the network, or its published weights."""
     known = {
         "torchvision": torchvision.models.list_models(module=torchvision.models),
         "timm": timm.list_models(),
@@ -189,7 +187,7 @@ def _library(name: str, source: Source, published: str | None) -> Library:
 
 
 def _published_size(name: str, library: Library) -> Size:
-    """Height and width that a network was published with."""
+    """Return the height and width that a network was published with."""
     if library == "torchvision":
         size: int = torchvision.models.get_model_weights(name).DEFAULT.transforms().crop_size[0]
         return size, size
@@ -200,7 +198,7 @@ def _published_size(name: str, library: Library) -> Size:
 
 
 def published_normalization(name: str, library: Library, published: str | None) -> Normalization:
-    """What a network's published weights expect of the pixels: its library says so."""
+    """Return the normalisation that a network's published weights expect, according to its library."""
     if library == "torchvision":
         transforms = torchvision.models.get_weight(_member(name, published or "default")).transforms()
         return tuple(transforms.mean), tuple(transforms.std)
@@ -209,7 +207,7 @@ def published_normalization(name: str, library: Library, published: str | None) 
 
 
 def _published_classes(name: str, library: Library, published: str) -> int | None:
-    """How many logits a network's published weights have; None where its library does not say."""
+    """Return the number of logits of a network's published weights; None if the library does not say."""
     if library == "torchvision":
         return len(torchvision.models.get_weight(_member(name, published)).meta["categories"])
     config = timm.get_pretrained_cfg(_tagged(name, published))
@@ -217,13 +215,13 @@ def _published_classes(name: str, library: Library, published: str) -> int | Non
 
 
 def _other_library(name: str, source: Source) -> str:
-    """A hint for whoever has a file of timm's network where torchvision has one of that name as well."""
+    """Return a hint that a file may be of timm's network, if torchvision has one of the same name."""
     both = source == "auto" and name in torchvision.models.list_models(module=torchvision.models)
     return " Where it is timm's, set the network's source to timm." if both and timm.is_model(name) else ""
 
 
 def _member(name: str, published: str) -> str:
-    """The name under which torchvision knows published weights, such as ResNet50_Weights.IMAGENET1K_V2."""
+    """Return torchvision's full name of published weights, such as ResNet50_Weights.IMAGENET1K_V2."""
     known = torchvision.models.get_model_weights(name)
     if published == "default":
         return str(known.DEFAULT)
@@ -233,7 +231,7 @@ def _member(name: str, published: str) -> str:
 
 
 def _tagged(name: str, published: str) -> str:
-    """The name under which timm knows published weights, such as resnet50.a1_in1k."""
+    """Return timm's full name of published weights, such as resnet50.a1_in1k."""
     if published == "default":
         return name
     architecture, tag = name.partition(".")[0], published.removeprefix(f"{name.partition('.')[0]}.")
@@ -243,8 +241,8 @@ def _tagged(name: str, published: str) -> str:
 
 
 def _conversion(net: Named, library: Library) -> Convert | None:
-    """What the library does to files whose names or sizes are others."""
-    if net.name.startswith("densenet"):  # published under names that torch no longer allows
+    """Return the library's conversion of files with other names or sizes of tensors."""
+    if net.name.startswith("densenet"):  # published with names that torch no longer allows
         return lambda state: {re.sub(r"\.(norm|conv)\.([12])\.", r".\1\2.", name): v for name, v in state.items()}
     if library == "timm":
         return library_conversion(net.body)
@@ -262,7 +260,7 @@ def _from_timm(
     published: str | None,
     options: dict[str, Any],
 ) -> tuple[nn.Module, str, bool]:
-    """The network, the path of its last layer, and whether that layer is new beside published weights."""
+    """Return the network, the path of its last layer, and whether that layer is new despite published weights."""
     config = timm.get_pretrained_cfg(name)
     if image_size is not None and config is not None and config.fixed_input_size:
         options.setdefault("img_size", tuple(image_size))
@@ -280,16 +278,16 @@ def _from_torchvision(
     published: str | None,
     options: dict[str, Any],
 ) -> tuple[nn.Module, str, bool]:
-    """The network, the path of its last layer, and whether that layer is new beside published weights."""
+    """Return the network, the path of its last layer, and whether that layer is new despite published weights."""
     if published is None:
         options["num_classes"] = num_classes
         if name.startswith("vit_") and image_size is not None:
             options.setdefault("image_size", image_size[0])
         if name in ("googlenet", "inception_v3"):
-            options.setdefault("init_weights", True)  # a warning says that the default is about to change
+            options.setdefault("init_weights", True)  # its default is about to change, says a warning
     body: Any = torchvision.models.get_model(name, weights=published and _member(name, published), **options)
     if getattr(body, "aux_logits", False):
-        body.aux_logits = False  # GoogLeNet and Inception v3 would return the auxiliary logits as well
+        body.aux_logits = False  # GoogLeNet and Inception v3 would also return auxiliary logits
         for auxiliary in {"aux1", "aux2", "AuxLogits"} & dict(body.named_children()).keys():
             setattr(body, auxiliary, None)
     layers = [module for module in body.modules() if isinstance(module, nn.Linear)]
@@ -303,7 +301,7 @@ def _from_torchvision(
 
 
 def _path(body: nn.Module, head: object, name: str) -> str:
-    """The path of the last layer, where it is one linear layer."""
+    """Return the path of the last layer; an error if it is not one linear layer."""
     path: str
     for path, module in body.named_modules():
         if module is head and isinstance(module, nn.Linear):
@@ -315,7 +313,7 @@ def _path(body: nn.Module, head: object, name: str) -> str:
 
 
 def _replace_stem(body: nn.Module, in_channels: int) -> None:
-    """Makes the first convolution take `in_channels`, the sum of its filters shared out among them."""
+    """Make the first convolution take ``in_channels``; each gets an equal share of the sum of its filters."""
     stem = next(module for module in body.modules() if isinstance(module, nn.Conv2d))
     weight = stem.weight.detach().sum(1, keepdim=True) / in_channels
     stem.in_channels, stem.weight = in_channels, nn.Parameter(weight.repeat(1, in_channels, 1, 1))
@@ -323,14 +321,14 @@ def _replace_stem(body: nn.Module, in_channels: int) -> None:
 
 @contextmanager
 def published_weights(name: str, otherwise: str) -> Iterator[None]:
-    """Build a network whose weights may have to be fetched; where they cannot be, say what mends it.
+    """Turn errors of downloading published weights inside the ``with`` into helpful ones.
 
     Args:
-        name: The network's.
-        otherwise: How to do without them, such as ``"set pretrained to false"``.
+        name: Name of the network.
+        otherwise: How to do without the weights, such as ``"set pretrained to false"``.
 
     Raises:
-        OSError: If the weights cannot be fetched.
+        OSError: If the weights cannot be downloaded, or are damaged in the cache.
 
     Example:
         >>> with published_weights("resnet18", "set pretrained to false"):

@@ -1,4 +1,4 @@
-"""The normalisation of pixels, kept inside the network so that inputs and attacks stay in [0, 1]."""
+"""Normalisation of pixels, part of the network so that its inputs, and attacks, are in [0, 1]."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 
 class Normalize(nn.Module):
-    """Normalises each channel: (x - mean) / std.
+    """Normalise each channel: (x - mean) / std.
 
-    The buffers `mean` and `std`, of shape (1, C, 1, 1), are part of the state dict: a checkpoint brings the
-    preprocessing it was trained with.
+    The buffers ``mean`` and ``std``, of shape (1, C, 1, 1), are in the state dict, so that a checkpoint has the
+    normalisation that it was trained with.
 
     Args:
-        mean: mean of each channel, in units of the input, which lies in [0, 1].
-        std: standard deviation of each channel, in the same units, above 0.
+        mean: Mean of each channel, for pixels in [0, 1].
+        std: Standard deviation of each channel, > 0.
 
     Raises:
-        ValueError: if `mean` and `std` differ in length, are empty, or a deviation is not above 0.
+        ValueError: If ``mean`` and ``std`` differ in length, are empty, or a standard deviation is not positive.
 
     Example:
         >>> Normalize([0.5], [0.25])(torch.ones(1, 1, 1, 2))
@@ -39,11 +39,11 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalises images (N, C, H, W).
+        """Return normalised images (N, C, H, W).
 
         Raises:
-            ValueError: if the images have another number of channels.
-            TypeError: if the images are integers: those are pixels in [0, 255], not in [0, 1].
+            ValueError: If the images have another number of channels.
+            TypeError: If the images are integers, thus pixels in [0, 255], not in [0, 1].
         """
         channels = self.mean.shape[1]
         if input.ndim != 4 or input.shape[1] != channels:
@@ -56,6 +56,6 @@ class Normalize(nn.Module):
         return (input - self.mean) / self.std
 
     def extra_repr(self) -> str:
-        """The numbers, channel by channel."""
+        """Return mean and standard deviation of each channel."""
         mean, std = ([round(value, 6) for value in each.flatten().tolist()] for each in (self.mean, self.std))
         return f"mean={mean}, std={std}"

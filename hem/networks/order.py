@@ -1,4 +1,4 @@
-"""Whose logit is which: the classes of a network that was trained elsewhere, in its own order."""
+"""Order of the classes of a network that was trained elsewhere."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from hem.networks.weights import Rows
 
 
 def order_of(order: str | Sequence[str], class_names: Sequence[str]) -> Rows:
-    """The logit of each class, and how many logits there are, where the order says so.
+    """Return the logit of each class, and the number of logits if the order has it.
 
     Args:
-        order: The names of the logits in their order; or the path of a file with them, a line each, or YAML (``.yaml``,
-            ``.yml``, ``.json``) with a list of them or with the number of the logit of each class; or ``"imagenet"``,
-            the synsets of ImageNet-1k.
-        class_names: The data's classes.
+        order: Names of the classes in the order of the logits; or the path of a file with them, one per line, or YAML
+            (``.yaml``, ``.yml``, ``.json``) with a list or with the number of the logit of each class; or
+            ``"imagenet"``, the synsets of ImageNet-1k.
+        class_names: Class names of the data.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A class has no logit, two names are the same, or the number of a logit is none.
+        ValueError: A class has no logit, a name is repeated, or the number of a logit is invalid.
 
     Example:
         >>> order_of(["dog", "cat", "cow"], ["cat", "dog"])
@@ -48,7 +48,7 @@ def order_of(order: str | Sequence[str], class_names: Sequence[str]) -> Rows:
 
 
 def _places(order: str | Sequence[str]) -> tuple[dict[str, int], int | None]:
-    """The logit of each name, and how many logits there are: a mapping does not say it."""
+    """Return the logit of each name, and the number of logits; None for a mapping, which does not have it."""
     if order == "imagenet":
         names: object = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]
     elif isinstance(order, str):
@@ -73,7 +73,7 @@ def _places(order: str | Sequence[str]) -> tuple[dict[str, int], int | None]:
     if not isinstance(names, Sequence):
         raise ValueError(f"Expected names of classes in {order}, got {type(names).__name__}: a list or a mapping.")
     found = [str(name).strip() for name in names]
-    while found and not found[-1]:  # the end of a file
+    while found and not found[-1]:  # blank lines at the end of a file
         found.pop()
     if twice := {name for name in found if found.count(name) > 1}:
         raise ValueError(f"Expected each class once, got '{min(twice)}' twice in class_order: name them apart.")

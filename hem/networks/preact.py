@@ -1,4 +1,4 @@
-"""Residual networks that normalise and activate before each convolution: PreActResNet and WideResNet."""
+"""Residual networks with normalisation and activation before each convolution: PreActResNet and WideResNet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hem.networks.resnet import Block, Norm, conv, make_norm, residual_body
 
 
 class PreActBlock(nn.Module):
-    """a = relu(norm(x)); residual(a) + x where the shape stays, residual(a) + W a where it changes."""
+    """Pre-activation block: with a = relu(norm(x)), residual(a) + x, or residual(a) + W a if the shape changes."""
 
     def __init__(self, norm: Norm, channels: int, width: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class PreActBlock(nn.Module):
         self.shortcut = None if (channels, stride) == (width, 1) else conv(channels, width, 1, stride)
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, channels, H, W) -> (N, width, H / stride, W / stride)."""
+        """Return feature maps (N, width, H / stride, W / stride) of maps (N, channels, H, W)."""
         active = F.relu(self.norm(input))
         shortcut = input if self.shortcut is None else self.shortcut(active)
         output: Tensor = self.residual(active) + shortcut
@@ -33,7 +33,7 @@ class PreActBlock(nn.Module):
 
 
 def preact_block(norm: Norm, dropout: float = 0.0) -> Block:
-    """Makes `PreActBlock`s; `dropout` lies between the two convolutions, as in Wide ResNets."""
+    """Return a constructor of :class:`PreActBlock` with dropout between the two convolutions, as in Wide ResNets."""
     return lambda channels, width, stride: PreActBlock(norm, channels, width, stride, dropout)
 
 
@@ -41,10 +41,10 @@ class PreActResNet18(Network):
     """Pre-activation ResNet-18 with a 3x3 stem; 11.17 million parameters at 10 classes.
 
     Args:
-        num_classes: C.
-        in_channels: channels of an image.
-        norm: "batch" or "group"; the second leaves no statistics of the batch in the network.
-        weights: a state dict or a run's folder to start from, see `load_weights`.
+        num_classes: Number of classes C.
+        in_channels: Channels of an image.
+        norm: ``"batch"`` or ``"group"``; group normalisation uses no statistics of the batch.
+        weights: A state dict or the folder of a run to start from, see :func:`load_weights`.
 
     Source: He et al. 2016, "Identity mappings in deep residual networks"; the network of Rice et al. 2020
     ("Overfitting in adversarially robust deep learning").
@@ -75,7 +75,7 @@ class PreActResNet18(Network):
 
 
 def _wide_body(depth: int, widen: int, in_channels: int, norm: Norm, dropout: float) -> nn.Sequential:
-    """Depth 6 n + 4: three stages of n blocks with 16, 32 and 64 times `widen` feature maps."""
+    """Return the body of a Wide ResNet of depth 6 n + 4: stages of n blocks with 16, 32 and 64 times ``widen`` maps."""
     widths, blocks = (16 * widen, 32 * widen, 64 * widen), (depth - 4) // 6
     return residual_body(
         conv(in_channels, 16, 3),
@@ -92,11 +92,11 @@ class WideResNet28_10(Network):
     """Wide ResNet-28-10; 36.48 million parameters at 10 classes.
 
     Args:
-        num_classes: C.
-        in_channels: channels of an image.
-        norm: "batch" or "group"; the second leaves no statistics of the batch in the network.
-        dropout: probability of dropping between the two convolutions of a block (the paper: 0 or 0.3).
-        weights: a state dict or a run's folder to start from, see `load_weights`.
+        num_classes: Number of classes C.
+        in_channels: Channels of an image.
+        norm: ``"batch"`` or ``"group"``; group normalisation uses no statistics of the batch.
+        dropout: Dropout rate between the two convolutions of a block (the paper: 0 or 0.3).
+        weights: A state dict or the folder of a run to start from, see :func:`load_weights`.
 
     Source: Zagoruyko & Komodakis 2016, "Wide residual networks".
     """
@@ -114,7 +114,7 @@ class WideResNet28_10(Network):
 
 
 class WideResNet40_2(Network):
-    """Wide ResNet-40-2, LogitNorm's network; 2.24 million parameters. Arguments as for `WideResNet28_10`.
+    """Wide ResNet-40-2, LogitNorm's network; 2.24 million parameters. Arguments are those of :class:`WideResNet28_10`.
 
     Source: Zagoruyko & Komodakis 2016; Wei et al. 2022, "Mitigating neural network overconfidence with logit
     normalization", trained with a dropout of 0.3.

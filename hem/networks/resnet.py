@@ -1,4 +1,4 @@
-"""Residual networks with stems for small images, activation after the addition: ResNet and ResNeXt."""
+"""Residual networks for small images: ResNet and ResNeXt."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Block = Callable[[int, int, int], nn.Module]
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
-    """Normalisation of feature maps: over the batch, or over groups of the channels of each sample alone.
+    """Return a normalisation layer of feature maps, ``"batch"`` or ``"group"``.
 
-    Groups: 32 (Wu & He 2018, "Group normalization"), fewer where a group would have less than 4 channels.
+    There are 32 groups (Wu & He 2018, "Group normalization"), or fewer, so that a group has at least 4 channels.
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels)
@@ -36,18 +36,18 @@ def residual_body(
     depth: Sequence[int],
     *last: nn.Module,
 ) -> nn.Sequential:
-    """Stem, stages of residual blocks, `last`, and the mean over the image: (N, C, H, W) -> (N, widths[-1]).
+    """Return a body, (N, C, H, W) to (N, widths[-1]): stem, stages of residual blocks, ``last``, average pooling.
 
-    The first stage keeps the size of the image, each further one halves it. Convolutions start as He et al.
-    2015 ("Delving deep into rectifiers") have it, with the fan-out.
+    The first stage keeps the size of the image, each further one halves it. Convolutions are initialised as in He et
+    al. 2015 ("Delving deep into rectifiers"), with the fan-out.
 
     Args:
-        stem: from images to `channels` feature maps.
-        block: makes a residual block from (in_channels, out_channels, stride).
-        channels: feature maps that the stem gives.
-        widths: feature maps of each stage.
-        depth: blocks of each stage.
-        last: modules that end the last stage (pre-activation networks: normalisation and ReLU).
+        stem: From images to ``channels`` feature maps.
+        block: Builds a residual block from (in_channels, out_channels, stride).
+        channels: Feature maps of the stem.
+        widths: Feature maps of each stage.
+        depth: Blocks of each stage.
+        last: Modules after the last stage (in pre-activation networks normalisation and ReLU).
     """
     parts: OrderedDict[str, nn.Module] = OrderedDict(stem=stem)
     for number, (width, blocks) in enumerate(zip(widths, depth, strict=True), start=1):
@@ -65,36 +65,36 @@ def residual_body(
 
 
 def conv(channels: int, width: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A padded convolution without a bias, which the normalisation after it would undo."""
+    """Return a padded convolution without bias, which a normalisation follows."""
     return nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
 
 class PadShortcut(nn.Module):
-    """Option A of He et al.: skip every second pixel, fill the new channels with zeros; no parameters."""
+    """Shortcut without parameters, option A of He et al.: every second pixel, new channels are zero."""
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
         self.stride, self.new = stride, width - channels
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, channels, H, W) -> (N, width, H / stride, W / stride)."""
+        """Return feature maps (N, width, H / stride, W / stride) of maps (N, channels, H, W)."""
         return F.pad(input[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))
 
 
 class ResidualBlock(nn.Module):
-    """relu(residual(x) + shortcut(x)); the shortcut changes shape only where the residual does."""
+    """Residual block, relu(residual(x) + shortcut(x)); the shortcut is the identity unless the shape changes."""
 
     def __init__(self, residual: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
         self.residual, self.shortcut = residual, shortcut
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, channels, H, W) -> (N, width, H / stride, W / stride)."""
+        """Return feature maps (N, width, H / stride, W / stride) of maps (N, channels, H, W)."""
         return F.relu(self.residual(input) + self.shortcut(input))
 
 
 def basic_block(norm: Norm, pad: bool = False) -> Block:
-    """Two 3x3 convolutions; the shortcut changes shape by a 1x1 convolution (B) or by padding (A)."""
+    """Return a constructor of blocks of two 3x3 convolutions, with a 1x1 convolution (B) or padding (A) as shortcut."""
 
     def make(channels: int, width: int, stride: int) -> nn.Module:
         residual = nn.Sequential(
@@ -112,7 +112,13 @@ def basic_block(norm: Norm, pad: bool = False) -> Block:
 
 
 def resnext_block(norm: Norm, cardinality: int, base_width: int) -> Block:
-    """1x1, grouped 3x3, 1x1: `cardinality` groups of `base_width` maps each where the block gives 256."""
+    """Return a constructor of ResNeXt's blocks, 1x1, grouped 3x3, 1x1.
+
+    Args:
+        norm: ``"batch"`` or ``"group"``.
+        cardinality: Number of groups.
+        base_width: Maps of each group in a block with 256 outputs; it grows with the outputs.
+    """
 
     def make(channels: int, width: int, stride: int) -> nn.Module:
         inner = cardinality * base_width * width // 256
@@ -132,26 +138,26 @@ def resnext_block(norm: Norm, cardinality: int, base_width: int) -> Block:
 
 
 def projection(norm: Norm, channels: int, width: int, stride: int) -> nn.Module:
-    """The identity where the shape stays, else a 1x1 convolution: option B of He et al."""
+    """Return a shortcut: the identity, or a 1x1 convolution if the shape changes (option B of He et al.)."""
     if (channels, stride) == (width, 1):
         return nn.Identity()
     return nn.Sequential(conv(channels, width, 1, stride), make_norm(norm, width))
 
 
 def stem(norm: Norm, in_channels: int, width: int, stride: int = 1) -> nn.Sequential:
-    """A 3x3 convolution, with stride 1 by default: small images are not to be halved at the door."""
+    """Return a stem, a 3x3 convolution; stride 1 keeps the size of small images."""
     return nn.Sequential(conv(in_channels, width, 3, stride), make_norm(norm, width), nn.ReLU())
 
 
 class ResNet(Network):
-    """Residual networks of basic blocks: they share this constructor, and differ in the numbers of their stages.
+    """Base class of residual networks of basic blocks, which differ in their stages.
 
     Args:
-        num_classes: C.
-        in_channels: channels of an image.
-        norm: "batch" or "group"; the second leaves no statistics of the batch in the network.
-        cosine_head: end in `CosineLinear`, as LDAM asks.
-        weights: a state dict or a run's folder to start from, see `load_weights`.
+        num_classes: Number of classes C.
+        in_channels: Channels of an image.
+        norm: ``"batch"`` or ``"group"``; group normalisation uses no statistics of the batch.
+        cosine_head: Whether the last layer is :class:`CosineLinear`, for LDAM.
+        weights: A state dict or the folder of a run to start from, see :func:`load_weights`.
     """
 
     widths: ClassVar[tuple[int, ...]]  #: feature maps of each stage
@@ -175,7 +181,7 @@ class ResNet(Network):
 class ResNet18(ResNet):
     """ResNet-18 with a 3x3 stem for images of 28 to 64 pixels; 11.17 million parameters at 10 classes.
 
-    Arguments as for `ResNet`.
+    Arguments are those of :class:`ResNet`.
 
     Source: He et al. 2016, "Deep residual learning for image recognition".
 
@@ -191,7 +197,7 @@ class ResNet18(ResNet):
 
 
 class ResNet34(ResNet):
-    """ResNet-34 with a 3x3 stem; 21.28 million parameters at 10 classes. Arguments as for `ResNet`."""
+    """ResNet-34 with a 3x3 stem; 21.28 million parameters at 10 classes. Arguments are those of :class:`ResNet`."""
 
     widths = (64, 128, 256, 512)
     depths = (3, 4, 6, 3)
@@ -201,12 +207,12 @@ class ResNet8(Network):
     """The smallest thin ResNet, for a CPU; 0.08 million parameters.
 
     Args:
-        num_classes: C.
-        in_channels: channels of an image.
-        norm: "batch" or "group".
-        cosine_head: end in `CosineLinear`.
-        stem_stride: 2 halves the image in the first convolution, which takes a quarter of the time.
-        weights: a state dict or a run's folder to start from, see `load_weights`.
+        num_classes: Number of classes C.
+        in_channels: Channels of an image.
+        norm: ``"batch"`` or ``"group"``.
+        cosine_head: Whether the last layer is :class:`CosineLinear`.
+        stem_stride: Stride of the first convolution; 2 halves the image, which takes a quarter of the time.
+        weights: A state dict or the folder of a run to start from, see :func:`load_weights`.
     """
 
     def __init__(
@@ -224,7 +230,7 @@ class ResNet8(Network):
 
 
 class ResNet20(ResNet):
-    """The thin ResNet-20 of CIFAR; 0.27 million parameters. Arguments as for `ResNet`.
+    """The thin ResNet-20 of CIFAR; 0.27 million parameters. Arguments are those of :class:`ResNet`.
 
     Source: He et al. 2016, section 4.2: depth 6 n + 2, stages of n blocks, option A.
     """
@@ -235,9 +241,9 @@ class ResNet20(ResNet):
 
 
 class ResNet32(ResNet):
-    """The thin ResNet-32 of the long-tail literature; 0.46 million parameters. Arguments as for `ResNet`.
+    """The thin ResNet-32 of the long-tail literature; 0.46 million parameters. Arguments are those of :class:`ResNet`.
 
-    Source: He et al. 2016, section 4.2; with `cosine_head` the network of Cao et al. 2019 (LDAM).
+    Source: He et al. 2016, section 4.2; with ``cosine_head`` the network of Cao et al. 2019 (LDAM).
     """
 
     widths = (16, 32, 64)
@@ -249,12 +255,12 @@ class ResNeXt29(Network):
     """ResNeXt-29 for CIFAR, 8x64d; 34.43 million parameters at 10 classes.
 
     Args:
-        num_classes: C.
-        in_channels: channels of an image.
-        norm: "batch" or "group".
-        cardinality: groups of the grouped convolutions; 16 gives the paper's 68.1 million parameters.
-        base_width: maps of each group in the first stage.
-        weights: a state dict or a run's folder to start from, see `load_weights`.
+        num_classes: Number of classes C.
+        in_channels: Channels of an image.
+        norm: ``"batch"`` or ``"group"``.
+        cardinality: Groups of the grouped convolutions; 16 gives the paper's 68.1 million parameters.
+        base_width: Maps of each group in the first stage.
+        weights: A state dict or the folder of a run to start from, see :func:`load_weights`.
 
     Source: Xie et al. 2017, "Aggregated residual transformations for deep neural networks", section 5.3.
     """

@@ -1,4 +1,4 @@
-"""Networks that label every pixel: any of segmentation-models-pytorch or torchvision, by its name."""
+"""Segmentation networks of segmentation-models-pytorch and torchvision by name."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Logits = Tensor | tuple[Tensor, ...]
 
 
 class EncoderDecoder(nn.Module):
-    """An encoder-decoder of segmentation-models-pytorch; its encoder may be any of the library's or of timm's.
+    """An encoder-decoder of segmentation-models-pytorch, with any encoder of that library or of timm.
 
-    Images whose sides the encoder cannot halve often enough are continued at the right and below by their
-    last pixels, and the logits cut to the image again.
+    Images whose sides are no multiple of the encoder's stride are padded at the right and bottom by their last pixels,
+    and the logits are cropped.
 
     Args:
         name: The decoder: "FPN", "Unet", "DeepLabV3Plus", "PSPNet", "Segformer", ...
         encoder: The encoder: "resnet34", "mobilenet_v2", or "tu-<name>" for one of timm's.
-        num_classes: C.
+        num_classes: Number of classes C.
         in_channels: Channels of an image.
         encoder_weights: Name of published weights, such as "imagenet", which are downloaded; None: from scratch.
         options: Further arguments of the library's constructor, e.g. `{"decoder_pyramid_channels": 64}`.
-        weights: What to start from instead: a state dict (.safetensors, .pth) of the encoder, such as its classifier's
-            (timm's file for a "tu-" encoder, torchvision's for "resnet34"), or of the whole network, or the folder of
-            a run.
+        weights: Other weights to start from: a state dict (.safetensors, .pth) of the encoder, such as that of a
+            classifier (timm's file for a "tu-" encoder, torchvision's for "resnet34"), or of the whole network, or the
+            folder of a run.
 
     Raises:
         ValueError: If the library has no such decoder or encoder, `encoder_weights` and `weights` are both given, or
@@ -75,7 +75,7 @@ class EncoderDecoder(nn.Module):
             if encoder_weights is not None:
                 there = list(smp.encoders.encoders[encoder]["pretrained_settings"])
                 check_name(encoder_weights, there, f"weights of {encoder}")
-        # timm's have one set of weights for each name: the library wants to hear whether, not which
+        # for encoders of timm the library only takes whether to load weights, not which
         which = True if encoder_weights and encoder.startswith("tu-") else encoder_weights
         try:
             with published_weights(encoder, "give a file as weights, or set encoder_weights to null"):
@@ -96,12 +96,12 @@ class EncoderDecoder(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder, which may be trained at a learning rate of its own."""
+        """The encoder, which may have its own learning rate."""
         encoder: nn.Module = self.model.encoder
         return encoder
 
     def forward(self, input: Tensor) -> Tensor:
-        """The logits (N, num_classes, H, W) of images (N, in_channels, H, W)."""
+        """Return the logits (N, num_classes, H, W) of images (N, in_channels, H, W)."""
         height, width = input.shape[-2:]
         padded = F.pad(input, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         logits: Tensor = self.model(padded)
@@ -109,7 +109,7 @@ class EncoderDecoder(nn.Module):
 
 
 def _expected(encoder: str, published: str | None) -> Normalization:
-    """What the weights of an encoder expect of the pixels; torchvision's where nothing says so."""
+    """Return the normalisation that an encoder's weights expect; torchvision's if the library does not say."""
     if encoder.startswith("tu-"):
         return published_normalization(encoder.removeprefix("tu-"), "timm", None)
     if published is None:
@@ -121,14 +121,14 @@ def _expected(encoder: str, published: str | None) -> Normalization:
 class TorchvisionSegmentation(nn.Module):
     """A segmentation network of torchvision: DeepLabV3, FCN or LRASPP.
 
-    In training it gives the tuple (logits, logits of the auxiliary head) where it has such a head.
+    With an auxiliary head it returns (logits, logits of the auxiliary head) in training mode.
 
     Args:
         name: As in `torchvision.models.list_models(module=torchvision.models.segmentation)`.
-        num_classes: C.
-        auxiliary: Whether to have the auxiliary head on the last layer but one (DeepLabV3 and FCN).
+        num_classes: Number of classes C.
+        auxiliary: Whether there is an auxiliary head on the last layer but one (DeepLabV3 and FCN).
         pretrained: Start from the encoder's published ImageNet weights, which are downloaded.
-        weights: What to start from instead: a state dict of the whole network or of its encoder (torchvision's
+        weights: Other weights to start from: a state dict of the whole network or of its encoder (torchvision's
             classifiers), or the folder of a run.
 
     Raises:
@@ -182,12 +182,12 @@ class TorchvisionSegmentation(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder, which may be trained at a learning rate of its own."""
+        """The encoder, which may have its own learning rate."""
         encoder: nn.Module = self.model.backbone
         return encoder
 
     def forward(self, input: Tensor) -> Logits:
-        """The logits (N, num_classes, H, W); in training with those of the auxiliary head."""
+        """Return the logits (N, num_classes, H, W), in training mode with those of the auxiliary head."""
         found: dict[str, Tensor] = self.model(input)
         if self.training and "aux" in found:
             return found["out"], found["aux"]

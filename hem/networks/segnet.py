@@ -1,4 +1,4 @@
-"""SegNet, an encoder and a decoder that remembers where the maxima were."""
+"""SegNet, an encoder-decoder whose unpooling uses the positions of the pooling's maxima."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hem.networks.weights import Start, load_weights
 class SegNet(nn.Module):
     """SegNet with VGG-16's thirteen convolutions, each with batch normalisation.
 
-    Every stage of the encoder ends in max-pooling, and the mirrored stage of the decoder puts its values back to
-    the places of those maxima. Sides that cannot be halved five times are rounded down by the pooling, as
-    in the paper (360 x 480), and restored by the unpooling.
+    Every stage of the encoder ends in max-pooling, and the mirrored stage of the decoder puts values at the positions
+    of those maxima. Sides that are no multiple of 32 are rounded down by the pooling, as in the paper (360 x 480), and
+    restored by the unpooling.
 
     Args:
-        num_classes: C.
+        num_classes: Number of classes C.
         in_channels: Channels of an image.
         widths: Channels of each stage of the encoder.
         depths: Convolutions of each stage.
-        weights: A state dict or a run's folder to start from, see `load_weights`.
+        weights: A state dict or the folder of a run to start from, see :func:`load_weights`.
 
     Raises:
         ValueError: If `widths` and `depths` differ in length, or the weights are another network's.
@@ -64,7 +64,7 @@ class SegNet(nn.Module):
         self.start: Start | None = None if weights is None else load_weights(self, weights)
 
     def forward(self, input: Tensor) -> Tensor:
-        """The logits (N, num_classes, H, W) of images (N, in_channels, H, W)."""
+        """Return the logits (N, num_classes, H, W) of images (N, in_channels, H, W)."""
         features, places = input, []
         for stage in self.encoder:
             features = stage(features)
@@ -78,7 +78,7 @@ class SegNet(nn.Module):
 
 
 def _stage(channels: Sequence[int]) -> nn.Sequential:
-    """Convolutions of 3 x 3, each with batch normalisation and ReLU; He's initialisation, as in the paper."""
+    """Return convolutions of 3 x 3 with batch normalisation and ReLU, initialised by He's method as in the paper."""
     layers: list[nn.Module] = []
     for below, above in pairwise(channels):
         convolution = nn.Conv2d(below, above, 3, padding=1, bias=False)

@@ -1,4 +1,4 @@
-"""Small networks for small images: seconds to minutes per run on a CPU."""
+"""Small networks for small images, trained in seconds to minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hem.networks.base import Network, linear_head
 class LeNet(Network):
     """A LeNet: two 5x5 convolutions with pooling, then one hidden layer.
 
-    16 and 32 feature maps and 128 hidden units train an epoch of MNIST in about 15 s on two CPU cores. The
-    convolutions are padded, so that images from 4x4 pixels up are taken. Batch normalisation is on because
-    HEM needs it: the mean of HEM runs over the samples that still carry error, and late in training a single
-    one of them steers the whole step.
+    With 16 and 32 feature maps and 128 hidden units an epoch of MNIST takes about 15 s on two CPU cores. The
+    convolutions are padded, so images may be as small as 4x4 pixels. Batch normalisation is the default because HEM
+    needs it: its mean is over the samples with non-zero loss, and late in training a single one of them determines the
+    step.
 
     Args:
-        num_classes: C.
-        in_channels: channels of an image.
-        image_size: (height, width) of the images, in pixels, each at least 4.
-        batch_norm: normalise after each layer but the last.
-        weights: a state dict or a run's folder to start from, see `load_weights`.
+        num_classes: Number of classes C.
+        in_channels: Channels of an image.
+        image_size: (height, width) of the images in pixels, each at least 4.
+        batch_norm: Normalise after each layer but the last.
+        weights: A state dict or the folder of a run to start from, see :func:`load_weights`.
 
     Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition", with ReLU and
     max-pooling in place of the sigmoid and the trained averages.
@@ -52,7 +52,7 @@ class LeNet(Network):
             layers.append(nn.Conv2d(channels, out_channels, 5, padding=2, bias=bias))
             if batch_norm:
                 layers.append(nn.BatchNorm2d(out_channels))
-            layers += [nn.MaxPool2d(2), nn.ReLU()]  # in this order a quarter of the work, and the same to the bit
+            layers += [nn.MaxPool2d(2), nn.ReLU()]  # in this order a quarter of the work, bitwise the same result
         layers += [nn.Flatten(), nn.Linear(32 * (height // 4) * (width // 4), 128, bias=bias)]
         if batch_norm:
             layers.append(nn.BatchNorm1d(128))
@@ -66,12 +66,12 @@ class MLP(Network):
     """A multi-layer perceptron on the flattened image.
 
     Args:
-        num_classes: C.
-        in_channels: channels of an image.
-        image_size: (height, width) of the images, in pixels.
-        widths: units of each hidden layer.
-        batch_norm: normalise each hidden layer before its ReLU.
-        weights: a state dict or a run's folder to start from, see `load_weights`.
+        num_classes: Number of classes C.
+        in_channels: Channels of an image.
+        image_size: (height, width) of the images in pixels.
+        widths: Units of each hidden layer.
+        batch_norm: Normalise each hidden layer before its ReLU.
+        weights: A state dict or the folder of a run to start from, see :func:`load_weights`.
 
     Example:
         >>> import torch

@@ -1,6 +1,6 @@
-"""Several views of one image, one prediction: windows that slide over it, scales, mirror images.
+"""Predictions averaged over views of an image: sliding windows, scales, flips.
 
-Pure functions of a network, which is any callable from images (N, C, H, W) to logits (N, K, H, W).
+These are functions of a network, any callable from images (N, C, H, W) to logits (N, K, H, W).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Net = Callable[[Tensor], Tensor]
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along one side: every ``stride`` pixels, the last one flush with the end.
+    """Return where windows begin along one side: every ``stride`` pixels, the last window ending at the border.
 
     Example:
         >>> starts(10, 4, 3), starts(10, 4, 4), starts(3, 4, 4)
@@ -26,22 +26,22 @@ def starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def sliding_window(net: Net, input: Tensor, window: tuple[int, int], stride: tuple[int, int]) -> Tensor:
-    """The logits of images that are larger than the network's window: the mean over the windows of each pixel.
+    """Return the logits of images larger than the network's window, averaged over the windows that contain a pixel.
 
-    A network of 1 x 1 convolutions gives what it gives for the whole image. An image smaller than the window is
-    one view.
+    For a network of 1 x 1 convolutions they equal those of the whole image. An image smaller than the window is one
+    view.
 
     Args:
         net: The network.
         input: (N, C, H, W).
         window: Height and width of a window, in pixels.
-        stride: Steps between windows downwards and to the right, in pixels, at most the window's sides.
+        stride: Vertical and horizontal distance of windows in pixels, at most the window's sides.
 
     Returns:
         (N, K, H, W).
 
     Raises:
-        ValueError: Windows that leave pixels out, or are no windows.
+        ValueError: A window is empty, or windows leave pixels out.
 
     Example:
         >>> image = torch.rand(1, 3, 7, 9)
@@ -63,21 +63,21 @@ def sliding_window(net: Net, input: Tensor, window: tuple[int, int], stride: tup
                 total = logits.new_zeros(*logits.shape[:2], height, width, dtype=torch.float32)
             total[place] += logits
             seen[place] += 1
-    assert total is not None  # `starts` gives one window at least
+    assert total is not None  # `starts` returns at least one window
     return total / seen
 
 
 def scaled(net: Net, input: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False) -> Tensor:
-    """The mean of the logits over some scales of the images, and over their mirror images.
+    """Return the mean of the logits over scaled and, optionally, flipped versions of the images.
 
-    Logits are averaged, not probabilities: losses whose logits are small, such as margin losses, make the softmax
-    almost flat, which leaves its order alone but not its mean.
+    Logits are averaged, not probabilities: the small logits of margin losses make the softmax almost flat, which does
+    not change the order of classes but does change a mean.
 
     Args:
         net: The network.
         input: (N, C, H, W).
-        scales: Factors of the sides, > 0; bilinear, both ways.
-        flip: Whether to add the mirror image of each.
+        scales: Factors of the sides, > 0; images and logits are scaled bilinearly.
+        flip: Whether to add the horizontally flipped image at each scale.
 
     Returns:
         (N, K, H, W).

@@ -1,8 +1,8 @@
-"""Weights from a file or from another run: matched by name and shape, said.
+"""Starting a network from the weights of a file or run, matched by name and shape.
 
-A state dict may be wrapped (by data parallelism, by compilation, by another trainer), may hold more than the network
-(a classifier where an encoder is wanted), and may be of another network. What fits is found by comparing names and
-shapes; what hardly fits is refused.
+A state dict may have prefixes (of data parallelism, compilation, another trainer), hold more than the network (a
+classifier for an encoder), or be of another network. Tensors are matched by names and shapes; if few match, it is an
+error.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from hem.networks.files import find, read
 
-COUNTER = "num_batches_tracked"  # of BatchNorm: no output depends on it
-ENOUGH = 0.9  # share of a network's tensors, the last layer's left out, that have to be in the file
+COUNTER = "num_batches_tracked"  # of BatchNorm: outputs do not depend on it
+ENOUGH = 0.9  # share of a network's tensors, without the last layer's, that must be in the file
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that torchvision's weights expect
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
@@ -29,18 +29,18 @@ Convert = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 class Start(NamedTuple):
-    """What a network started from."""
+    """What a network started from, as :func:`load_weights` returns it."""
 
     source: str  # the file, or the name of published weights
-    normalization: Normalization | None = None  # what the weights expect of the pixels; None: not known
-    class_names: tuple[str, ...] | None = None  # of the last layer that came with them; None: not known
-    fitted: int | None = None  # tensors that were taken; None: a library has taken care of it
-    wanted: int = 0  # tensors of the whole network; in both, BatchNorm's counters do not count
-    unused: tuple[str, ...] = ()  # tensors of the file without a place
-    fresh: tuple[str, ...] = ()  # tensors of the network that the file does not fill
+    normalization: Normalization | None = None  # normalisation that the weights expect; None: unknown
+    class_names: tuple[str, ...] | None = None  # classes of a last layer that was loaded; None: unknown
+    fitted: int | None = None  # loaded tensors; None: loaded by a library
+    wanted: int = 0  # tensors of the whole network; both without BatchNorm's counters
+    unused: tuple[str, ...] = ()  # tensors of the file that were not used
+    fresh: tuple[str, ...] = ()  # tensors of the network that are not from the file
 
     def __str__(self) -> str:
-        """One sentence: what came, what stayed behind, what is new."""
+        """Return a sentence on which tensors were loaded, not used, and new."""
         if self.fitted is None:
             return f"Weights: {self.source}"
         text = f"Weights: {self.fitted} of the network's {self.wanted} tensors from {self.source}"
@@ -49,17 +49,17 @@ class Start(NamedTuple):
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The layers of some tensors, the first three of them by name."""
+    """Return the layers of some tensors as text, the first three of them by name."""
     layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
     more = f" and {len(layers) - 3} more layers" if len(layers) > 3 else ""
     return ", ".join(layers[:3]) + more
 
 
 def without_start(init_args: Any) -> None:
-    """Take what a network starts from out of its arguments, where a checkpoint is to fill it: the file may be gone.
+    """Remove the weights to start from from a network's arguments, since a checkpoint follows and the file may be gone.
 
     Args:
-        init_args: The arguments of a config, a mapping; it is changed.
+        init_args: Arguments in a config, a mapping; changed in place.
 
     Example:
         >>> arguments = {"name": "resnet18", "pretrained": True}
@@ -73,33 +73,33 @@ def without_start(init_args: Any) -> None:
 
 
 class Match(NamedTuple):
-    """A way to read the names of a file as those of a network."""
+    """A candidate mapping of the names in a file to those of a network."""
 
     places: dict[str, Tensor]  # the network's tensors, or those of a part of it
-    values: dict[str, Tensor]  # the file's tensors under the network's names, of whatever shape
-    names: dict[str, str]  # the file's names of these, without their prefix
+    values: dict[str, Tensor]  # the file's tensors by the network's names, of any shape
+    names: dict[str, str]  # their names in the file, without the prefix
     unused: tuple[str, ...]
     prefix: str
-    head: tuple[str, ...]  # what the names of the last layer begin with
+    head: tuple[str, ...]  # prefixes of the names of the last layer
 
     def fits(self, name: str) -> bool:
-        """Whether the file has a tensor of that name and shape."""
+        """Return whether the file has a tensor of that name and shape."""
         return name in self.values and self.values[name].shape == self.places[name].shape
 
     def body(self) -> list[str]:
-        """The names that matter: without the last layer and BatchNorm's counters, which no output depends on."""
+        """Names of the network without the last layer and BatchNorm's counters."""
         return [k for k in self.places if not k.endswith(COUNTER) and not k.startswith(self.head)]
 
     def share(self) -> float:
-        """Share of the body that the file fills."""
+        """Share of the body that is in the file."""
         body = self.body()
         return sum(map(self.fits, body)) / len(body) if body else 1.0
 
     def homeless(self) -> list[str]:
-        """The file's tensors in modules that the network has as well, but without a place for them.
+        """Tensors of the file that belong to modules of the network which have no such tensor.
 
-        They are layers between the network's own: the file is of a deeper or another one. A network that was cut
-        behind one of its stages is none of these, nor is what only the file has: heads, decoders.
+        They belong to layers between the network's own: the file is of a deeper or another network. Modules that only
+        the file has (later stages, heads, decoders) do not count.
         """
         used = [self.names[k].split(".") for k in self.body() if k in self.names]
         tops, seconds = {name[0] for name in used}, {tuple(name[:2]) for name in used}
@@ -112,28 +112,28 @@ class Match(NamedTuple):
         return found
 
     def enough(self) -> bool:
-        """Whether the file is of this network."""
+        """Whether enough of the network is in the file, and not too much else."""
         return self.share() >= ENOUGH and len(self.homeless()) <= (1 - ENOUGH) * len(self.body())
 
 
 class Rows(NamedTuple):
-    """Which logits of a last layer are wanted."""
+    """Choice of the logits of a last layer."""
 
-    chosen: Sequence[int]  # their places, in the order of the network's own
-    total: int | None = None  # of all that there are; None: as many as the layer has
+    chosen: Sequence[int]  # their positions, in the order of the network's logits
+    total: int | None = None  # number of logits of the layer; None: any
 
     def fit(self, count: int) -> bool:
-        """Whether a layer of so many logits is meant."""
+        """Return whether the choice is for a layer of so many logits."""
         return count > max(self.chosen) if self.total is None else count == self.total
 
     @property
     def size(self) -> str:
-        """How many logits are expected, in words."""
+        """The expected number of logits as text."""
         return f"{max(self.chosen) + 1} or more" if self.total is None else str(self.total)
 
 
 def _matches(net: nn.Module, states: Iterable[dict[str, Tensor]], rows: Rows | None) -> Iterator[Match]:
-    """Every reading of the file's names: without any of its prefixes, as those of the network or a part of it."""
+    """Yield candidate matches: names without each prefix, compared with the whole network and with its parts."""
     head = last_layers(net)
     parts: list[tuple[dict[str, Tensor], tuple[str, ...]]] = [(net.state_dict(), head)]
     for path in ("model", "body", "encoder", "encoder.model"):
@@ -149,7 +149,7 @@ def _matches(net: nn.Module, states: Iterable[dict[str, Tensor]], rows: Rows | N
         prefixes = {".".join(name.split(".")[:depth]) for name in state for depth in range(4)}
         for prefix in sorted(prefixes, key=lambda each: (len(each), each)):
             start = f"{prefix}." if prefix else ""
-            # timm's encoders write stages_0 where the classifier has stages.0
+            # timm's encoders have stages_0 for the classifier's stages.0
             found = {k.removeprefix(start).replace(".", "_"): k for k in state if k.startswith(start)}
             for places, inside in parts:
                 values = {k: state[found[flat]] for k in places if (flat := k.replace(".", "_")) in found}
@@ -161,7 +161,7 @@ def _matches(net: nn.Module, states: Iterable[dict[str, Tensor]], rows: Rows | N
 
 
 def last_layers(net: nn.Module) -> tuple[str, ...]:
-    """What the names of a network's last layer begin with: as it says itself, else its last module with weights."""
+    """Return the prefixes of names of a network's last layer: as it says itself, else its last module with weights."""
     said: tuple[str, ...] | None = getattr(net, "last_layers", None)
     if said is not None:
         return said
@@ -170,7 +170,7 @@ def last_layers(net: nn.Module) -> tuple[str, ...]:
 
 
 def renew(net: nn.Module) -> tuple[str, ...]:
-    """Begin a network's last layer anew; return the names of its tensors."""
+    """Initialise a network's last layer, and return the names of its tensors."""
     head = last_layers(net)
     for name, module in net.named_modules():
         if f"{name}.".startswith(head) and callable(reset := getattr(module, "reset_parameters", None)):
@@ -185,27 +185,27 @@ def load_weights(
     convert: Convert | None = None,
     rows: Rows | None = None,
 ) -> Start:
-    """Start a network from a file's weights, or from another run's.
+    """Load the weights of a file or of a run into a network, as far as they fit.
 
-    Names are compared without wrappers such as ``module.``; where the file is of a classifier and the network has an
-    encoder, the encoder is filled. The last layer is taken where it has the same shape. A first convolution over 3
-    channels is brought to the network's. What it began with is kept as ``net.start``, from which a task takes the
-    normalisation and the names of the classes.
+    Names are compared without prefixes such as ``module.``; a classifier's file is loaded into the encoder of a
+    segmentation network. The last layer is loaded if it has the same shape. A first convolution over 3 channels is
+    converted to the network's channels. The result is kept as ``net.start``, from which a task takes the normalisation
+    and the class names.
 
     Args:
-        net: Any network; it is changed.
+        net: Any network; changed in place.
         weights: A ``.safetensors`` file, a file of ``torch.save``, the folder of a run or of a hub's model.
-        normalization: What the weights expect, where the file does not say so (checkpoints of runs do).
-        convert: Brings the names and shapes of a library's older or foreign files to its own.
-        rows: Which logits of the file's last layer are the network's; None: all.
+        normalization: Normalisation that the weights expect, if the file does not have it (checkpoints of runs do).
+        convert: Converts names and shapes of a library's older or foreign files.
+        rows: Logits of the file's last layer that the network has; None: all.
 
     Returns:
-        What fitted.
+        What was loaded, and what was not.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, no state dict, holds NaN, fits less than 9 in 10 of the network's tensors (its
-            last layer's left out), or has more than 1 in 10 of them between its own.
+        ValueError: It is damaged, no state dict, holds NaN, has less than 9 in 10 of the network's tensors (without the
+            last layer), or layers between the network's own, more than 1 in 10.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -227,13 +227,13 @@ def load_weights(
     if convert is not None:
         try:
             states.append(convert(_unwrapped(state)))
-        except Exception:  # a file of another network, on which a library's conversion stumbles in its own way
+        except Exception:  # a library's conversion may raise any exception for the file of another network
             states = [state]
     best = max(_matches(net, states, rows), key=lambda m: (m.enough(), sum(map(m.fits, m.places))), default=None)
     if best is None or not best.enough() or not any(map(best.fits, best.places)):
         raise ValueError(_refusal(net, path, state, best))
     taken = [name for name in best.places if best.fits(name)]
-    # masks of attention are -inf, and right
+    # attention masks are -inf by design
     if broken := [name for name in taken if (best.values[name].isnan() | best.values[name].isposinf()).any()]:
         raise ValueError(
             f"Expected numbers as weights, got NaN or infinity in {_listed(broken)} of {path}: take an earlier "
@@ -263,7 +263,7 @@ def load_weights(
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The names without what trainers put before them, for a library's own conversion."""
+    """Return tensors by names without the prefixes of trainers, for a library's conversion."""
     found = {}
     for name, value in state.items():
         for wrapper in ("_orig_mod.", "module.", "net.backbone.", "body."):
@@ -275,19 +275,19 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _adapted(
     values: dict[str, Tensor], places: Mapping[str, Tensor], head: tuple[str, ...], rows: Rows | None
 ) -> dict[str, Tensor]:
-    """Bring a first convolution over 3 channels to the network's, as timm does, and the last layer to its classes."""
+    """Convert a first convolution over 3 channels to the network's, as timm does, and the last layer to its classes."""
     for name, value in values.items():
         place = places[name]
         if rows is not None and name.startswith(head):
-            # without a place where the order is of another layer: the network's own begins anew
+            # not loaded if the order is of another layer: the network's own is initialised
             values[name] = value[list(rows.chosen)] if value.ndim and rows.fit(len(value)) else value.new_empty(0)
         elif value.ndim == 4 == place.ndim and value.shape[1] == 3 and value[:, 0].shape == place[:, 0].shape:
-            values[name] = adapt_input_conv(place.shape[1], value)  # as it is where the network's takes 3 as well
+            values[name] = adapt_input_conv(place.shape[1], value)  # unchanged if the network has 3 channels, too
     return values
 
 
 def _normalization(state: Mapping[str, Tensor]) -> Normalization | None:
-    """The normalisation that a checkpoint of a run brings."""
+    """Return the normalisation in a checkpoint of a run."""
     try:
         mean, std = (state[f"net.normalize.{key}"].flatten().tolist() for key in ("mean", "std"))
     except KeyError:
@@ -296,7 +296,7 @@ def _normalization(state: Mapping[str, Tensor]) -> Normalization | None:
 
 
 def for_channels(normalization: Normalization, channels: int) -> Normalization:
-    """The normalisation of 3 channels for images of another number of channels: the mean of them for each.
+    """Return a normalisation of 3 channels for another number of channels, each with the mean over the 3.
 
     Example:
         >>> for_channels(((0.25, 0.5, 0.75), (0.5, 0.5, 0.5)), 1)
@@ -309,7 +309,7 @@ def for_channels(normalization: Normalization, channels: int) -> Normalization:
 
 
 def _refusal(net: nn.Module, path: Path, state: Mapping[str, Tensor], best: Match | None) -> str:
-    """What is said of a file that hardly fits."""
+    """Return the error message for a file that does not fit."""
     kind = getattr(net, "name", None) or type(net).__name__
     if best is None:
         found = f"whose names are others ({', '.join(list(state)[:2])}, ...)"
@@ -330,15 +330,15 @@ def _refusal(net: nn.Module, path: Path, state: Mapping[str, Tensor], best: Matc
 
 
 def library_conversion(body: nn.Module) -> Convert | None:
-    """What timm does to foreign and older files of a network: other frameworks' names, position embeddings resized.
+    """Return timm's conversion of foreign and older files of a network, which renames tensors and resizes embeddings.
 
-    By timm's convention it stands in the network's own file, under one of a few names.
+    By timm's convention it is a function in the network's module, with one of a few names.
     """
     if not type(body).__module__.startswith("timm."):
         return None
     file = sys.modules[type(body).__module__]
     for name in ("checkpoint_filter_fn", "_filter_fn"):
         if (convert := getattr(file, name, None)) is not None:
-            # some take the names alone
+            # some take only the state dict
             return partial(convert, model=body) if "model" in signature(convert).parameters else convert
     return None
