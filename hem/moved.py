@@ -24,7 +24,13 @@ MOVED: dict[str, tuple[str, ...]] = {
     "hem.forkserver": ("hem.study.forkserver",),
     "hem.grid": ("hem.study.grid", "hem.study.run"),
     "hem.jobs": ("hem.study.local", "hem.study.slurm"),
-    "hem.run": ("hem.runs.files", "hem.runs.checkpoints", "hem.runs.csv_logger", "hem.runs.callbacks"),
+    "hem.run": (
+        "hem.runs.files",
+        "hem.runs.checkpoints",
+        "hem.runs.newest",
+        "hem.runs.csv_logger",
+        "hem.runs.callbacks",
+    ),
     "hem.scores": (
         "hem.rejection.logits",
         "hem.rejection.features",
@@ -75,6 +81,7 @@ LEFT: dict[str, tuple[str, ...]] = {
     "hem.modules.rejector": ("hem.runs.trainer",),
     "hem.modules.segmentation": ("hem.metrics.masks", "hem.schedulers"),
     "hem.report": ("hem.report.records", "hem.report.tables", "hem.report.statistics", "hem.report.drawings"),
+    "hem.runs.checkpoints": ("hem.runs.newest",),
     "hem.study": ("hem.study.command", "hem.study.progress", "hem.study.grid"),
 }
 # Names that are others now.

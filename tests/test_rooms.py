@@ -96,6 +96,16 @@ def test_no_file_holds_too_much():
     assert found <= LONG
 
 
+def test_studies_and_reports_begin_without_torch():
+    """They read records and start processes: seconds of imports would come before the first line of each."""
+    code = (
+        "import sys, hem.study.__main__, hem.report.page; "
+        "sys.exit(str({'torch', 'lightning', 'torchmetrics', 'optuna'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == "set()\n"
+
+
 def test_pure_rooms_do_without_lightning():
     """In one process, without the modules that this one has loaded."""
     rooms = ["losses", "scores", "attacks", "corruptions", "metrics", "calibration", "strategies"]

@@ -19,7 +19,8 @@ from torch import nn
 from torchvision.datasets.utils import extract_archive
 
 from hem.cli import main
-from hem.runs.checkpoints import AtomicCheckpointIO, last_checkpoint
+from hem.runs.checkpoints import AtomicCheckpointIO
+from hem.runs.newest import last_checkpoint
 from hem.runs.watch import AGAIN
 from tests import processes
 

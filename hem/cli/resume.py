@@ -33,9 +33,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from hem.cli.errors import one_sentence
 from hem.cli.registries import class_of
 from hem.datamodules import ContinualDataModule
-from hem.runs.checkpoints import BEFORE, LAST, last_checkpoint, set_aside
 from hem.runs.folder import RunFolder
 from hem.runs.lock import holder, lock, remove_empty
+from hem.runs.newest import BEFORE, LAST, last_checkpoint, set_aside
 
 SPAN = ("trainer.max_epochs", "trainer.max_steps")  # what a schedule over the whole training depends on
 LENGTH = (*SPAN, "trainer.min_epochs", "trainer.min_steps", "trainer.max_time")

@@ -1,22 +1,6 @@
 """Metrics that torchmetrics lacks, as functions and as Metric classes, and the catalogue of all keys."""
 
-from hem.metrics.accuracy import Accuracy, ClassAccuracy, accuracies, collection
-from hem.metrics.histogram import ScoreHistogram
-from hem.metrics.loss import MeanLoss, MeanOf, sample_losses
-from hem.metrics.probability import (
-    BrierScore,
-    CalibrationError,
-    NegativeLogLikelihood,
-    Reliability,
-    brier_score,
-    calibration_error,
-    negative_log_likelihood,
-    reliability,
-)
-from hem.metrics.selective import Selective, aurc, error_auroc, risk_coverage
+import lazy_loader
 
-__all__ = [
-    "Accuracy", "BrierScore", "CalibrationError", "ClassAccuracy", "MeanLoss", "MeanOf", "NegativeLogLikelihood",
-    "Reliability", "ScoreHistogram", "Selective", "accuracies", "aurc", "brier_score", "calibration_error",
-    "collection", "error_auroc", "negative_log_likelihood", "reliability", "risk_coverage", "sample_losses",
-]  # fmt: skip
+# what needs Lightning and torchmetrics is imported when it is asked for: studies and reports read records alone
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

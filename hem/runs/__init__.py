@@ -1,8 +1,6 @@
 """The record of a run: its folder, checkpoints, curves, results and predictions."""
 
-from hem.runs.callbacks import SaveConfig, SavePredictions, SaveResults
-from hem.runs.checkpoints import AtomicCheckpointIO
-from hem.runs.csv_logger import CSVLogger
-from hem.runs.folder import RunFolder
+import lazy_loader
 
-__all__ = ["AtomicCheckpointIO", "CSVLogger", "RunFolder", "SaveConfig", "SavePredictions", "SaveResults"]
+# what needs Lightning and torchmetrics is imported when it is asked for: studies and reports read records alone
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,31 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import sys
 import zipfile
-import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from hem.runs.files import atomic_file
-
-LAST, BEFORE = "last.ckpt", "last-1.ckpt"  # the newest checkpoint of a run, and the one before it
-
-
-def whole(path: Path) -> bool:
-    """Return whether a checkpoint exists and is undamaged, by the checksums of its zip archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
-        return False
+from hem.runs.newest import BEFORE, LAST, whole
 
 
 def identity(state: Mapping[str, Tensor]) -> str:
@@ -88,28 +74,6 @@ def check_state(task: nn.Module, state: dict[str, Tensor]) -> None:
         f"({', '.join(missing[:2]) or 'none'}) and brings {len(extra)} others ({', '.join(extra[:2]) or 'none'}): "
         "use the network it was trained with."
     )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest undamaged checkpoint among ``last`` and the one before it; print the name of a damaged one.
-
-    Args:
-        folder: The folder of a run's checkpoints.
-
-    Returns:
-        Its path; None if there is none. If all are damaged, the path of the newest, which fails to load with an error.
-    """
-    there = [path for name in (LAST, BEFORE) if (path := folder / name).is_file()]
-    found = next(filter(whole, there), None)
-    if found and found != there[0] and getattr(rank_zero_only, "rank", 0) == 0:
-        print(f"{there[0]} is damaged: {found}, the checkpoint before it, is taken.", file=sys.stderr)
-    return found or next(iter(there), None)
-
-
-def set_aside(damaged: Path) -> None:
-    """Rename a damaged ``last``, so that it does not replace the checkpoint before it on the next save."""
-    with suppress(FileNotFoundError):
-        os.replace(damaged, damaged.with_suffix(".damaged"))
 
 
 def refuse_programs(path: Path) -> None:

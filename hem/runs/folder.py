@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from hem.runs.checkpoints import LAST, last_checkpoint
 from hem.runs.files import read_json, write_atomically
+from hem.runs.newest import LAST, last_checkpoint
 
 
 class RunFolder:

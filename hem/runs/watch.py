@@ -18,8 +18,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from torch import Tensor
 
-from hem.runs.checkpoints import LAST, last_checkpoint
 from hem.runs.files import atomic_file
+from hem.runs.newest import LAST, last_checkpoint
 from hem.runs.ranks import of_all_ranks
 from hem.runs.trainer import trial
 

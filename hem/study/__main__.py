@@ -2,14 +2,20 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from hem.report.statistics import seeds_needed
 from hem.study import command
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a study; ``--plan`` gets the statistics of reports."""
-    return command.main(args, seeds_needed)
+    return command.main(args, _seeds_needed)
+
+
+def _seeds_needed(*args: Any, **options: Any) -> int:
+    from hem.report.statistics import seeds_needed  # late: scipy takes a second, and all else does without it
+
+    return seeds_needed(*args, **options)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import yaml
 
 from hem.metrics import catalog
-from hem.rng import seed_of
 from hem.runs import RunFolder
 from hem.runs.files import read_json, write_atomically
 from hem.runs.lock import lock
@@ -247,6 +246,8 @@ class Search:
 
     def _ask(self, study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
         """Add a trial, in one piece: drawn in memory, so that a killed process leaves it whole or not at all."""
+        from hem.rng import seed_of  # late: it is torch's, which nothing else of a study needs
+
         optuna = library()
         name, arguments = self.block.sampler
         with warnings.catch_warnings():
