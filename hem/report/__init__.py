@@ -1,8 +1,8 @@
-"""One page of many runs: ``hem report runs/<study>`` writes ``runs/<study>/report/index.html``.
+"""Report on many runs as one page: ``hem report runs/<study>`` writes ``runs/<study>/report/index.html``.
 
-Beside the page, which needs no network and no other file, lie its tables as Markdown and CSV (``raw.csv`` holds every
-metric of every run, ``<task>_runs.csv`` those of the tables) and its plots as SVG and PNG. What a study asks for and
-has not got is shown as missing.
+The page needs no network and no other file. Beside it are its tables as Markdown and CSV (``raw.csv`` has all metrics
+of all runs, ``<task>_runs.csv`` those of the tables) and its plots as SVG and PNG. Runs that the study lists but that
+have no results are shown as missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PLACES = {"Runs": "records", "Place": "records", "write": "page", "main": "page"
 
 
 def __getattr__(name: str) -> Any:
-    """Load what reads and writes when it is asked for: it needs pandas, and the statistics do not.
+    """Import :class:`Runs` and :func:`write` on first use, since they need pandas, which the statistics do not.
 
     Raises:
         ImportError: If pandas is not installed.

@@ -7,7 +7,7 @@ from hem import report
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Write a report; where packages for it are missing, say which."""
+    """Write a report; print a message if its packages are missing."""
     try:
         return int(report.main(args))
     except ImportError as error:

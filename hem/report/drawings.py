@@ -1,4 +1,4 @@
-"""What is drawn of a task: which metrics, found by the catalogue, in which plot."""
+"""Plots of a task in a report: selection of their metrics by the catalogue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hem.report.records import Runs
 class Drawing(NamedTuple):
     """A plot of the page."""
 
-    name: str  #: of its file
+    name: str  #: name of its files
     title: str
     figure: Figure
 
@@ -37,7 +37,7 @@ GROUPS = (
 
 
 def of_template(runs: Runs, cell: str, template: Template) -> pd.DataFrame:
-    """The tested values of a template as they are shown, with the parts of their keys as further columns."""
+    """Return the test values of a template in the units of display, with the parts of their keys as further columns."""
     rows = runs.values[runs.values.cell == cell]
     found = {key: metric for key in rows.metric.unique() if (metric := template.match(key))}
     found = {key: metric for key, metric in found.items() if metric.stage == "test" and not metric.variant}
@@ -48,7 +48,7 @@ def of_template(runs: Runs, cell: str, template: Template) -> pd.DataFrame:
 
 
 def training(runs: Runs, cell: str) -> pd.DataFrame:
-    """The curves of training: of the first three metrics that change over epochs."""
+    """Return the training curves of the first three metrics that change over epochs."""
     found = []
     for template, stage in CURVES:
         key = template.key(stage)
@@ -63,7 +63,7 @@ def training(runs: Runs, cell: str) -> pd.DataFrame:
 
 
 def robustness(runs: Runs, cell: str) -> pd.DataFrame:
-    """Accuracy against the radius of the attack: the worst of all attacks, and at 0 that of all clean images."""
+    """Return the worst accuracy over all attacks by eps, and at 0 that of all clean images."""
     rows = of_template(runs, cell, catalog.ROBUST_ACCURACY)
     if rows.empty:
         return rows
@@ -77,7 +77,7 @@ def robustness(runs: Runs, cell: str) -> pd.DataFrame:
 
 
 def severity(runs: Runs, cell: str) -> pd.DataFrame:
-    """Accuracy against the severity of the corruption, mean of all corruptions; clean/0 is among them."""
+    """Return the mean accuracy over all corruptions by severity, where 0 is clean."""
     rows = of_template(runs, cell, catalog.CORRUPTION)
     if rows.empty or rows.severity.nunique() < 3:
         return pd.DataFrame()
@@ -86,7 +86,7 @@ def severity(runs: Runs, cell: str) -> pd.DataFrame:
 
 
 def drawings(runs: Runs, cell: str, metrics: Sequence[Metric], hues: Mapping[str, str]) -> Iterator[Drawing]:
-    """The plots of a cell."""
+    """Yield the plots of a cell."""
     rows = runs.values[runs.values.cell == cell]
     dots = [
         each.assign(title=metric.label, value=metric.scale * each.value)

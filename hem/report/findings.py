@@ -1,4 +1,4 @@
-"""What a study found: each loss against the baseline, in each task and over all of them."""
+"""Findings of a study: each loss against the baseline, in each task and over all tasks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Finding:
 
     metric: Metric
     loss: str
-    values: np.ndarray  #: (2, seeds): of the loss and of the baseline
-    p: float = math.nan  #: corrected over the losses of the cell
-    verdict: str = ""  #: empty: the metric is not the primary one, and is not tested
-    comparisons: int = 1  #: with the baseline in the cell
-    level: float = statistics.LEVEL  #: that p is to be at most
+    values: np.ndarray  #: values (2, seeds), of the loss and of the baseline
+    p: float = math.nan  #: p-value, corrected for the losses of the cell
+    verdict: str = ""  #: the verdict; empty: not tested, since the metric is not the primary one
+    comparisons: int = 1  #: number of losses that are compared with the baseline in the cell
+    level: float = statistics.LEVEL  #: level of the test
 
     @property
     def comparison(self) -> Comparison:
@@ -36,24 +36,24 @@ class Finding:
 
     @property
     def detectable(self) -> float:
-        """The difference that these seeds could have shown, where they show none; else NaN."""
+        """The smallest difference that these seeds would probably show; NaN if they show one."""
         if self.verdict != "not significant":
             return math.nan
         return statistics.detectable(self.values[0] - self.values[1], self.comparisons, level=self.level)
 
     @property
     def seeds_needed(self) -> int | None:
-        """The seeds that the observed difference would need, where these show none."""
+        """The number of seeds to show the observed difference; None if these seeds show it."""
         if math.isnan(self.detectable):
             return None
         try:
             return statistics.seeds_needed(self.values[0] - self.values[1], None, self.comparisons, level=self.level)
-        except ValueError:  # no difference at all
+        except ValueError:  # the difference is 0
             return None
 
 
 def against(runs: Runs, cell: str, metrics: Sequence[Metric], baseline: str) -> list[Finding]:
-    """Pair every loss with the baseline by seed, in every one of some metrics."""
+    """Pair every loss with the baseline by seed, in each of some metrics."""
     found = []
     for metric in metrics:
         values = runs.by_loss(cell, metric.key)
@@ -65,7 +65,7 @@ def against(runs: Runs, cell: str, metrics: Sequence[Metric], baseline: str) -> 
 
 
 def tested(runs: Runs, primary: Mapping[str, Metric], baseline: str) -> dict[str, list[Finding]]:
-    """Compare every loss with the baseline in the primary metric of each cell, corrected over losses and cells."""
+    """Test every loss against the baseline in the primary metric of each cell, corrected for losses and cells."""
     found = {cell: against(runs, cell, [metric], baseline) for cell, metric in primary.items()}
     corrected = {cell: holm([each.comparison.p for each in findings]) for cell, findings in found.items()}
     level = level_within([min((p for p in each if not math.isnan(p)), default=math.nan) for each in corrected.values()])
@@ -84,12 +84,12 @@ class Overall(NamedTuple):
 
     loss: str
     tasks: int
-    change: Estimate | None  #: in percent, more is better; None: the baseline's mean is 0 somewhere
+    change: Estimate | None  #: relative change in percent, positive is better; None: a baseline's mean is 0
     improvement: Estimate | None
 
 
 def overall(findings: Mapping[str, Sequence[Finding]], losses: Sequence[str]) -> list[Overall]:
-    """Put the cells together, of which those count that have a direction and three seeds of both."""
+    """Combine the cells whose metric has a direction and which have three seeds of loss and baseline."""
     out = []
     for loss in losses:
         pairs = [
@@ -111,12 +111,12 @@ class Ranks(NamedTuple):
 
     ranks: pd.Series
     tasks: int
-    p: float  #: of Friedman's test
-    pairs: pd.DataFrame  #: p-values of Nemenyi's test, of each two losses
+    p: float  #: p-value of Friedman's test
+    pairs: pd.DataFrame  #: p-values of Nemenyi's test for each pair of losses
 
 
 def ranked(runs: Runs, primary: Mapping[str, Metric]) -> Ranks | None:
-    """Rank the losses in the means of each task's primary metric; None: fewer than three losses in two tasks.
+    """Rank the losses by the mean of each task's primary metric; None: fewer than three losses or two tasks.
 
     Source: Demšar, "Statistical comparisons of classifiers over multiple data sets", JMLR 2006, section 3.2.
     """
@@ -125,11 +125,11 @@ def ranked(runs: Runs, primary: Mapping[str, Metric]) -> Ranks | None:
                for loss, values in runs.by_loss(cell, metric.key).items()}
         for cell, metric in primary.items() if metric.higher is not None
     }).reindex(runs.losses).dropna(how="all")  # fmt: skip
-    # every loss in every task: whichever leaves more, without the losses or without the tasks that lack some
+    # ranks need every loss in every task: drop incomplete losses or incomplete tasks, whichever keeps more
     means = max(means.dropna(axis="columns"), means.dropna(), key=lambda table: table.size)
     if len(means) < 3 or len(means.columns) < 2:
         return None
-    from scikit_posthocs import posthoc_nemenyi_friedman  # seconds to load
+    from scikit_posthocs import posthoc_nemenyi_friedman  # imported late: it takes seconds to load
 
     table = means.T
     ranks = table.rank(axis="columns", ascending=False).mean()

@@ -1,4 +1,4 @@
-"""The page of a report, with its tables and plots as files beside it."""
+"""HTML page of a report, and the files of its tables and plots."""
 
 from __future__ import annotations
 
@@ -29,47 +29,47 @@ from hem.runs import RunFolder
 from hem.runs.files import write_atomically
 from hem.study.progress import duration
 
-MOST_PICTURES = 6  # of one kind that runs left
+MOST_PICTURES = 6  # pictures of one kind, from run folders
 
 
 class Picture(NamedTuple):
-    """A plot in the page."""
+    """A picture in the page."""
 
     title: str
     source: str  #: a data URI
-    width: int = 0  #: in pixels; 0: its own
+    width: int = 0  #: width in pixels; 0: that of the picture
 
 
 def uri(content: bytes, kind: str) -> str:
-    """A picture as a data URI."""
+    """Return a picture as a data URI."""
     return f"data:image/{'svg+xml' if kind == 'svg' else kind};base64,{base64.b64encode(content).decode()}"
 
 
 class Page:
-    """The files of a report as they are made: tables, plots, and the page of them."""
+    """Builder of a report: collects the contents of the page, and writes the files of tables and plots."""
 
     def __init__(self, runs: Runs, baseline: str) -> None:
         self.runs = runs
         self.baseline = baseline
         self.hues = colours(runs.losses)
         self.files: dict[str, str | bytes] = {}
-        self.text: list[str] = []  #: the tables of tables.md
+        self.text: list[str] = []  #: tables in tables.md
 
     def table(self, table: tables.Table, in_text: bool = True) -> tables.Table:
-        """Keep a table as a file."""
+        """Write a table as a file, and return it."""
         self.files[f"{table.name}.csv"] = table.csv()
         if in_text:
             self.text.append(table.markdown())
         return table
 
     def picture(self, name: str, title: str, figure: Figure) -> Picture:
-        """Keep a plot as files."""
+        """Write a plot as files, and return its picture."""
         self.files[f"{name}.png"] = saved(figure, "png")
         self.files[f"{name}.svg"] = drawn = saved(figure, "svg")
         return Picture(title, uri(drawn, "svg"), round(96 * figure.get_figwidth()))
 
     def section(self, cell: str, findings: Sequence[Finding], further: Sequence[str]) -> dict[str, Any]:
-        """A cell of the study."""
+        """Return the section of the page on a cell."""
         runs = self.runs
         if runs.of(cell).empty:
             return {"cell": cell, "empty": True}
@@ -100,7 +100,7 @@ class Page:
         }
 
     def search(self, cell: str, searches: Sequence[Search]) -> dict[str, Any]:
-        """The search of a cell: every trial, what mattered, what was chosen."""
+        """Return the part of a section on the search: trials, importances, chosen values."""
         trials, spaces = {}, {}
         for each in searches:
             rows = each.trials
@@ -127,7 +127,7 @@ class Page:
         }
 
     def beside_untuned(self, cell: str, metric: Metric) -> dict[str, Any] | None:
-        """A cell of tuned runs beside that of the untuned ones; None: there is none, or it has no runs yet."""
+        """Return the comparison of a cell of tuned runs with the untuned ones; None: there are no untuned runs."""
         untuned = self.runs.untuned(cell)
         table = tuned_table(self.runs, cell, untuned, metric, self.baseline) if untuned else None
         if table is None or table.frame.empty:
@@ -142,7 +142,7 @@ class Page:
         }
 
     def answer(self, findings: Mapping[str, Sequence[Finding]], primary: Mapping[str, Metric]) -> dict[str, Any]:
-        """What the study says of its primary metrics, task by task and over all of them."""
+        """Return the summary: primary metrics by task and over all tasks."""
         rows = [
             relative_row(cell, each) for cell, found in findings.items() for each in found
             if each.metric.higher is not None and each.values[1].mean() != 0
@@ -170,7 +170,7 @@ class Page:
 
 
 def relative_row(cell: str, found: Finding) -> dict[str, Any]:
-    """A bar of the summary."""
+    """Return the row of a bar in the plot of relative changes."""
     factor = (100 if found.metric.higher else -100) / abs(found.values[1].mean())
     pair = found.comparison
     low, high = sorted((factor * pair.low, factor * pair.high))
@@ -184,16 +184,16 @@ def write(folder: str | Path | Runs, baseline: str | None = None, further: Seque
     """Write the report of a folder of runs.
 
     Args:
-        folder: ``runs/<study>``, or what was read of it.
-        baseline: The loss that all others are compared with; None: ``ce`` where it is among them, else the first.
-        further: Regular expressions: metrics whose keys they fit stand in the tables beside the headline ones.
+        folder: ``runs/<study>``, or the runs that were read from it.
+        baseline: The loss that all others are compared with; None: ``ce`` if there is one, else the first.
+        further: Regular expressions of keys of metrics to show in tables beside the headline ones.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        FileNotFoundError: If there is nothing to report on.
-        ValueError: If no run is of the baseline, or none has a metric that a pattern fits.
+        FileNotFoundError: If there are no runs to report on.
+        ValueError: If no run is of the baseline, or none has a metric that matches a pattern.
     """
     runs = folder if isinstance(folder, Runs) else Runs(Path(folder))
     known = sorted(runs.values.metric.unique())
@@ -242,7 +242,7 @@ def write(folder: str | Path | Runs, baseline: str | None = None, further: Seque
 
 
 def left_by_runs(runs: Runs, cell: str) -> dict[str, list[Picture]]:
-    """Pictures that the runs left, of the first seed of each loss, by the name of the file."""
+    """Return pictures in the folders of runs, of the first seed of each loss, by name of the file."""
     found: dict[str, list[Picture]] = {}
     for run in runs.of(cell).drop_duplicates("loss").itertuples():
         for path in sorted((runs.folder / run.name).glob("*.png")):
@@ -253,7 +253,7 @@ def left_by_runs(runs: Runs, cell: str) -> dict[str, list[Picture]]:
 
 
 def described(run: Any, folder: Path) -> dict[str, Any]:
-    """A run as the page lists it: when and where it was made, and links to its files."""
+    """Return the entry of a run in the page's list: date, hardware, and links to its files."""
     place = RunFolder(folder / run.name)
     seconds = sum(step.get("seconds", 0) for step in place.read_study().values())
     present = [path.name for path in sorted(place.path.iterdir()) if path.suffix in (".yaml", ".json", ".csv", ".log")]
@@ -270,7 +270,7 @@ def described(run: Any, folder: Path) -> dict[str, Any]:
 
 
 def facts_of(runs: Runs) -> dict[str, str]:
-    """What the head of the page says of the runs."""
+    """Return the facts about the runs at the head of the page."""
     if runs.table.empty:
         return {}
     tested = runs.table[runs.table.versions.notna()]
@@ -289,7 +289,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0; 1 where there is nothing to report on.
+        The exit code: 0, or 1 if there are no runs to report on.
     """
     parser = argparse.ArgumentParser(prog="hem report", description="Make one page of many runs.")
     parser.add_argument("folder", help="the folder of a study, such as runs/quick; runs: all single runs")

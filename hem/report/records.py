@@ -1,4 +1,4 @@
-"""What the runs of a study left, as one long table: a row for each metric of each run."""
+"""Results of the runs of a study as one long table, with a row for each metric of each run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ CURVE = ["cell", "loss", "seed", "metric", "epoch", "value"]
 
 
 class Missing(NamedTuple):
-    """A run that the study asks for and has not got."""
+    """A run of the study's plan without results."""
 
     name: str
     why: str
-    log: str  #: the last lines of its log
+    log: str  #: last lines of its log
 
 
 class Place(NamedTuple):
-    """What the folder of a run, below that of a study, says of it."""
+    """A run as identified by the path of its folder, relative to the study's."""
 
     cell: str  #: ``<task>_<data>``; of an examination in a run ``<task>_<data>_<examination>``
     loss: str
@@ -39,10 +39,10 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, name: str) -> Place:
-        """Read ``<task>_<data>/<loss>/seed<k>``, with ``/evaluate/<examination>`` behind it or not.
+        """Parse ``<task>_<data>/<loss>/seed<k>``, optionally with ``/evaluate/<examination>``.
 
         Raises:
-            ValueError: If it is none of them.
+            ValueError: If the path has another form.
 
         Example:
             >>> Place.of("classification_mnist/hem/seed0/evaluate/rejection")
@@ -53,17 +53,17 @@ class Place(NamedTuple):
 
 
 def monitor_of(run: RunFolder) -> tuple[str, str] | tuple[()]:
-    """What chose the best checkpoint of a run, ``(monitor, mode)``, as its config says; ("", "") for the last epoch."""
+    """Return ``(monitor, mode)`` of a run's best checkpoint from its config; ("", "") for the last epoch."""
     try:
         config = run.read_config()
-    except (FileNotFoundError, ValueError):  # a folder of old, of which the config is gone
+    except (FileNotFoundError, ValueError):  # the config of an older run is missing
         return ()
     rule = config.get("checkpoint") or {}
     return (rule.get("monitor") or "", rule.get("mode") or "min") if rule else ()
 
 
 def read_curves(path: Path) -> pd.DataFrame:
-    """The curves of a run's ``metrics.csv``: metric, epoch (from 1), value, the mean of what an epoch logged."""
+    """Read the curves in a run's ``metrics.csv``: metric, epoch (from 1), and the mean value of an epoch."""
     if not path.is_file() or not path.stat().st_size:
         return pd.DataFrame(columns=["metric", "epoch", "value"])
     by_epoch = pd.read_csv(path).drop(columns="step", errors="ignore").groupby("epoch").mean()
@@ -72,7 +72,7 @@ def read_curves(path: Path) -> pd.DataFrame:
 
 
 def settings(folder: Path, names: Sequence[str]) -> list[set[str]]:
-    """For each run with a config, its lines that do not tell the seed or the folder; of examinations the test's."""
+    """Return the lines of each run's config, except those with seed or folder; of examinations the test's config."""
     own = ("#", "seed_everything:", "ckpt_path:", "run:")
     for stage in ("fit", "test"):
         texts = {n: path.read_text() for n in names if (path := RunFolder(folder / n).config_of(stage)).is_file()}
@@ -85,20 +85,20 @@ def settings(folder: Path, names: Sequence[str]) -> list[set[str]]:
 
 
 class Runs:
-    """The results under a folder, and what is missing.
+    """The results in a folder of runs, and the runs that are missing.
 
     Attributes:
         table: A row for each run with results.
         values: The long table, a row for each metric of each run.
         curves: A row for each metric, epoch and run.
-        cells: ``<task>_<data>``, in the plan's order.
-        losses: In the plan's order.
-        asked: Runs of the plan, by cell and loss.
-        missing: What the plan asks for and is not there.
-        notes: Sentences on what does not fit together.
+        cells: Names ``<task>_<data>``, in the plan's order.
+        losses: Names of losses, in the plan's order.
+        asked: Number of runs of the plan, by cell and loss.
+        missing: Runs of the plan without results.
+        notes: Sentences on inconsistencies between runs.
 
     Args:
-        folder: ``runs/<study>``, or ``runs`` itself for runs made by hand.
+        folder: ``runs/<study>``, or ``runs`` itself for runs without a study.
 
     Raises:
         FileNotFoundError: If there is no such folder, or neither a result nor a study's plan in it.
@@ -142,7 +142,7 @@ class Runs:
         self._changed()
 
     def _folders(self, file: str) -> list[str]:
-        """The runs and examinations that have a file; results that were set aside are left out."""
+        """Return the names of runs and examinations that have a file, without results that were set aside."""
         patterns = (f"*/*/seed*/{file}", f"*/*/seed*/{RunFolder.EVALUATIONS}/*/{file}")
         paths = sorted(path.parent for pattern in patterns for path in self.folder.glob(pattern))
         return [path.relative_to(self.folder).as_posix() for path in paths if RunFolder.ASIDE not in path.name]
@@ -168,7 +168,7 @@ class Runs:
         return {**facts, **own, "name": name, **place._asdict()}, with_means(metrics) | self._best(run, curves), curves
 
     def _trained(self, name: str) -> tuple[dict[str, Any], dict[str, float], pd.DataFrame] | None:
-        """A training that the study does not test: what its validation said, once it has ended."""
+        """Read the validation metrics of a finished training that the study does not test."""
         run, place = RunFolder(self.folder / name), Place.of(name)
         if run.results.is_file() or "seconds" not in run.read_study().get("fit", {}):
             return None
@@ -184,13 +184,13 @@ class Runs:
         after = (self.plan.get("runs", {}).get(name) or {}).get("after")
         if logs:
             return Missing(name, "begun, but it has no results: failed, stopped or still running", tail(logs[-1]))
-        over = after and (self.folder / f"{after}.yaml").is_file()  # a search, and what it has found
+        over = after and (self.folder / f"{after}.yaml").is_file()  # a search, and the config that it writes
         if after and not over and not RunFolder(self.folder / after).results.is_file():
             return Missing(name, f"not begun: {after} is not done", "")
         return Missing(name, "not begun", "")
 
     def _changed(self) -> None:
-        """Say which runs were made by other commands than the study has now, and which losses by several configs."""
+        """Note which runs were made by other commands than the study has now, and which losses by several configs."""
         plan = self.plan.get("runs", {})
         changed = [
             name for name in self.table.name
@@ -210,7 +210,7 @@ class Runs:
                 )
 
     def _mixtures(self) -> None:
-        """Say where runs that stand in one table were not made alike, or not of all images."""
+        """Note which runs of one table differ in hardware, versions or the like, or did not use all images."""
         if parts := [
             f"{run.name} ({run.partial})" for run in self.table[self.table.partial.notna()].itertuples(index=False)
         ]:
@@ -233,26 +233,26 @@ class Runs:
                 named = "; ".join(f"{name} ({count} runs)" for name, count in counts.items())
                 self.notes.append(f"{sentence.format(len(counts))}: {named}.")
 
-    # -- questions -------------------------------------------------------------------------------------------------
+    # -- queries ---------------------------------------------------------------------------------------------------
 
     def of(self, cell: str, loss: str | None = None) -> pd.DataFrame:
-        """The runs of a cell, and of a loss."""
+        """Return the rows of a cell, and of a loss if one is given."""
         rows = self.table[self.table.cell == cell]
         return rows if loss is None else rows[rows.loss == loss]
 
     def keys(self, cell: str) -> list[str]:
-        """The metrics of a cell."""
+        """Return the keys of a cell's metrics."""
         return sorted(self.values.metric[self.values.cell == cell].unique())
 
     def by_loss(self, cell: str, key: str) -> dict[str, pd.Series]:
-        """A metric by loss, each a series over the seeds; losses without it are left out."""
+        """Return a metric by loss, each a series over seeds, without losses that lack it."""
         rows = self.values[(self.values.cell == cell) & (self.values.metric == key)]
         return {loss: each.set_index("seed").value for loss, each in rows.groupby("loss", sort=False)}
 
     def headlines(self, cell: str) -> list[Metric]:
-        """What is shown first of a cell, its primary metric before all others.
+        """Return the headline metrics of a cell, its primary metric first.
 
-        That is what the study's file declares; where it declares none, the catalogue's first headline of the task.
+        The primary metric is that of the study's file, or else the catalogue's first headline of the task.
         """
         keys = self.keys(cell)
         found = headlines(self.of(cell).task.iloc[0], keys)
@@ -262,11 +262,11 @@ class Runs:
         return [describe(declared), *(metric for metric in found if metric.key != declared)]
 
     def untuned(self, cell: str) -> str | None:
-        """The cell of the same runs without what a search has found; None: this one is of no search."""
+        """Return the cell of the same runs without a search; None: this cell is not one of tuned runs."""
         found: str | None = self.plan.get("cells", {}).get(cell, {}).get("untuned")
         return found
 
     def declared(self, cell: str) -> str | None:
-        """The key of the primary metric that the study's file declares of a cell."""
+        """Return the key of the primary metric that the study's file declares for a cell."""
         found: str | None = self.plan.get("cells", {}).get(cell, {}).get("primary")
         return found

@@ -1,4 +1,4 @@
-"""The search of a study: its budget and space, every trial, what mattered, what was chosen, and what that brought."""
+"""Searches of a study in its report: budget, space, trials, importances, chosen values and their gain."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from hem.runs.files import read_json
 from hem.study.progress import duration
 
 OWN = "the config's own setting"
-EDGE = 0.05  # share of a range, on its own scale, that counts as its edge
+EDGE = 0.05  # share of a range, on its scale, that counts as its edge
 
 
 @dataclass(frozen=True)
 class Search:
-    """The search for the setting of one loss in one task."""
+    """The hyperparameter search of one loss in one task."""
 
     cell: str
     loss: str
-    record: dict[str, Any]  #: ``search.json``: space, budget, sampler and, once it is over, the best trial
-    trials: pd.DataFrame  #: ``trial``, ``state``, ``value`` as it is shown, ``seconds``, ``why`` and the parameters
-    importances: dict[str, float]  #: of the parameters, 1 together; empty where there are too few trials
+    record: dict[str, Any]  #: content of ``search.json``: space, budget, sampler and, when finished, the best trial
+    trials: pd.DataFrame  #: ``trial``, ``state``, ``value`` as displayed, ``seconds``, ``why`` and the parameters
+    importances: dict[str, float]  #: importances of parameters, of sum 1; empty: too few trials
 
     @property
     def metric(self) -> Metric:
-        """What the trials are judged by."""
+        """The metric that the trials optimise."""
         return describe(str(self.record["monitor"]))
 
     @property
     def space(self) -> dict[str, dict[str, Any]]:
-        """The parameters: ``low``, ``high``, ``log``, ``choices`` of each."""
+        """The entries ``low``, ``high``, ``log`` and ``choices`` of each parameter."""
         return dict(self.record["space"])
 
     @property
     def best_trial(self) -> str:
-        """Which trial was the best, and whether that is the config's own setting."""
+        """The number of the best trial, with a note if it is the config's own setting."""
         best = self.record.get("best")
         if not best:
             return "not over"
         return f"{best['trial']}: {OWN}" if self.record.get("own") and best["trial"] == 0 else f"{best['trial']}"
 
     def without_own(self) -> Iterator[str]:
-        """Say where the config's own setting was no trial."""
+        """Yield a sentence if the config's own setting was no trial."""
         if why := self.record.get("why"):
             yield (
                 f"The config's own setting of {self.loss} in {self.cell} is none of the trials: {why}. What was found "
@@ -59,7 +59,7 @@ class Search:
             )
 
     def at_the_edge(self) -> Iterator[str]:
-        """Say of which parameters the best value lies at the end of the range: a better one may lie beyond it."""
+        """Yield sentences on parameters whose best value is at an end of the range: a better one may lie beyond."""
         best = self.record.get("best", {}).get("params", {})
         for name, each in self.space.items():
             if name in best and not each.get("choices"):
@@ -73,7 +73,7 @@ class Search:
 
 
 def range_of(space: Mapping[str, Any]) -> str:
-    """A parameter's space in words.
+    """Return the range or the choices of a parameter as text.
 
     Example:
         >>> range_of({"low": 0.01, "high": 1.0, "log": True})
@@ -85,13 +85,13 @@ def range_of(space: Mapping[str, Any]) -> str:
 
 
 def read_searches(runs: Runs) -> dict[str, list[Search]]:
-    """The searches of a study by cell, as far as they have come; a note of the runs where the trials cannot be read."""
+    """Return the searches of a study by cell, finished or not; add a note to the runs if trials cannot be read."""
     plan = runs.plan.get("search") or {}
     found: dict[str, list[Search]] = {}
     storage, known = None, set()
     if plan:
         try:
-            from hem.study.storage import open_storage  # Optuna is needed where there was a search
+            from hem.study.storage import open_storage  # Optuna is needed only if there was a search
 
             storage = open_storage(place_of(runs.folder, str(plan["storage"])))
             known = {each.study_name for each in storage.get_all_studies()}
@@ -109,7 +109,7 @@ def read_searches(runs: Runs) -> dict[str, list[Search]]:
 
 
 def place_of(folder: Path, storage: str) -> str:
-    """Where the trials are: in the study's folder, wherever that lies now, or at a URL."""
+    """Return the path of the trials in the present folder of the study, or their URL."""
     for name, prefix in (("search.db", "sqlite:///"), ("search.journal", "")):
         if storage.endswith(name) and (folder / name).is_file():
             return f"{prefix}{folder / name}"
@@ -117,12 +117,12 @@ def place_of(folder: Path, storage: str) -> str:
 
 
 def said_of(trial: Mapping[str, Any]) -> str:
-    """What is to be said of a trial: that it is the config's own setting, why it came to no end."""
+    """Return a remark on a trial: that it is the config's own setting, or why it did not finish."""
     return "; ".join(filter(None, (OWN if trial.get("own") else "", trial.get("why"))))
 
 
 def read_trials(storage: Any, name: str, scale: float) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Every trial of a search, and the importances of its parameters (Optuna's, fANOVA of a forest of trees)."""
+    """Return all trials of a search, and the importances of its parameters (Optuna's fANOVA)."""
     import optuna
 
     study = optuna.load_study(study_name=name, storage=storage)
@@ -142,7 +142,7 @@ def read_trials(storage: Any, name: str, scale: float) -> tuple[pd.DataFrame, di
 
 
 def chosen_table(cell: str, searches: Sequence[Search]) -> Table:
-    """A row for each loss and parameter: its space, what was chosen, and how much it mattered."""
+    """Return a table with a row for each loss and parameter: space, chosen value, importance."""
     rows = []
     for each in searches:
         best = each.record.get("best", {})
@@ -159,7 +159,7 @@ def chosen_table(cell: str, searches: Sequence[Search]) -> Table:
 
 
 def trials_table(cell: str, searches: Sequence[Search]) -> Table:
-    """Every trial of every loss."""
+    """Return a table of all trials of all losses."""
     found = [each.trials.assign(loss=each.loss) for each in searches if len(each.trials)]
     if not found:
         return Table(f"{cell}_trials", f"{cell}: every trial", pd.DataFrame())
@@ -175,7 +175,7 @@ def trials_table(cell: str, searches: Sequence[Search]) -> Table:
 
 
 def budget_of(searches: Sequence[Search]) -> str:
-    """The budget in words: the same for every loss."""
+    """Return the budget as text, which is the same for every loss."""
     record = searches[0].record
     budget = f"{record['trials']} trials" if record.get("trials") else duration(record.get("seconds") or 0)
     times = (f" in {duration(each.trials.seconds.sum())}" if len(each.trials) else "" for each in searches)
@@ -188,7 +188,7 @@ def budget_of(searches: Sequence[Search]) -> str:
 
 
 def tuned_table(runs: Runs, cell: str, untuned: str, metric: Metric, baseline: str) -> Table:
-    """How much was the loss, and how much the setting: the tuned runs beside the untuned ones, seed by seed."""
+    """Return a table of tuned and untuned runs: the gain by the search, and that over the baseline, paired by seed."""
     after, before = runs.by_loss(cell, metric.key), runs.by_loss(untuned, metric.key)
     rows = []
     for loss in [loss for loss in runs.losses if loss in after and loss in before]:
@@ -202,7 +202,7 @@ def tuned_table(runs: Runs, cell: str, untuned: str, metric: Metric, baseline: s
 
 
 def gain(x: pd.Series, y: pd.Series | None, metric: Metric) -> str:
-    """The difference of two, seed by seed, with its interval."""
+    """Return the difference of two series, paired by seed, with its interval."""
     both = [] if y is None else sorted(x.index.intersection(y.index))
     if not both or y is None:
         return "-"

@@ -1,18 +1,18 @@
-"""What a difference between two losses is worth: intervals, tests, corrections, power, and answers over all tasks.
+"""Statistics of the difference between losses: confidence intervals, tests, corrections, power, summaries over tasks.
 
-Runs of one seed share the held-out samples, the order of the images and their augmentation, and begin from the same
-weights, so two losses are compared seed by seed: d_k = x_k - y_k. Studies have three to five seeds, and that
-decides the test:
+Runs of one seed share the held-out samples, the order of the images, their augmentation and the initial weights, so two
+losses are compared by paired differences d_k = x_k - y_k over seeds. Studies have three to five seeds, which decides
+the choice of the test:
 
-* The paired t-test (Student 1908) takes the d_k as normal, which nobody can check on five numbers. It is the one
-  that can find anything with three to five seeds, so it gives interval and verdict.
-* The exact sign-flip test (Fisher 1935, section 21) takes them as symmetric around 0 and nothing else: of all 2^n
-  ways to give |d_k| signs, the share whose mean is at least as far from 0. It cannot go below 2 / 2^n: 0.25 with
-  three seeds, 0.0625 with five, so it cannot reach 0.05 before six seeds. It stands beside the t-test as a check.
-  Wilcoxon's signed ranks have the same bound and use less of the numbers.
+* The paired t-test (Student 1908) assumes normal d_k, which cannot be checked on five numbers. It is the only one with
+  power for three to five seeds, so it gives interval and verdict.
+* The exact sign-flip test (Fisher 1935, section 21) only assumes a distribution symmetric around 0: p is the share of
+  all 2^n sign patterns of |d_k| whose mean is at least as far from 0. It is at least 2 / 2^n, 0.25 for three seeds and
+  0.0625 for five, so it cannot reach 0.05 with fewer than six seeds. It is shown beside the t-test as a check.
+  Wilcoxon's signed-rank test has the same bound and uses less information.
 
-A study asks one question of each task: do losses differ from the baseline in its primary metric? Holm's method (1979)
-corrects over the losses within the task, whatever depends on what; :func:`level_within` over the tasks.
+The test of each task is whether losses differ from the baseline in its primary metric. Holm's method (1979) corrects
+for the losses of a task under any dependence, :func:`level_within` for the tasks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scipy import optimize, stats
 
 LEVEL = 0.05
 POWER = 0.8
-FEWEST = 3  # seeds
+FEWEST = 3  # number of seeds from which tests are made
 
 
 class Comparison(NamedTuple):
@@ -34,22 +34,22 @@ class Comparison(NamedTuple):
 
     seeds: int
     difference: float  #: mean of x_k - y_k
-    low: float  #: its confidence interval, 95 %
+    low: float  #: its 95 % confidence interval
     high: float
-    p: float  #: of the paired t-test, two-sided
-    p_signs: float  #: of the sign-flip test, two-sided
+    p: float  #: p-value of the paired t-test, two-sided
+    p_signs: float  #: p-value of the sign-flip test, two-sided
 
 
 def compare(x: Sequence[float], y: Sequence[float]) -> Comparison:
-    """Compare two losses seed by seed.
+    """Compare two losses by paired tests over seeds.
 
     Args:
         x: A metric of one loss, one value for each seed.
-        y: The baseline's, of the same seeds.
+        y: The metric of the baseline, for the same seeds.
 
     Returns:
-        Interval and p-values, NaN for fewer than three seeds. Where all differences are 0, p is 1; where they are
-        all the same and not 0, there is no spread to test by, and p is NaN.
+        Interval and p-values, NaN for fewer than three seeds. If all differences are 0, p is 1; if they are all equal
+        but not 0, there is no spread to test with, and p is NaN.
 
     Raises:
         ValueError: If the numbers of seeds differ.
@@ -67,7 +67,7 @@ def compare(x: Sequence[float], y: Sequence[float]) -> Comparison:
     mean = float(d.mean()) if len(d) else math.nan
     if len(d) < FEWEST or not np.isfinite(d).all():
         return Comparison(len(d), mean, math.nan, math.nan, math.nan, math.nan)
-    # metrics were rounded to float32 on their way: that leaves a trace of a spread between equal differences
+    # metrics were rounded to float32, which leaves a small spread between equal differences
     rounding = 2 * float(np.finfo(np.float32).eps) * float(np.abs(values).max())
     if float(d.std(ddof=1)) / math.sqrt(len(d)) <= rounding:
         p = 1.0 if abs(mean) <= rounding else math.nan
@@ -78,9 +78,9 @@ def compare(x: Sequence[float], y: Sequence[float]) -> Comparison:
 
 
 def sign_flips(d: Sequence[float] | np.ndarray) -> float:
-    """The sign-flip test of mean 0: the share of sign patterns with a mean as far from 0 as that of ``d``.
+    """Return p of the sign-flip test, the share of sign patterns whose mean is at least as far from 0 as that of ``d``.
 
-    Exact up to 13 differences, beyond of 9999 patterns that a fixed seed draws.
+    It is exact for up to 13 differences, otherwise estimated from 9999 patterns drawn with a fixed seed.
 
     Example:
         >>> sign_flips([1.0, 2.0, 3.0])
@@ -93,7 +93,7 @@ def holm(p: Sequence[float]) -> list[float]:
     """Correct p-values for their number: p_(i) -> max_{j <= i} min(1, (m - j + 1) p_(j)), in the order given.
 
     Args:
-        p: The p-values of one table; NaN is no test, stays NaN and does not count.
+        p: The p-values of one table; a NaN is no test: it stays NaN and is not counted.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
@@ -111,14 +111,13 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def level_within(smallest: Sequence[float]) -> float:
-    """The level that each task of a study is tested at, so that a study of pure noise finds something in 5 % at most.
+    """Return the level for the test of each task, such that a study of pure noise has findings in at most 5 % of cases.
 
-    With T tasks, R of which hold a finding, R / T of 0.05: 0.05 itself where there is one task, or all hold a finding.
-    R is the largest number of which as many of the tasks' smallest corrected p-values are at most R / T of 0.05
-    (Benjamini & Hochberg 1995); where it is 0, nothing is found at the 1 / T of 0.05 that is returned.
+    It is 0.05 R / T for T tasks, R of which have a finding. R is the largest number such that R of the tasks' smallest
+    corrected p-values are at most 0.05 R / T (Benjamini & Hochberg 1995); if there is none, the level is 0.05 / T.
 
     Args:
-        smallest: The smallest of the corrected p-values of each task; NaN is no test and does not count.
+        smallest: The smallest corrected p-value of each task; a NaN is no test and is not counted.
 
     Example:
         >>> level_within([0.01, 0.02, 0.9, 0.8]), level_within([0.02, 0.9, 0.8, 0.9])
@@ -132,13 +131,13 @@ def level_within(smallest: Sequence[float]) -> float:
 
 
 def verdict(comparison: Comparison, p: float, higher: bool | None, level: float = LEVEL) -> str:
-    """Return what a comparison says, in words.
+    """Return the verdict of a comparison as text.
 
     Args:
         comparison: The comparison.
         p: Its p-value, corrected.
-        higher: Whether more is better; None: neither.
-        level: What p is to be at most.
+        higher: Whether larger values are better; None: neither.
+        level: Level of the test.
 
     Example:
         >>> verdict(Comparison(5, 1.2, 0.8, 1.6, 0.001, 0.06), 0.004, higher=True)
@@ -161,15 +160,15 @@ def verdict(comparison: Comparison, p: float, higher: bool | None, level: float 
 
 
 def power(effect: float, seeds: int, level: float = LEVEL) -> float:
-    """The probability that the paired, two-sided t-test finds a difference.
+    """Return the power of the paired, two-sided t-test, the probability that it finds a difference.
 
     P(abs(T) > t_{1 - level / 2, n - 1}) for T of the noncentral t distribution with n - 1 degrees of freedom, centred
     on effect sqrt(n).
 
     Args:
         effect: The difference, in standard deviations of the paired differences.
-        seeds: n.
-        level: Of the test.
+        seeds: Number of seeds n.
+        level: Level of the test.
 
     Example:
         >>> round(power(2.0, 5), 2)
@@ -183,17 +182,17 @@ def power(effect: float, seeds: int, level: float = LEVEL) -> float:
 def detectable(
     differences: Sequence[float], comparisons: int = 1, target: float = POWER, level: float = LEVEL
 ) -> float:
-    """The smallest difference that as many seeds, with the same spread, find with a probability of 80 %.
+    """Return the smallest difference that as many seeds with the same spread find with a probability of 80 %.
 
     Args:
-        differences: Of two losses, seed by seed.
-        comparisons: Of as many losses with the baseline, of which this is one: the level is divided by them, which is
-            the first step of Holm's method.
+        differences: Paired differences of two losses over seeds.
+        comparisons: Number of losses that are compared with the baseline, by which the level is divided, as in the
+            first step of Holm's method.
         target: The probability.
-        level: Of the study's test.
+        level: Level of the study's test.
 
     Returns:
-        In the unit of the differences; NaN for fewer than three seeds or no spread.
+        The difference, in the unit of ``differences``; NaN for fewer than three seeds or no spread.
 
     Example:
         >>> round(detectable([0.1, 0.3, 0.2, 0.1, 0.3]), 3)
@@ -212,20 +211,20 @@ def seeds_needed(
     differences: Sequence[float], difference: float | None = None, comparisons: int = 1, target: float = POWER,
     level: float = LEVEL,
 ) -> int:  # fmt: skip
-    """The seeds that find a difference with a probability of 80 %, given the spread of some, as of a pilot.
+    """Return the number of seeds that find a difference with a probability of 80 %, given the spread in a pilot.
 
     Args:
-        differences: Of two losses, seed by seed; two or more.
-        difference: What is to be found, in the same unit; None: the mean of the differences.
-        comparisons: Of as many losses with the baseline, of which this is one: the level is divided by them.
+        differences: Paired differences of two losses over the pilot's seeds, at least two.
+        difference: The difference to find, in the same unit; None: the mean of ``differences``.
+        comparisons: Number of losses that are compared with the baseline, by which the level is divided.
         target: The probability.
-        level: Of the study's test.
+        level: Level of the study's test.
 
     Returns:
-        Three or more.
+        The number of seeds, at least three.
 
     Raises:
-        ValueError: The differences have no spread, or there is no difference to be found.
+        ValueError: The differences have no spread, or the difference to find is 0.
 
     Example:
         >>> seeds_needed([0.1, -0.2, 0.3], difference=0.1), seeds_needed([0.1, -0.2, 0.3], difference=0.3)
@@ -239,7 +238,7 @@ def seeds_needed(
             f"{list(differences)} and {wanted}: run a pilot of three seeds or more, or name the difference."
         )
     effect, level = abs(wanted) / spread, level / comparisons
-    normal = ((stats.norm.isf(level / 2) + stats.norm.ppf(target)) / effect) ** 2  # with a known spread, fewer would do
+    normal = ((stats.norm.isf(level / 2) + stats.norm.ppf(target)) / effect) ** 2  # for a known spread: a bound
     seeds = max(FEWEST, int(normal))
     while power(effect, seeds, level) < target:
         seeds += 1
@@ -248,11 +247,11 @@ def seeds_needed(
 
 # -- over tasks ----------------------------------------------------------------------------------------------------
 
-Pair = tuple[np.ndarray, np.ndarray]  # a loss and the baseline in one task, a value for each seed; more is better
+Pair = tuple[np.ndarray, np.ndarray]  # values of a loss and of the baseline in one task, by seed; larger is better
 
 
 class Estimate(NamedTuple):
-    """A number over all tasks, with its 95 % interval."""
+    """An estimate over all tasks, with its 95 % interval."""
 
     value: float
     low: float
@@ -260,17 +259,17 @@ class Estimate(NamedTuple):
 
 
 def _bootstrap(samples: Sequence[np.ndarray], statistic: Any) -> Estimate:
-    """Resample each sample by itself: stratified by task."""
+    """Return an estimate with its bootstrap interval, resampled within each task."""
     found = stats.bootstrap(samples, statistic, vectorized=True, method="percentile", confidence_level=1 - LEVEL, rng=0)
     low, high = found.confidence_interval
     return Estimate(float(statistic(*samples)), float(low), float(high))
 
 
 def mean_relative_change(pairs: Sequence[Pair]) -> Estimate:
-    """The change against the baseline's mean in percent, seed by seed, mean over the seeds and then over the tasks.
+    """Return the relative change against the baseline's mean in percent, averaged over seeds and then over tasks.
 
     Args:
-        pairs: Of each task, two seeds or more; the baseline's means are not 0.
+        pairs: Values of each task, for at least two seeds; the baseline's means are not 0.
 
     Example:
         >>> mean_relative_change([(np.array([1.1, 1.3]), np.array([1.0, 1.0]))]).value
@@ -281,12 +280,13 @@ def mean_relative_change(pairs: Sequence[Pair]) -> Estimate:
 
 
 def probability_of_improvement(pairs: Sequence[Pair]) -> Estimate:
-    """The probability that a run of the loss beats one of the baseline in the same task: mean over the tasks.
+    """Return the probability that a run of the loss is better than one of the baseline in the same task.
 
-    Of all pairs of runs of a task, ties count half: Mann and Whitney's U / (n m).
+    It is the share of all pairs of runs of a task, where ties count half (Mann and Whitney's U / (n m)), averaged over
+    tasks.
 
     Args:
-        pairs: Of each task, two seeds or more.
+        pairs: Values of each task, for at least two seeds.
 
     Example:
         >>> probability_of_improvement([(np.array([1.0, 3.0]), np.array([2.0, 0.0]))]).value
@@ -303,9 +303,10 @@ def probability_of_improvement(pairs: Sequence[Pair]) -> Estimate:
 
 
 def critical_difference(losses: int, tasks: int) -> float:
-    """How far mean ranks are apart at least that Nemenyi's test tells apart: q sqrt(k (k + 1) / (6 N)).
+    """Return the smallest significant difference of mean ranks in Nemenyi's test, q sqrt(k (k + 1) / (6 N)).
 
-    q is the studentized range of k losses with infinitely many degrees of freedom, over sqrt(2).
+    q is the quantile of the studentized range for k losses and infinitely many degrees of freedom, divided by sqrt(2),
+    and N the number of tasks.
 
     Example:
         >>> round(critical_difference(losses=4, tasks=14), 2)

@@ -1,4 +1,4 @@
-"""Tables of a report: in the page, as Markdown and as CSV."""
+"""Tables of a report, as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from hem.report.records import Runs
 
 
 class Table(NamedTuple):
-    """A table of words and numbers as they are shown."""
+    """A table of formatted cells."""
 
-    name: str  #: of its file
+    name: str  #: name of its file
     title: str
     frame: pd.DataFrame
 
     def markdown(self) -> str:
-        """As Markdown."""
+        """Return the table as Markdown."""
         head = list(self.frame.columns)
         lines = [head, ["---"] * len(head), *self.frame.itertuples(index=False)]
         text = "\n".join(f"| {' | '.join(str(cell).replace('|', '∣') for cell in line)} |" for line in lines)
         return f"### {self.title}\n\n{text}\n"
 
     def csv(self) -> str:
-        """As CSV."""
+        """Return the table as CSV."""
         return str(self.frame.to_csv(index=False, lineterminator="\n"))
 
 
 def number(value: float, metric: Metric, sign: str = "") -> str:
-    """A value as it is shown: percent with two places, others with four digits; ``-`` for none."""
+    """Format a value: percent with two decimals, others with four digits, ``-`` for NaN."""
     if math.isnan(value):
         return "-"
     return f"{metric.scale * value:{sign}.2f}" if metric.percent else f"{value:{sign}.4g}"
 
 
 def spread(values: Iterable[float], metric: Metric) -> str:
-    """Mean ± standard deviation (number of seeds); where a value is none, how many are."""
+    """Format values as mean ± standard deviation (number of seeds); if some are NaN, with their number."""
     values = list(values)
     if not values:
         return "missing"
@@ -52,12 +52,12 @@ def spread(values: Iterable[float], metric: Metric) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value as it is shown."""
+    """Format a p-value."""
     return "-" if math.isnan(p) else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def coverage(runs: Runs) -> Table:
-    """How many runs of each task and loss are there, of how many."""
+    """Return a table of the numbers of finished and planned runs by task and loss."""
     have = runs.table.groupby(["cell", "loss"]).size()
 
     def cell(place: tuple[str, str]) -> str:
@@ -69,7 +69,7 @@ def coverage(runs: Runs) -> Table:
 
 
 def metric_table(runs: Runs, cell: str, metrics: Sequence[Metric], name: str, title: str) -> Table:
-    """Mean ± standard deviation (number of seeds) of metrics, a column for each loss."""
+    """Return a table of mean ± standard deviation (number of seeds), a row for each metric, a column for each loss."""
     losses = [loss for loss in runs.losses if runs.asked[cell, loss] or len(runs.of(cell, loss))]
     values = runs.values[runs.values.cell == cell].groupby(["metric", "loss"]).value.agg(list)
     rows = [[each.label, *(spread(values.get((each.key, loss), ()), each) for loss in losses)] for each in metrics]
@@ -77,7 +77,7 @@ def metric_table(runs: Runs, cell: str, metrics: Sequence[Metric], name: str, ti
 
 
 def primary_table(cell: str, findings: Sequence[Finding], baseline: str) -> Table:
-    """What is tested: the primary metric, each loss against the baseline."""
+    """Return the table of tests: the primary metric of each loss against the baseline."""
     rows = []
     for found in findings:
         metric, pair = found.metric, found.comparison
@@ -94,13 +94,13 @@ def primary_table(cell: str, findings: Sequence[Finding], baseline: str) -> Tabl
 
 
 def interval(found: Finding) -> str:
-    """The ends of a confidence interval."""
+    """Format a confidence interval."""
     low, high = (number(end, found.metric, "+") for end in (found.comparison.low, found.comparison.high))
     return "-" if low == "-" else f"{low} to {high}"
 
 
 def exploratory_table(cell: str, findings: Sequence[Finding], baseline: str) -> Table:
-    """What is not tested: all further metrics, with intervals."""
+    """Return the table of the other metrics, which are not tested, with intervals."""
     rows = [
         [found.metric.label, found.loss, found.comparison.seeds,
          number(found.comparison.difference, found.metric, "+"), interval(found)]
@@ -113,7 +113,7 @@ def exploratory_table(cell: str, findings: Sequence[Finding], baseline: str) -> 
 
 
 def overall_table(found: Sequence[Overall], name: str, title: str) -> Table:
-    """Each loss against the baseline over all tasks."""
+    """Return the table of each loss against the baseline over all tasks."""
     rows = []
     for each in found:
         change, better = each.change, each.improvement
@@ -128,7 +128,7 @@ def overall_table(found: Sequence[Overall], name: str, title: str) -> Table:
 
 
 def runs_table(runs: Runs, cell: str, metrics: Sequence[Metric]) -> Table:
-    """The same metrics of every run, a row for each: small enough to be kept beside a table that quotes them."""
+    """Return the table of metrics of every run, a row for each run."""
     values = runs.values[runs.values.cell == cell].pivot(index="name", columns="metric", values="value")
     shown = values.reindex(columns=[metric.key for metric in metrics]).map(lambda v: "" if pd.isna(v) else f"{v:.6g}")
     shown.columns = [metric.key.removeprefix("test/") for metric in metrics]
@@ -139,7 +139,7 @@ def runs_table(runs: Runs, cell: str, metrics: Sequence[Metric]) -> Table:
 
 
 def raw(runs: Runs, study: str) -> str:
-    """Every metric of every run, one a row, as CSV."""
+    """Return all metrics of all runs as CSV, a row for each metric."""
     facts = runs.table[["name", "task", "data", "date", "hardware"]]
     rows = runs.values.merge(facts, on="name", sort=False)
     rows = rows.assign(study=study, config=rows.name + "/config_test.yaml", value=rows.value.map(repr))

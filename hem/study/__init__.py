@@ -1,1 +1,1 @@
-"""Many runs of one study: a grid of tasks, losses and seeds, a search for each loss, done here or by a cluster."""
+"""Studies: grids of tasks, losses and seeds, with hyperparameter searches, run on this machine or on a cluster."""

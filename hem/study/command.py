@@ -1,8 +1,8 @@
-"""Many runs of one grid: ``hem study <name or file> [--dry-run]``.
+"""Command line of studies: ``hem study <name or file> [--dry-run]``.
 
-Runs of a grid of tasks, losses and seeds lie in ``runs/<study>/<task>_<data>/<loss>/seed<k>``. They are done by
-processes of this machine, or with ``--slurm`` by a cluster. What is done is not done again, so the same command
-goes on with a study that was stopped, in whatever way. ``hem report runs/<study>`` makes a page of it.
+The runs of a grid of tasks, losses and seeds are in ``runs/<study>/<task>_<data>/<loss>/seed<k>``. They are executed by
+processes of this machine, or with ``--slurm`` by a cluster. Finished runs are skipped, so the same command resumes a
+study that was interrupted. ``hem report runs/<study>`` writes a report.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hem.study.storage import library
 
 
 def save_plan(study: Study, source: Path) -> None:
-    """Write what the study asks for into its folder: for the report, which says what is missing."""
+    """Write the plan of the study into its folder, from which the report finds missing runs."""
     found = study.runs()
     plan = {
         "study": study.name,
@@ -55,17 +55,17 @@ def save_plan(study: Study, source: Path) -> None:
 
 
 def dry_run(study: Study, runs: Sequence[Work], jobs: int, slurm: Mapping[str, Any] | None = None) -> None:
-    """Print the commands that are left to be done, in order, and what they cost.
+    """Print the commands that remain, in order, and their cost.
 
     Args:
         study: The study.
-        runs: Those of its runs that are asked for.
-        jobs: How many are done at once on this machine.
-        slurm: submitit's parameters, if they are to be sent to SLURM: checked, though nothing is sent.
+        runs: The runs to consider.
+        jobs: Number of runs at once on this machine.
+        slurm: Parameters of submitit for SLURM, which are checked although nothing is submitted.
 
     Raises:
-        ImportError: If submitit is wanted and not installed.
-        ValueError: If it does not know a parameter.
+        ImportError: If submitit is needed and not installed.
+        ValueError: If submitit does not know a parameter.
     """
     if slurm is not None:
         executor_for(study.folder / "slurm", slurm, trial=True)
@@ -97,14 +97,14 @@ def dry_run(study: Study, runs: Sequence[Work], jobs: int, slurm: Mapping[str, A
 
 
 def of_files(study: Study) -> str:
-    """Return what is to be said of a search whose jobs are not of one machine."""
+    """Return a warning about a search whose jobs are on several machines but whose storage is a file."""
     if study.storage.startswith("sqlite"):
         return "SLURM: SQLite is for one machine: `storage: journal`, or the URL of a database, serves several."
     return ""
 
 
 def print_commands(run: Work) -> None:
-    """Print what is left to be done of a run, or of a search."""
+    """Print the remaining commands of a run or of a search."""
     if isinstance(run, Run):
         for arguments in run.left().values():
             print(shlex.join(command(arguments)))
@@ -114,7 +114,7 @@ def print_commands(run: Work) -> None:
 
 
 def options(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Parse the command line; what is left over are options of every run."""
+    """Parse the command line; return the arguments, and the remaining words, which are options of every run."""
     parser = argparse.ArgumentParser(
         prog="hem study", description="Run a grid of tasks, losses and seeds.", allow_abbrev=False,
         epilog="Further options, such as --trainer.max_epochs 2, are handed to every run.",
@@ -134,7 +134,7 @@ def options(args: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 
 def refuse_misspelt(rest: Sequence[str]) -> None:
-    """Refuse options of every run that look like an option of the study: `--job 2` would end every run."""
+    """Raise an error for options of runs that look like misspelt ones of the study, such as ``--job 2``."""
     for word in rest:
         name = word.partition("=")[0].removeprefix("--")
         if (
@@ -146,7 +146,7 @@ def refuse_misspelt(rest: Sequence[str]) -> None:
 
 
 def slurm_parameters(words: Sequence[str]) -> dict[str, Any]:
-    """Read ``KEY=VALUE``.
+    """Parse words ``KEY=VALUE``.
 
     Raises:
         ValueError: For a word without ``=``.
@@ -161,13 +161,13 @@ def slurm_parameters(words: Sequence[str]) -> dict[str, Any]:
 
 
 def run(study: Study, runs: Sequence[Work], jobs: int, devices: Sequence[str]) -> int:
-    """Do the runs on this machine and say what became of them; 0 where all are done."""
+    """Execute runs on this machine and print their outcome; return 0 if all are done, else 1."""
     console = Console()
     progress = Progress(runs, jobs, console)
     noted = set[str]()
 
     def note() -> None:
-        """Say which runs are kept that the study would make otherwise now: also those whose search found more."""
+        """Print which existing runs differ from what the study would make now, by its file or by its search."""
         for each in (each for each in runs if each.name not in noted):
             try:
                 if not (each.done and each.changed):
@@ -201,7 +201,7 @@ def run(study: Study, runs: Sequence[Work], jobs: int, devices: Sequence[str]) -
 
 
 def interrupt(number: int, frame: Any) -> None:
-    """Take a request to end as Ctrl-C."""
+    """Handle a signal to terminate like Ctrl-C."""
     raise KeyboardInterrupt
 
 
@@ -210,7 +210,7 @@ def main(args: Sequence[str] | None = None, seeds_needed: SeedsNeeded | None = N
 
     Args:
         args: The arguments; None: those of the process.
-        seeds_needed: The statistics behind ``--plan``.
+        seeds_needed: Function that computes the number of seeds for ``--plan``.
 
     Returns:
         0 if all runs are done, 1 if some are not, 2 for a mistake in the arguments or the file, 130 if stopped.
@@ -240,7 +240,7 @@ def main(args: Sequence[str] | None = None, seeds_needed: SeedsNeeded | None = N
         if chosen.per_gpu and not devices:
             raise ValueError("--per-gpu needs GPUs, and this machine has none: --jobs says how many runs are at once.")
         jobs = chosen.jobs or fitting(devices, chosen.per_gpu or 1)
-        if jobs == 1 and not chosen.per_gpu:  # asked for, not left over: a run then gets all GPUs, else one of them
+        if jobs == 1 and not chosen.per_gpu:  # --jobs 1 gives a run all GPUs, otherwise each run gets one
             devices = []
         jobs = min(jobs, len(runs))
         slurm = None if chosen.slurm is None else {**study.slurm, **slurm_parameters(chosen.slurm)}

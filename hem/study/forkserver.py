@@ -1,8 +1,8 @@
-"""Processes that begin with everything imported, forked from a prepared parent.
+"""Processes that start with all imports done, forked from a server.
 
-A process of hem spends seconds of work on imports. Here the server of Python's own ``multiprocessing`` does them once
-and runs nothing, so that it can be forked at any time; each process is such a fork, with an environment, a working
-folder and outputs of its own, as one that was started anew.
+A process of hem spends seconds on imports. Here the fork server of ``multiprocessing`` imports once and runs nothing
+else, so that it can be forked at any time; each process is a fork with its own environment, working folder and outputs,
+like a newly started one.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-PRELOAD = ["hem.cli.parser", "torch.utils.tensorboard"]  # what the server imports: the latter is of Lightning's logger
+PRELOAD = ["hem.cli.parser", "torch.utils.tensorboard"]  # the latter for Lightning's logger
 _lock = threading.Lock()
 
 
 def command(arguments: Sequence[str]) -> NoReturn:
-    """Run a command of hem: for :func:`start`.
+    """Run a command of hem, as the function of :func:`start`.
 
     Args:
-        arguments: What stands behind ``python cli.py``.
+        arguments: Arguments of ``python cli.py``.
     """
-    from hem.cli import main  # whoever starts commands need not import what they do
+    from hem.cli import main  # imported late: a process that starts commands need not import their modules
 
-    # Lightning starts further processes by the name of the main module: here that would be the starter's
+    # Lightning starts further processes by the main module, which is here that of the starting process
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("hem.__main__")
     sys.argv = [sys.argv[0], *arguments]
     sys.exit(main(arguments))
@@ -47,22 +47,22 @@ def start(
     stderr: IO[Any] | None = None,
     keep: Mapping[str, int] | None = None,
 ) -> BaseProcess:
-    """Start a process, in the current folder.
+    """Start a process in the current folder.
 
-    The first call starts the server, with the environment of that moment: what libraries read when they are imported
-    is the same for all processes, the number of OpenMP's threads and Lightning's rank excepted.
+    The first call starts the server with the present environment: environment variables that libraries read on import
+    have these values in all processes, except the number of OpenMP's threads and Lightning's rank.
 
     Args:
-        function: What the process calls: a function of an importable module, such as :func:`command`.
-        *arguments: Its arguments.
-        environment: The whole environment of the process; None: that of this one.
-        stdout: An open file that takes its output; None: where the server was started.
-        stderr: The same for its errors.
-        keep: Further file descriptors that stay open in the process, such as that of a lock, by the variable of its
-            environment that tells which number they have there.
+        function: A function of an importable module, such as :func:`command`, which the process calls.
+        *arguments: Arguments of the function.
+        environment: The whole environment of the process; None: that of this process.
+        stdout: An open file for its output; None: that of the server.
+        stderr: An open file for its errors; None: that of the server.
+        keep: File descriptors that the process inherits, such as that of a lock, by the environment variable that gets
+            their number in the process.
 
     Returns:
-        The process, to be waited for by :func:`wait`.
+        The process, for :func:`wait`.
     """
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -76,7 +76,7 @@ def start(
 
 @contextmanager
 def _main_left_out() -> Iterator[None]:
-    """Keep processes from running the starter's script again, which ``multiprocessing`` has them import."""
+    """Prevent processes from importing the main script of this process, as ``multiprocessing`` would have them do."""
     main: Any = sys.modules["__main__"]
     kept = {name: vars(main)[name] for name in ("__spec__", "__file__") if name in vars(main)}
     vars(main).update(dict.fromkeys(kept))
@@ -87,9 +87,9 @@ def _main_left_out() -> Iterator[None]:
 
 
 def wait(process: BaseProcess, timeout: float | None = None) -> int | None:
-    """Return how a process ended, as ``subprocess`` says it; None if it still runs after so many seconds.
+    """Return the exit code of a process, as in ``subprocess``; None if it still runs after ``timeout`` seconds.
 
-    ``multiprocessing`` itself loses the code where one thread starts a process while another waits for its own.
+    ``multiprocessing`` itself loses the code if one thread starts a process while another waits for its own.
     """
     connection.wait([process.sentinel], timeout)
     with _lock:
@@ -98,17 +98,17 @@ def wait(process: BaseProcess, timeout: float | None = None) -> int | None:
 
 @dataclass
 class _Call:
-    """What a process does, with the file descriptors that it takes along while it is started."""
+    """The call of a process, and the file descriptors that it inherits."""
 
     function: Callable[..., Any]
     arguments: Sequence[Any]
     environment: dict[str, str]
-    streams: dict[int, Any]  # by the descriptors' numbers: open files here, what hands them on over there
+    streams: dict[int, Any]  # by number of the descriptor: open files in this process, duplicates in the other
     keep: dict[str, Any]
     folder: Path = field(default_factory=Path.cwd)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Hand file descriptors on: possible only while the process is being started."""
+        """Duplicate the file descriptors, which is possible only while the process is being started."""
         streams = {number: DupFd(file.fileno()) for number, file in self.streams.items()}
         keep = {name: DupFd(descriptor) for name, descriptor in self.keep.items()}
         return {**self.__dict__, "streams": streams, "keep": keep}
@@ -125,7 +125,7 @@ class _Call:
 
 
 def _read_again() -> None:
-    """Let libraries read again what they read from the environment when they were imported, if they were."""
+    """Update the settings that imported libraries took from the environment."""
     if not {"torch", "lightning"} <= sys.modules.keys():
         return
     import torch

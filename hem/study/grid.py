@@ -1,11 +1,11 @@
-"""The grid of a study: which runs its YAML asks for, where they lie, and the commands that make them.
+"""Grid of a study: the runs of its YAML file, their folders and commands.
 
 A study is a file such as ``configs/study/quick.yaml``:
 
 .. code-block:: yaml
 
     name: quick                       # runs/quick/<task>_<data>/<loss>/seed<k>
-    cost: six minutes on two cores    # what --dry-run says
+    cost: six minutes on two cores    # printed by --dry-run
     losses:
       - ce                            # configs/loss/ce.yaml
       - hem_0.2: [--config configs/loss/hem.yaml, --model.loss.margin 0.2]
@@ -13,9 +13,9 @@ A study is a file such as ``configs/study/quick.yaml``:
     overrides: []                     # options of every command
     tasks:
       - train: configs/classification/digits.yaml
-        primary: test/accuracy        # the one metric by which losses are compared, declared before anything runs
-        checkpoint: last              # or best: what is tested and examined
-        examine: [configs/evaluate/rejection.yaml]   # lies in each run's folder, evaluate/rejection
+        primary: test/accuracy        # the metric by which losses are compared, declared in advance
+        checkpoint: last              # or best: the checkpoint that is tested and examined
+        examine: [configs/evaluate/rejection.yaml]   # results are in each run's folder, evaluate/rejection
     slurm: {}                         # parameters of submitit
     search: {}                        # see hem.study.search
 """
@@ -50,12 +50,12 @@ from hem.study.parsing import (
 from hem.study.run import Run, Work
 from hem.study.search import Search
 
-PLAN = "plan.json"  # in a study's folder: every run that it asks for
+PLAN = "plan.json"  # file in a study's folder with all of its runs
 
 
 @dataclass
 class Study:
-    """A study as its file has it, checked."""
+    """The content of a study's file, checked."""
 
     losses: Losses
     seeds: Seeds
@@ -66,7 +66,7 @@ class Study:
     slurm: Annotated[Mapping[str, Any], Entry("a mapping of submitit's parameters")] = field(default_factory=dict)
     search: Annotated[SearchBlock | None, Entry(read=read_search)] = None
     root: Path = Path("runs")
-    given: Options = ()  #: options of every command that the command line has: they stand behind all of the file
+    given: Options = ()  #: options of every command, from the command line; they come after those of the file
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -76,7 +76,7 @@ class Study:
             self._check(self.search)
 
     def _check(self, search: SearchBlock) -> None:
-        """Refuse a search that would not be one."""
+        """Raise an error if a search is incomplete or inconsistent."""
         for loss in search.losses:
             check_name(loss, {loss for task in self.tasks for loss in task.losses}, "loss of the search")
         names = {task.name for task in self.tasks}
@@ -98,16 +98,16 @@ class Study:
 
     @property
     def storage(self) -> str:
-        """Where Optuna keeps the trials of the searches: a URL, or the path of a journal."""
+        """Optuna's storage of the searches, a URL or the path of a journal."""
         kept = self.search.storage if self.search else ""
         files = {"sqlite": f"sqlite:///{self.folder / 'search.db'}", "journal": str(self.folder / "search.journal")}
         return files.get(kept, kept)
 
     def runs(self, only: str = "") -> list[Work]:
-        """Every search, then every run of the grid; seed by seed, so that all losses have a figure early.
+        """Return all searches, then all runs of the grid, ordered by seed so that all losses have results early.
 
         Args:
-            only: Runs whose ``<cell>/<loss>/seed<k>`` holds this, and what they need.
+            only: Select runs whose ``<cell>/<loss>/seed<k>`` contains this text, and those that they depend on.
         """
         searches = {(task.name, loss): self._search(task, loss) for task in self.tasks for loss in task.losses}
         found: list[Work] = [search for search in searches.values() if search is not None]
@@ -128,7 +128,7 @@ class Study:
         return [run for run in found if run.name in names]
 
     def cells(self) -> dict[str, dict[str, str | None]]:
-        """What the report has to know of each cell: its primary metric, and the cell of the same runs untuned."""
+        """Return for each cell its primary metric and, if it has tuned runs, the cell of the untuned ones."""
         found: dict[str, dict[str, str | None]] = {}
         for task in self.tasks:
             for end, primary in (("", task.primary), *((f"_{part.name}", part.primary) for part in task.examine)):
@@ -145,7 +145,7 @@ class Study:
         return [training, *(self._examination(task, part, training) for part in task.examine)]
 
     def _options(self, task: Task, *more: str) -> Options:
-        """The options of a task's commands, which stand behind those of the loss."""
+        """Return the options of a task's commands, which come after those of the loss."""
         return (*self.overrides, *task.overrides, *more, *self.given)
 
     def _search(self, task: Task, loss: str) -> Search | None:
@@ -170,7 +170,7 @@ class Study:
         return Run(cell, loss, seed, folder, steps, search, search.found if search else None)
 
     def _examination(self, task: Task, part: Part, training: Run) -> Run:
-        """A test of a training under another config: network, data, loss and seed are the training's."""
+        """Return the test by an examination's config of a training, whose network, data, loss and seed it keeps."""
         own = ("test", "--run", str(training.folder), "--name", part.name, "--config", part.config)
         words = (*own, *self._options(task, *part.overrides), "--ckpt_path", _checkpoint(task, training.folder))
         folder = RunFolder(training.folder).evaluation(part.name).path
@@ -185,13 +185,13 @@ def load(path: str | Path, overrides: Sequence[str] = (), root: str | Path = "ru
     """Read a study.
 
     Args:
-        path: Its YAML; of one that ships its name, such as ``quick``.
-        overrides: More options of every command, behind those of the file.
-        root: The folder that holds the studies' folders.
+        path: Its YAML file, or the name of a shipped study, such as ``quick``.
+        overrides: Further options of every command, after those of the file.
+        root: Parent of the studies' folders.
 
     Raises:
-        FileNotFoundError: If the study or a config that it names is not there.
-        ValueError: If it is no YAML, has a key too many or too few, or a value of another kind.
+        FileNotFoundError: If the study or a config that it names is missing.
+        ValueError: If it is no valid YAML, has unknown or missing keys, or a value of the wrong type.
     """
     shipped = [name.removeprefix("study/") for name in short_names() if name.startswith("study/")]
     try:

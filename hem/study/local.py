@@ -1,8 +1,8 @@
-"""Runs of a study, done: each step a process of its own on this machine.
+"""Execution of a study's runs on this machine, each step in a process.
 
-A run folder is worked in by one process at a time: whoever does so holds its lock (:mod:`hem.runs.lock`), and hands it
-on to the process that trains. Whatever is killed can be started again: a run with
-results is not run again, a training goes on from its last checkpoint.
+One process at a time works in a run folder: it holds the folder's lock (:mod:`hem.runs.lock`), which the training
+process inherits. After an interruption all can be started again: a run with results is skipped, a training resumes from
+its last checkpoint.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from hem.study.run import Run, Work
 from hem.study.search import Search
 
 CLI = Path(__file__).resolve().parents[2] / "cli.py"
-MEMORY = 2 * 2**30  # bytes that a run of a small network takes: torch, the data set, its workers
-PATIENCE = 15.0  # seconds that a process gets to end when it is asked to
-LOOK = 0.5  # seconds between two looks at a trial that may be ended early
-PAUSE = 2.0  # seconds until a run that another study is working on is looked at again
+MEMORY = 2 * 2**30  # memory of a run of a small network in bytes: torch, the data set, its workers
+PATIENCE = 15.0  # seconds that a process has to end after a request
+LOOK = 0.5  # seconds between two checks whether a trial is to be pruned
+PAUSE = 2.0  # seconds between two checks of a run that another study is working on
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    """The whole command: this interpreter, ``cli.py``, which an installed package has not, and the arguments."""
+    """Return the whole command: this interpreter, ``cli.py`` (or ``-m hem`` if installed), and the arguments."""
     if not CLI.is_file():
         return [sys.executable, "-m", "hem", *arguments]
     here = Path("cli.py")
@@ -46,7 +46,7 @@ def command(arguments: Sequence[str]) -> list[str]:
 
 
 def tail(path: Path, lines: int = 6) -> str:
-    """The last lines of a log, without the overwritten states of progress bars."""
+    """Return the last lines of a log, without overwritten states of progress bars."""
     if not path.is_file():
         return ""
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", path.read_bytes().decode(errors="replace"))
@@ -55,7 +55,7 @@ def tail(path: Path, lines: int = 6) -> str:
 
 
 def clear(folder: Path) -> None:
-    """Remove what a killed process left: half-written files, and a training that has no checkpoint to go on from."""
+    """Remove what a killed process left: temporary files, and a training without a checkpoint to resume from."""
     run = RunFolder(folder)
     if not run.last.is_file():
         for path in run.checkpoints.glob("*.ckpt"):
@@ -64,7 +64,7 @@ def clear(folder: Path) -> None:
 
 
 def end(processes: Sequence[BaseProcess]) -> None:
-    """End processes: they are asked first, and killed after a while."""
+    """Terminate processes: request it first, and kill them after a while."""
     for process in processes:
         process.terminate()
     until = time.time() + PATIENCE
@@ -75,10 +75,10 @@ def end(processes: Sequence[BaseProcess]) -> None:
 
 
 class Jobs:
-    """Does runs in processes that can all be stopped.
+    """Executes runs in processes that can be stopped together.
 
     Args:
-        environment: What each process finds in its environment.
+        environment: Environment of each process.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -87,15 +87,15 @@ class Jobs:
         self._processes: set[BaseProcess] = set()
 
     def do(self, run: Work, extra: Mapping[str, str] | None = None) -> str:
-        """Do what is left of a run, or of a search.
+        """Execute the remaining steps of a run or of a search.
 
         Args:
-            run: The run; what it needs is done.
-            extra: More of the environment.
+            run: The run; those that it depends on are done.
+            extra: Further environment variables.
 
         Returns:
-            ``"done"``; ``"elsewhere"`` where another process works on it; ``"stopped"``; or, where it failed,
-            a sentence with the last lines of its log, or about the folder or file that stopped it.
+            ``"done"``; ``"elsewhere"``: another process works on it; ``"stopped"``; or, for a failure, a message with
+            the last lines of its log or about the folder or file at fault.
         """
         try:
             if isinstance(run, Search):
@@ -107,13 +107,16 @@ class Jobs:
             return f"{run.folder}: {error}"
 
     def do_held(self, run: Run, held: int, extra: Mapping[str, str], ends: Callable[[], bool] | None = None) -> str:
-        """Do what is left of a run whose lock is held.
+        """Execute the remaining steps of a run whose lock this process holds.
 
         Args:
             run: The run.
             held: The file descriptor of its lock.
-            extra: More of the environment.
-            ends: Is asked now and then whether the run is to end early: it is ``"pruned"`` then.
+            extra: Further environment variables.
+            ends: Called regularly; if it returns True, the run is stopped and ``"pruned"``.
+
+        Returns:
+            As of :meth:`do`.
         """
         if run.done:
             return "done"
@@ -143,15 +146,15 @@ class Jobs:
         return "done" if run.done else f"{run.folder} has no results.json after its test, see {run.folder}/test.log."
 
     def config(self, arguments: Sequence[str], log: Path, extra: Mapping[str, str]) -> dict[str, Any]:
-        """Return the whole config that a command has.
+        """Return the merged config of a command.
 
         Args:
-            arguments: What stands behind ``python cli.py``.
-            log: Takes what is said besides.
-            extra: More of the environment.
+            arguments: Arguments of ``python cli.py``.
+            log: File for other output.
+            extra: Further environment variables.
 
         Raises:
-            ValueError: It has none: it ended with an error, or was stopped.
+            ValueError: The command failed or was stopped.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "wb") as file, tempfile.TemporaryFile() as output:
@@ -171,7 +174,7 @@ class Jobs:
         extra: Mapping[str, str],
         ends: Callable[[], bool] | None,
     ) -> int | None:
-        """Return how a step ended; None: it was ended early."""
+        """Return the exit code of a step; None: it was pruned."""
         with open(log, "ab") as file:
             file.write(f"$ {' '.join(command(arguments))}\n".encode())
             file.flush()
@@ -193,28 +196,28 @@ class Jobs:
             self._processes.discard(process)
 
     def stop(self) -> None:
-        """Stop all processes: asked first, killed after a while. Each run can be gone on with."""
+        """Stop all processes: request it first, and kill them after a while. All runs can be resumed."""
         self.stopped.set()
         end(list(self._processes))
 
 
 class Watcher(Protocol):
-    """What wants to know how far a study is."""
+    """Protocol of an observer of a study's progress."""
 
     def change(self, run: Work, state: str) -> None:
-        """Take note of a run that waits, runs, is done, failed or was not run: the state's first word says it."""
+        """Note a run's new state, whose first word is waits, runs, done, failed or not."""
 
     def tick(self) -> None:
-        """Show the time that has passed."""
+        """Update the display of time."""
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES."""
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -224,7 +227,7 @@ def gpus() -> list[str]:
 
 
 def fitting(devices: Sequence[str], per_gpu: int = 1) -> int:
-    """How many runs fit on this machine: so many for each GPU; else one for each core, as far as memory goes."""
+    """Return how many runs fit on this machine: ``per_gpu`` for each GPU, or one for each core that memory allows."""
     if devices:
         return len(devices) * per_gpu
     try:
@@ -235,16 +238,16 @@ def fitting(devices: Sequence[str], per_gpu: int = 1) -> int:
 
 
 def run_here(runs: Sequence[Work], jobs: int, devices: Sequence[str], watcher: Watcher) -> dict[str, str]:
-    """Do all runs by processes of this machine.
+    """Execute runs by processes of this machine.
 
     Args:
-        runs: What to do, in this order where trainings allow it.
-        jobs: How many at once; each gets its share of the cores.
-        devices: The GPUs, of which each run gets one; empty: a run gets what is there.
-        watcher: Is told of every change.
+        runs: The runs, executed in this order as far as their dependencies allow.
+        jobs: Number of runs at once; each gets its share of the cores.
+        devices: The GPUs, of which each run gets one; empty: runs choose themselves.
+        watcher: Gets every change of a run's state.
 
     Returns:
-        What became of each run, by name: ``"done"``, or a sentence.
+        By name of the run ``"done"`` or a message.
 
     Raises:
         KeyboardInterrupt: After all processes were stopped.

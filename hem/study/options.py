@@ -1,4 +1,4 @@
-"""Options in a config: where one stands, and the part of the config that some of them set."""
+"""Options in a merged config: their values, and the part of the config that some options set."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def value_of(config: Mapping[str, Any], option: str) -> tuple[list[str], Any]:
-    """Return where the value of an option stands in a config, and the value.
+    """Return the path of an option in a config, as a list of keys, and its value.
 
     Raises:
-        ValueError: The config has none of that name.
+        ValueError: The config has no such option.
     """
     here: Any = config
     path: list[str] = []
@@ -26,10 +26,10 @@ def value_of(config: Mapping[str, Any], option: str) -> tuple[list[str], Any]:
 
 
 def excerpt(config: Mapping[str, Any], options: Iterable[str]) -> dict[str, Any]:
-    """The part of a config that options set.
+    """Return the part of a config that options set.
 
     Raises:
-        ValueError: The config has none of that name.
+        ValueError: The config has no such option.
 
     Example:
         >>> loss = {"class_path": "HEMLoss", "init_args": {"margin": 2}}

@@ -1,4 +1,4 @@
-"""What the file of a study may say: dataclasses whose values jsonargparse checks, and sentences for mistakes."""
+"""Parsing of a study's file into dataclasses, whose values jsonargparse checks."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from hem.names import check_name, near
 from hem.runs import RunFolder
 
 T = TypeVar("T")
-Options = tuple[str, ...]  #: words of the command line
+Options = tuple[str, ...]  #: arguments of a command
 OF_THE_STUDY = ("--seed_everything", "--run_dir", "--ckpt_path")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a file may have for a field, in the field's ``Annotated`` type."""
+    """Annotation of a dataclass field that a study's file sets, in the field's ``Annotated`` type."""
 
-    words: str = ""  #: what its value is, for the sentence about another one; jsonargparse checks the type
-    read: Callable[[Any, str], Any] | None = None  #: in its place: makes the value of the file's, and where that stands
+    words: str = ""  #: description of valid values for error messages; jsonargparse checks the type
+    read: Callable[[Any, str], Any] | None = None  #: parses the value instead, given its place
 
 
 def parse(kind: type[T], value: Any, where: str) -> T:
-    """Return a dataclass of what a file has for it.
+    """Parse a value of a file into a dataclass.
 
     Args:
-        kind: The dataclass; its fields with an :class:`Entry` are the keys. Its ``SHORT`` is the key of a text alone.
-        value: What the file has.
-        where: What that is, for sentences.
+        kind: The dataclass; its fields with an :class:`Entry` are the keys. A text alone is the value of the key
+            ``SHORT``.
+        value: The value in the file.
+        where: Its place, for error messages.
 
     Raises:
-        FileNotFoundError: If a config that it names is not there.
-        ValueError: If it has a key too many or too few, or a value of another kind.
+        FileNotFoundError: If a config that it names is missing.
+        ValueError: If it has unknown or missing keys, or a value of the wrong type.
     """
     hints = get_type_hints(kind, include_extras=True)
     known = {each.name: each for each in fields(kind) if get_origin(hints[each.name]) is Annotated}  # type: ignore[arg-type]
@@ -71,10 +72,10 @@ def _value(key: str, annotated: Any, value: Any, where: str) -> Any:
 
 
 def listed(value: Any, where: str) -> list[Any]:
-    """Return a list as it is.
+    """Return a value that must be a list.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is no list.
     """
     if not isinstance(value, list):
         raise ValueError(f"{where} is a list, got {value!r}.")
@@ -82,7 +83,7 @@ def listed(value: Any, where: str) -> list[Any]:
 
 
 def read_options(value: Any, where: str) -> Options:
-    """Options as the command line has them, each in a string: ``["--trainer.max_epochs 2"]``."""
+    """Parse a list of options, each a string as on the command line: ``["--trainer.max_epochs 2"]``."""
     words = [word for option in listed(value, where) for word in shlex.split(str(option))]
     if words and not words[0].startswith("--"):
         raise ValueError(f"{where} is a list of options such as '--trainer.max_epochs 2', got {value!r}.")
@@ -93,7 +94,7 @@ def read_options(value: Any, where: str) -> Options:
 
 
 def not_own(words: Sequence[str], where: str) -> Options:
-    """Options of every run, none of which is one that the study gives."""
+    """Return options of every run; raise an error if one of them is set by the study itself."""
     if own := [word for word in words if word.partition("=")[0] in OF_THE_STUDY]:
         raise ValueError(f"{where} has {own[0]}, which a study gives to each run itself: leave it out.")
     return tuple(words)
@@ -104,16 +105,16 @@ def _config(path: Any, where: str) -> str:
         find(str(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{where}: {error}") from None
-    return str(path)  # as it was given: each run finds it again, wherever hem is installed then
+    return str(path)  # as it was given: each run resolves it, wherever hem is installed
 
 
 def read_overrides(value: Any, where: str) -> Options:
-    """Read ``overrides``."""
+    """Parse ``overrides``."""
     return read_options(value, f"overrides of {where}")
 
 
 def read_seeds(value: Any, where: str) -> tuple[int, ...]:
-    """Read ``seeds``."""
+    """Parse ``seeds``."""
     seeds = listed(value, f"seeds of {where}")
     if not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds of {where} are different whole numbers, got {value!r}.")
@@ -121,7 +122,7 @@ def read_seeds(value: Any, where: str) -> tuple[int, ...]:
 
 
 def read_primary(value: Any, where: str) -> str:
-    """Read ``primary``: a metric of the test that says which of two losses is better."""
+    """Parse ``primary``, a metric of the test with a direction."""
     found = catalog.match(str(value))
     if found is None or found.stage not in ("test", "stream") or found.higher is None:
         raise ValueError(
@@ -132,11 +133,11 @@ def read_primary(value: Any, where: str) -> str:
 
 
 def read_losses(value: Any, where: str) -> dict[str, Options]:
-    """Read ``losses``: by name, each with the options that choose it."""
+    """Parse ``losses``: options by name of the loss."""
     found: dict[str, Options] = {}
     for entry in listed(value, f"losses of {where}"):
         for name, given in (entry if isinstance(entry, dict) else {str(entry): None}).items():
-            if given is None:  # the shipped loss of that name, also with a colon too many: `- hem:`
+            if given is None:  # a shipped loss, also if written as `- hem:`
                 given = [f"--config configs/loss/{name}.yaml"]
             words = read_options(given, f"loss {name} of {where}")
             if name in found or Path(str(name)).name != str(name):
@@ -156,7 +157,7 @@ Losses = Annotated[dict[str, Options], Entry(read=read_losses)]
 
 @dataclass
 class Parameter:
-    """What a search may choose: a number between two, or one of some values."""
+    """A parameter of a search: a number in a range, or one of some choices."""
 
     options: Annotated[
         tuple[str, ...], Entry("a list of options such as --model.optimizer.lr, which all get its value")
@@ -167,7 +168,7 @@ class Parameter:
     choices: Annotated[tuple[Any, ...], Entry("a list of values")] = ()
 
     def distribution(self) -> Any:
-        """Return Optuna's: of whole numbers where both ends are."""
+        """Return Optuna's distribution, of integers if both ends are integers."""
         from optuna import distributions
 
         if self.choices:
@@ -183,7 +184,7 @@ class Parameter:
         return (self.low or 0) <= value <= (self.high or 0) and (not whole or value == int(value))
 
     def words(self, value: Any) -> list[str]:
-        """Return the words of the command line that give it a value."""
+        """Return the command-line options that set the parameter to a value."""
         said = value if isinstance(value, str) else json.dumps(value)
         return [word for option in self.options for word in (option, said)]
 
@@ -196,7 +197,7 @@ Space = dict[str, Parameter]
 
 
 def read_space(value: Any, where: str) -> Space:
-    """Read ``space``: parameters by name."""
+    """Parse ``space``: parameters by name."""
     if not isinstance(value, dict):
         raise ValueError(f"space of {where} is a mapping of parameters by name, got {value!r}.")
     space = {str(name): parse(Parameter, each, f"{name} of the space of {where}") for name, each in value.items()}
@@ -213,26 +214,26 @@ def read_space(value: Any, where: str) -> Space:
 
 
 def read_spaces(value: Any, where: str) -> dict[str, Space]:
-    """Read ``losses`` of a search: a space for each."""
+    """Parse ``losses`` of a search: a space for each loss."""
     if not isinstance(value, dict):
         raise ValueError(f"losses of {where} is a mapping of spaces by loss, got {value!r}.")
     return {str(loss): read_space(each, f"{loss} of {where}") for loss, each in value.items()}
 
 
-#: by their names in the file; each is a function of the trials before and of the seed
+#: by name in the file; all are functions of the former trials and the seed
 SAMPLERS = {"random": "RandomSampler", "tpe": "TPESampler", "gp": "GPSampler"}
-#: those that keep nothing of their own between two epochs, which a killed process would lose
+#: by name in the file; all are stateless, so that a killed process loses nothing
 PRUNERS = {
     "none": "NopPruner",
     "median": "MedianPruner",
     "percentile": "PercentilePruner",
     "threshold": "ThresholdPruner",
 }
-Named = tuple[str, dict[str, Any]]  #: one of them, and its arguments
+Named = tuple[str, dict[str, Any]]  #: a name and its arguments
 
 
 def _named(names: Iterable[str], what: str, value: Any, where: str) -> Named:
-    """Read a name, or a name with arguments: ``tpe`` or ``{tpe: {multivariate: true}}``."""
+    """Parse a name, optionally with arguments: ``tpe`` or ``{tpe: {multivariate: true}}``."""
     name, arguments = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (value, {})
     check_name(str(name), names, what)
     if not isinstance(arguments, dict):
@@ -242,9 +243,9 @@ def _named(names: Iterable[str], what: str, value: Any, where: str) -> Named:
 
 @dataclass
 class SearchBlock:
-    """How settings are searched: the same for every task and loss but for the space."""
+    """Settings of the searches, which all tasks and losses share, except the space."""
 
-    seed: Annotated[int, Entry("a whole number")]  #: of the sampler and of every trial's training
+    seed: Annotated[int, Entry("a whole number")]  #: seed of the sampler and of the training of every trial
     trials: Annotated[int | None, Entry("a number of trials, 1 or more")] = None
     seconds: Annotated[float | None, Entry("a number of seconds")] = None
     sampler: Annotated[Named, Entry(read=partial(_named, SAMPLERS, "sampler"))] = ("tpe", {})
@@ -253,18 +254,16 @@ class SearchBlock:
     overrides: Overrides = ()  #: options of every trial
     space: Annotated[Space, Entry(read=read_space)] = field(default_factory=dict)
     losses: Annotated[dict[str, Space], Entry(read=read_spaces)] = field(default_factory=dict)
-    untuned: Annotated[bool, Entry("true or false")] = (
-        True  #: whether the runs at the configs' own setting are made, too
-    )
+    untuned: Annotated[bool, Entry("true or false")] = True  #: whether runs with the configs' own setting are made, too
 
     @property
     def budget(self) -> str:
-        """What each task and loss gets, in words."""
+        """The budget of each task and loss as text."""
         return f"{self.trials} trials" if self.trials is not None else f"{self.seconds:g} s of trials"
 
 
 def read_search(value: Any, where: str) -> SearchBlock:
-    """Read ``search``."""
+    """Parse ``search``."""
     block = parse(SearchBlock, value, f"search of {where}")
     budget = [each for each in (block.trials, block.seconds) if each is not None]
     if len(budget) != 1 or budget[0] <= 0:
@@ -276,13 +275,13 @@ def read_search(value: Any, where: str) -> SearchBlock:
 
 @dataclass
 class Part:
-    """A config, by its path or with options of its own."""
+    """A config with options, given by its path alone or as a mapping."""
 
     SHORT: ClassVar = "config"
     config: Annotated[str, Entry(read=_config)]
     name: Text = ""
     overrides: Overrides = ()
-    primary: Primary = ""  #: of an examination
+    primary: Primary = ""  #: name of an examination
 
     def __post_init__(self) -> None:
         path = Path(self.config)
@@ -291,19 +290,19 @@ class Part:
 
 
 def read_train(value: Any, where: str) -> Part:
-    """Read ``train``."""
+    """Parse ``train``."""
     return parse(Part, value, f"train of {where}")
 
 
 def read_examinations(value: Any, where: str) -> tuple[Part, ...]:
-    """Read ``examine``."""
+    """Parse ``examine``."""
     where = f"examine of {where}"
     return tuple(parse(Part, each, where) for each in listed(value, where))
 
 
 @dataclass
 class Task:
-    """A training of every loss and seed, and what examines it."""
+    """A task of a study: a training for every loss and seed, and its examinations."""
 
     train: Annotated[Part, Entry(read=read_train)]
     name: Text = ""
@@ -313,9 +312,9 @@ class Task:
     checkpoint: Annotated[Literal["last", "best"], Entry("last or best")] = "last"
     test: Annotated[bool, Entry("true or false")] = True
     examine: Annotated[tuple[Part, ...], Entry(read=read_examinations)] = ()
-    primary: Primary = ""  #: the one metric that the losses are compared by
-    monitor: Text = ""  #: what a search judges by; by default the primary metric, of validation
-    space: Annotated[Space, Entry(read=read_space)] = field(default_factory=dict)  #: besides the search's own
+    primary: Primary = ""  #: the metric by which losses are compared
+    monitor: Text = ""  #: the metric that a search optimises; by default the primary metric on validation images
+    space: Annotated[Space, Entry(read=read_space)] = field(default_factory=dict)  #: in addition to the search's
     trials: Annotated[int | None, Entry("a number of trials, 0 for no search")] = None  #: in place of the search's
     cost: Text = ""
 
@@ -324,22 +323,22 @@ class Task:
 
     @property
     def folders(self) -> list[str]:
-        """The names of what it asks for, below the study's folder."""
+        """The names of its folders in the study's folder."""
         return [self.name, *(f"{self.name}/{part.name}" for part in self.examine)]
 
     @property
     def tuned(self) -> str:
-        """The name of the folder of its runs with the settings of a search."""
+        """The name of the folder of its runs with the setting of a search."""
         return f"{self.name}_tuned"
 
     @property
     def judged_by(self) -> str:
-        """The metric of validation images that a search judges by."""
+        """The metric on validation images that a search optimises."""
         return self.monitor or (f"val/{self.primary.removeprefix('test/')}" if self.primary else "")
 
 
 def read_tasks(value: Any, where: str) -> tuple[Task, ...]:
-    """Read ``tasks``."""
+    """Parse ``tasks``."""
     tasks = tuple(
         parse(Task, each, f"task {i} of {where}") for i, each in enumerate(listed(value, f"tasks of {where}"), 1)
     )

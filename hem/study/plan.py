@@ -1,4 +1,4 @@
-"""How many seeds a study needs: what the spread of the runs that are done says, its pilot."""
+"""Planning of a study: the number of seeds that it needs, from the spread of its finished runs as a pilot."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from hem.study.run import Run
 
 
 class SeedsNeeded(Protocol):
-    """What :func:`hem.report.statistics.seeds_needed` does."""
+    """Protocol of :func:`hem.report.statistics.seeds_needed`."""
 
     def __call__(self, differences: Sequence[float], *, comparisons: int) -> int:
-        """Return the seeds that show the mean of some differences."""
+        """Return the number of seeds that show the mean of some paired differences."""
 
 
 def plan(study: Study, runs: Sequence[Run], seeds_needed: SeedsNeeded) -> str:
-    """Return, for each task with a primary metric and each loss, the seeds that would show the pilot's difference.
+    """Return a text on the seeds that would show the pilot's difference, for each task with a primary metric and loss.
 
-    Each loss is compared with the first one of its task, seed by seed.
+    Each loss is compared with the first loss of its task, paired by seed.
 
     Args:
         study: The study.
-        runs: Those of its runs that count; of them those that are done are the pilot.
-        seeds_needed: The statistics behind it.
+        runs: The runs to consider, of which the finished ones are the pilot.
+        seeds_needed: Computes the number of seeds.
     """
     lines = []
     for cell, about in study.cells().items():

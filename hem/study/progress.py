@@ -1,4 +1,4 @@
-"""What the terminal shows of a study while it runs: what is done, what failed, the time that is left."""
+"""Display of a study's progress in the terminal: finished and failed runs, remaining time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hem.study.run import Work
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words.
+    """Return a time as text.
 
     Example:
         >>> duration(42), duration(3700), duration(200_000)
@@ -28,12 +28,12 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """What the terminal shows of a study: one table, or plain lines where there is no terminal.
+    """Progress display of a study: a live table, or plain lines without a terminal.
 
     Args:
         runs: All runs.
-        jobs: How many are done at once.
-        console: Where to.
+        jobs: Number of runs at once.
+        console: The console to print to.
     """
 
     def __init__(self, runs: Sequence[Work], jobs: int, console: Console) -> None:
@@ -45,7 +45,7 @@ class Progress:
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def change(self, run: Work, state: str) -> None:
-        """Take note of what became of a run; say what is worth a line."""
+        """Note a run's new state, and print a line if it is notable."""
         self.states[run.name] = state
         if state == "done":
             self.seconds[run.name] = run.seconds
@@ -59,7 +59,7 @@ class Progress:
             self.print(f"failed: {run.name}: {state}")
 
     def tick(self) -> None:
-        """Draw the table again."""
+        """Redraw the table."""
         if self.live is not None:
             self.live.update(self.table(), refresh=True)
 
@@ -68,7 +68,7 @@ class Progress:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def left(self) -> float:
-        """Seconds that are probably left: what is not done takes as long as what is done of the same task."""
+        """Return the estimated remaining seconds, by the mean time of finished runs of the same task."""
         known: dict[str, list[float]] = {}
         for run in self.runs:
             if self.seconds.get(run.name):
@@ -80,7 +80,7 @@ class Progress:
         return sum(mean(known.get(run.cell, [otherwise])) for run in open_runs) / min(self.jobs, max(len(open_runs), 1))
 
     def table(self) -> Table:
-        """A row for each task and the sum."""
+        """Return the table, a row for each task and the sum."""
         table = Table("task", *(f"{each:>7}" for each in ("runs", "done", "running", "failed")), "seconds a run")
         cells: dict[str, list[Work]] = {}
         for run in self.runs:

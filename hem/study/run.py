@@ -1,4 +1,4 @@
-"""One run of a study: its folder, the commands that make it, and what of them is left to be done."""
+"""A run of a study: its folder, its commands, and which of them remain."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from hem.runs import RunFolder
 
 
 class Work(Protocol):
-    """What a study does: a run, or a search."""
+    """Protocol of a unit of work of a study, a run or a search."""
 
     @property
     def name(self) -> str:
-        """Its folder, below that of the study."""
+        """Path of its folder, relative to the study's."""
 
     @property
     def cell(self) -> str:
-        """The task, as tables have it."""
+        """Name of the task in tables."""
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Its folder."""
 
     @property
     def after(self) -> Work | None:
-        """What has to be done before."""
+        """The work that it depends on."""
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to be done."""
+        """Whether nothing remains to be done."""
 
     @property
     def changed(self) -> bool:
@@ -39,7 +39,7 @@ class Work(Protocol):
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """How long it took, in seconds."""
 
 
 def differs(steps: Mapping[str, Sequence[str]], record: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -49,43 +49,43 @@ def differs(steps: Mapping[str, Sequence[str]], record: Mapping[str, Mapping[str
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, and what has to be done for it."""
+    """A run: a folder, and the commands that fill it."""
 
     cell: str  #: ``<task>_<data>``; of an examination ``<task>_<data>_<examination>``
     loss: str
     seed: int
     folder: Path
-    #: arguments behind ``python cli.py``, by step: ``fit`` and ``test`` of a training, ``test`` of an examination
+    #: arguments of ``python cli.py`` by step: ``fit`` and ``test`` of a training, ``test`` of an examination
     steps: dict[str, tuple[str, ...]] = field(hash=False)
-    #: the training that an examination needs; the search whose setting a training has
+    #: the training of an examination; the search whose setting a training has
     after: Work | None = None
     setting: Path | None = None  #: the config that the search writes
 
     @property
     def training(self) -> Run | None:
-        """The training that is examined; None: this is a training."""
+        """The training of an examination; None: this is a training."""
         return self.after if isinstance(self.after, Run) else None
 
     @property
     def name(self) -> str:
-        """``<cell>/<loss>/seed<k>``; of an examination that of its training and ``/evaluate/<name>``: its folder."""
+        """Path of its folder: ``<cell>/<loss>/seed<k>``, followed by ``/evaluate/<name>`` for an examination."""
         if self.training is None:
             return f"{self.cell}/{self.loss}/seed{self.seed}"
         return f"{self.training.name}/{self.folder.relative_to(self.training.folder).as_posix()}"
 
     @property
     def record(self) -> dict[str, dict[str, Any]]:
-        """What ``study.json`` in the run folder holds: ``arguments`` and, once it is done, ``seconds`` of each step."""
+        """Content of the run folder's ``study.json``: ``arguments`` and, when done, ``seconds`` of each step."""
         return RunFolder(self.folder).read_study()
 
     @property
     def seconds(self) -> float:
-        """How long the steps that are done took, as far as is known."""
+        """Total time of the finished steps in seconds, as far as it is recorded."""
         return float(sum(step.get("seconds", 0) for step in self._known.values()))
 
     @property
     def _known(self) -> dict[str, dict[str, Any]]:
-        """The record, or nothing where it is damaged: whoever does the run says so."""
+        """The record, or an empty one if it is damaged, which is an error when the run is executed."""
         try:
             return self.record
         except ValueError:
@@ -93,10 +93,9 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether the run has its results; a training that is not tested, whether it has ended.
+        """Whether the run has its results or, for a training that is not tested, has ended.
 
-        Those of an examination must not be older than the checkpoint that it examines: a training that was made
-        anew is examined anew.
+        Results of an examination must not be older than the checkpoint: a repeated training is examined again.
         """
         if "test" not in self.steps:
             return "seconds" in self._known.get("fit", {})
@@ -110,23 +109,23 @@ class Run:
 
     @property
     def changed(self) -> bool:
-        """Whether the run was begun, or made, by other commands than the study has now."""
+        """Whether the run was made, or begun, by other commands than the study has now."""
         if not self.done and not any(RunFolder(self.folder).checkpoints.glob("*.ckpt")):
-            return False  # it failed before it made anything: begun anew
+            return False  # it failed before it wrote anything, and begins again
         found = self.found
         return differs(self.steps, self.record) or any(step.get("setting") != found for step in self.record.values())
 
     @property
     def found(self) -> str | None:
-        """What its search found, as text; None where there is no search, or none yet."""
+        """The config that its search wrote, as text; None: there is no search, or it is not finished."""
         return self.setting.read_text() if self.setting and self.setting.is_file() else None
 
     def left(self) -> dict[str, tuple[str, ...]]:
-        """The steps that are still to be done, each with its arguments; a training goes on where it stopped."""
+        """Return the remaining steps with their arguments; a training resumes where it stopped."""
         if self.done:
             return {}
         record = self.record
-        # a test of old is done again where its results are gone, or are of another network
+        # a former test is repeated if its results are missing or of another network
         left = {
             step: words for step, words in self.steps.items() if step == "test" or "seconds" not in record.get(step, {})
         }

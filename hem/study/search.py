@@ -1,27 +1,27 @@
-"""The search of a study: for each task and loss, the setting that does best on validation images, through Optuna.
+"""Hyperparameter search of a study: for each task and loss the best setting on validation images, by Optuna.
 
-A ``search`` block in a study's file, whose trials are trained and never tested:
+It is a ``search`` block in a study's file. Trials are trained and never tested:
 
 .. code-block:: yaml
 
     search:
       trials: 8             # for each task and loss; or seconds: 600
-      seed: 1000            # of the sampler and of every trial: none of the comparison's
-      sampler: tpe          # or random, gp; {tpe: {multivariate: true}} gives it arguments
+      seed: 1000            # of the sampler and of every trial; not one of the study's seeds
+      sampler: tpe          # or random, gp; with arguments {tpe: {multivariate: true}}
       pruner: median        # or none, percentile, threshold
       storage: sqlite       # search.db in the study's folder; or journal, or an RDB URL
-      space:                # of every task and loss; a task may have a `space` of its own as well
+      space:                # for every task and loss; a task may have a further `space`
         lr: {options: [--model.optimizer.lr, --model.lr_scheduler.max_lr], low: 0.003, high: 0.3, log: true}
-      losses:               # what a loss has besides
+      losses:               # further parameters of a loss
         hem: {margin: {options: [--model.loss.margin], low: 0.1, high: 8, log: true}}
 
-The first trial is the config's own setting, where that lies inside the space: what is found is then never worse, on
-validation images, than what was there. It is one of the trials, for every loss.
+The first trial is the config's own setting, if it is inside the space, so that the result is never worse than it on
+validation images. It counts as one of the trials, for every loss.
 
-Any number of processes share a search. Each claims a trial under a lock: one whose process was killed goes on first,
-with its own parameters; else a new one, of which the storage learns in one piece. A trial is what the sampler, seeded
-by the trial's number, makes of those before it, so that one after the other they are the same however often the search
-was killed. What was found is ``search/<task>/<loss>.yaml``, a config.
+Any number of processes share a search. Each claims a trial under a lock: first one whose process was killed, with its
+parameters; else a new one, which is written to the storage at once. A trial is drawn by the sampler, seeded by the
+trial's number, from the trials before it, so trials that run one after the other do not depend on interruptions. The
+result is a config, ``search/<task>/<loss>.yaml``.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ from hem.study.storage import library, open_storage, waited
 if TYPE_CHECKING:
     import optuna
 
-PAUSE = 1.0  # seconds until a search whose last trials others are at is looked at again
+PAUSE = 1.0  # seconds between two checks of a search whose last trials are with other processes
 
 
 class Worker(Protocol):
-    """What trains."""
+    """Protocol of what executes trials, :class:`hem.study.local.Jobs`."""
 
     stopped: threading.Event
 
     def do_held(self, run: Run, held: int, extra: Mapping[str, str], ends: Callable[[], bool] | None) -> str:
-        """Do what is left of a run whose lock is held."""
+        """Execute the remaining steps of a run whose lock is held."""
 
     def config(self, arguments: Sequence[str], log: Path, extra: Mapping[str, str]) -> dict[str, Any]:
-        """Return the whole config that a command has."""
+        """Return the merged config of a command."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class Search:
 
     cell: str  #: the task, ``<task>_<data>``
     loss: str
-    folder: Path  #: ``<study>/search/<task>/<loss>``, in which the trials lie
-    command: tuple[str, ...]  #: a trial's, without its folder and parameters
-    monitor: str  #: the validation metric that it is judged by
+    folder: Path  #: ``<study>/search/<task>/<loss>``, the folder of the trials
+    command: tuple[str, ...]  #: arguments of a trial, without its folder and parameters
+    monitor: str  #: the validation metric to optimise
     checkpoint: str  #: ``best``: at the epoch of the best checkpoint; ``last``: at the last epoch
     block: SearchBlock = field(hash=False)
     space: dict[str, Parameter] = field(hash=False)
@@ -89,12 +89,12 @@ class Search:
 
     @property
     def found(self) -> Path:
-        """The config that it finds."""
+        """The path of the config that it writes."""
         return self.folder.with_name(f"{self.loss}.yaml")
 
     @property
     def definition(self) -> dict[str, Any]:
-        """What two parts of one search must have alike, and its budget."""
+        """The definition of the search, which must be the same when it is resumed, and its budget."""
         return {
             "command": list(self.command),
             "monitor": self.monitor,
@@ -106,25 +106,25 @@ class Search:
 
     @property
     def mode(self) -> str:
-        """``max``, or ``min`` where less of the metric is better."""
+        """``max``, or ``min`` if smaller values of the metric are better."""
         found = catalog.match(self.monitor)
         return "min" if found and found.direction == "lower" else "max"
 
     @property
     def record(self) -> dict[str, Any]:
-        """What ``search.json`` holds: the definition and, once it is over, ``best`` and ``spent``."""
+        """Content of ``search.json``: the definition and, when finished, ``best`` and ``spent``."""
         path = self.folder / "search.json"
         return read_json(path) if path.is_file() else {}
 
     @property
     def done(self) -> bool:
-        """Whether the budget is spent and what was found is written down."""
+        """Whether the budget is spent and the result written."""
         record = self.record
         return self.found.is_file() and "best" in record and self._same(record, budget=True)
 
     @property
     def changed(self) -> bool:
-        """Whether it was begun with another space or command."""
+        """Whether it was begun with another definition."""
         return bool(self.record) and not self._same(self.record)
 
     def _same(self, record: Mapping[str, Any], budget: bool = False) -> bool:
@@ -133,19 +133,19 @@ class Search:
 
     @property
     def seconds(self) -> float:
-        """How long all trials took."""
+        """Total time of all trials."""
         return float(self.record.get("spent", 0))
 
     @property
     def summary(self) -> str:
-        """The budget and the space, in words."""
+        """The budget and the space as text."""
         space = ", ".join(f"{name} {parameter}" for name, parameter in self.space.items())
         block = self.block
         return f"{block.budget} by {block.sampler[0]}, seed {block.seed}, judged by {self.monitor}: {space}"
 
     @property
     def placeholders(self) -> str:
-        """The options that a trial gets, with names for values."""
+        """The options of a trial, with names in place of values."""
         return " ".join(f"{option} <{name}>" for name, each in self.space.items() for option in each.options)
 
     # -- trials --------------------------------------------------------------------------------------------
@@ -158,10 +158,10 @@ class Search:
         return Run(f"search/{self.cell}", self.loss, self.block.seed, folder, {"fit": fit})
 
     def do(self, worker: Worker, extra: Mapping[str, str]) -> str:
-        """Train trials until the budget is spent, beside whoever else does.
+        """Train trials until the budget is spent, in parallel with other processes.
 
         Returns:
-            ``"done"``, ``"stopped"``, or a sentence about what stopped it.
+            ``"done"``, ``"stopped"``, or an error message.
         """
         try:
             return self._do(worker, extra)
@@ -169,7 +169,7 @@ class Search:
             return f"{self.storage}: {error}"
 
     def _alone(self) -> AbstractContextManager[None]:
-        """Let nobody else write into the storage: SQLite refuses two that have read and would write."""
+        """Lock the storage: SQLite fails if two processes have read and then write."""
         return waited(self.folder.parents[1])
 
     def _do(self, worker: Worker, extra: Mapping[str, str]) -> str:
@@ -197,7 +197,7 @@ class Search:
         return self._end(study)
 
     def _own(self, worker: Worker, extra: Mapping[str, str]) -> dict[str, Any]:
-        """Return the config's own setting, for the record: the first trial; or why it is none."""
+        """Return the entries of the record on the config's own setting, the first trial, or on why it is none."""
         config = worker.config(("fit", *self.command), self.folder / "config.log", extra)
         own: dict[str, Any] = {}
         for name, parameter in self.space.items():
@@ -213,7 +213,7 @@ class Search:
         name, arguments = self.block.pruner
         return optuna.create_study(  # type: ignore[no-any-return]
             storage=open_storage(self.storage),
-            sampler=optuna.samplers.RandomSampler(),  # that of `_ask` draws
+            sampler=optuna.samplers.RandomSampler(),  # not used: `_ask` draws
             pruner=getattr(optuna.pruners, PRUNERS[name])(**arguments),
             study_name=f"{self.cell}/{self.loss}",
             direction={"max": "maximize", "min": "minimize"}[self.mode],
@@ -221,16 +221,16 @@ class Search:
         )
 
     def _claim(self, study: optuna.Study, held: ExitStack) -> tuple[optuna.trial.FrozenTrial | None, int] | None:
-        """Return a trial and its lock; no trial where others are at all that are left; None where all are finished."""
+        """Return a trial and its lock; no trial: others work on all that remain; None: all are finished."""
         with self._alone():
             trials = study.get_trials(deepcopy=False)
             running = [trial for trial in trials if not trial.state.is_finished()]
             for trial in running:
-                # two locks: one that the training is handed as well, and one of whoever will tell of it
+                # two locks: one that the training inherits, and one of the process that reports to the storage
                 folder = self.folder / f"trial{trial.number}"
                 if held.enter_context(lock(folder / "told")) is not None:
                     descriptor = held.enter_context(lock(folder))
-                    # held: whoever began it is dead, and it goes on. The next one is to know how it ended
+                    # its former process is dead: resume it, before a new trial is drawn from its result
                     return (None, 0) if descriptor is None else (trial, descriptor)
             if self._spent(trials):
                 return (None, 0) if running else None
@@ -245,13 +245,13 @@ class Search:
         return seconds_of(trials) >= (self.block.seconds or 0.0)
 
     def _ask(self, study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
-        """Add a trial, in one piece: drawn in memory, so that a killed process leaves it whole or not at all."""
+        """Add a trial atomically: it is drawn in memory, so a killed process leaves all of it or nothing."""
         from hem.rng import seed_of  # late: it is torch's, which nothing else of a study needs
 
         optuna = library()
         name, arguments = self.block.sampler
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a sampler that was asked for
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of a chosen sampler
             seed = seed_of(self.block.seed, len(trials)) % 2**32
             sampler = getattr(optuna.samplers, SAMPLERS[name])(**{"seed": seed, **arguments})
         draft = optuna.create_study(sampler=sampler, direction=study.direction)
@@ -272,14 +272,14 @@ class Search:
     def _train(
         self, study: optuna.Study, frozen: optuna.trial.FrozenTrial, worker: Worker, held: int, extra: Mapping[str, str]
     ) -> str:
-        """Do a trial, and tell the storage how it ended."""
+        """Execute a trial, and report its result to the storage."""
         optuna = library()
         trial, run = optuna.trial.Trial(study, frozen._trial_id), self.run(frozen.number, frozen.params)
         told = {float(epoch): value for epoch, value in frozen.intermediate_values.items()}
         begun, before = time.monotonic(), frozen.user_attrs.get("seconds", 0.0)
 
         def prunes() -> bool:
-            """Tell of the epochs that are new; whether one of them, in their order, is to be the last."""
+            """Report new epochs in order; return whether the pruner stops the trial at one of them."""
             for epoch, value in sorted(curve(RunFolder(run.folder).curves, self.monitor).items()):
                 if epoch not in told:
                     with self._alone():
@@ -289,7 +289,7 @@ class Search:
                         return True
             return False
 
-        # a process that was killed may have told of an epoch and not asked
+        # a killed process may have reported an epoch without asking the pruner
         outcome = "pruned" if told and trial.should_prune() else worker.do_held(run, held, extra, prunes)
         if outcome == "done" and prunes():
             outcome = "pruned"
@@ -304,12 +304,12 @@ class Search:
             elif outcome == "done" or any(run.folder.glob("nonfinite_*.pt")):
                 trial.set_user_attr("why", "the loss or the metric is not finite")
                 study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
-            else:  # stopped, or a sentence: the trial goes on another time
+            else:  # stopped or failed: the trial is resumed another time
                 return outcome
         return "done"
 
     def value(self, run: RunFolder) -> float | None:
-        """Return what a trial is judged by; None where it is not finite.
+        """Return the value of a trial; None if it is not finite.
 
         Raises:
             ValueError: The training logs no such metric.
@@ -321,10 +321,10 @@ class Search:
         chosen = catalog.best_of_validation(curves, rule.get("monitor") or "", rule.get("mode") or "min")
         return chosen[self.monitor] if math.isfinite(chosen[self.monitor]) else None
 
-    # -- what is found -------------------------------------------------------------------------------------
+    # -- result --------------------------------------------------------------------------------------------
 
     def _end(self, study: optuna.Study) -> str:
-        """Write down what was found."""
+        """Write the best setting as a config, and complete the record."""
         trials = study.get_trials(deepcopy=False)
         sign = -1 if self.mode == "max" else 1
         finished = [
@@ -358,12 +358,12 @@ class Search:
 
 
 def seconds_of(trials: Iterable[optuna.trial.FrozenTrial]) -> float:
-    """How long trials took."""
+    """Return the total time of trials."""
     return float(sum(trial.user_attrs.get("seconds", 0.0) for trial in trials))
 
 
 def curve(path: Path, key: str) -> dict[float, float]:
-    """The values of a metric in ``metrics.csv``, by epoch from 1; a row that is still being written is left out."""
+    """Return the values of a metric in ``metrics.csv`` by epoch from 1, without a row that is being written."""
     if not path.is_file():
         return {}
     lines = path.read_text().splitlines(keepends=True)

@@ -1,6 +1,6 @@
-"""Studies on SLURM, through submitit: one job array, a job to each training.
+"""Studies on SLURM, by submitit: one job array with a job for each training.
 
-A job whose training has the setting of a search does its share of the search first: all of them are one search.
+Jobs whose trainings use the setting of a search take part in the search first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Chain:
     """A training, its test and its examinations, in one job of a cluster.
 
     Args:
-        runs: In the order they depend on each other.
+        runs: The runs, in the order of their dependencies.
     """
 
     def __init__(self, runs: Sequence[Work]) -> None:
@@ -26,16 +26,16 @@ class Chain:
 
     @property
     def name(self) -> str:
-        """That of its training, or of a search alone."""
+        """Name of its training or search."""
         return next((run.name for run in self.runs if isinstance(run, Run)), self.runs[0].name)
 
     def __call__(self) -> dict[str, str]:
-        """Do the runs; those that need a failed one are left out.
+        """Execute the runs, except those that depend on a failed one.
 
         Raises:
-            RuntimeError: If a run failed, so that the cluster says so, too.
+            RuntimeError: If a run failed, so that the job fails, too.
         """
-        # one task to a job: Lightning starts its own processes for several devices, as it does without SLURM
+        # a job has one task: Lightning is to start its own processes for several devices, as without SLURM
         environment = {key: value for key, value in os.environ.items() if key != "SLURM_NTASKS"}
         worker = Jobs(environment)
         states: dict[str, str] = {}
@@ -48,31 +48,31 @@ class Chain:
         return states
 
     def checkpoint(self) -> Any:
-        """Go on in a new job when the time limit is near: everything that was done is kept."""
+        """Requeue the job when its time limit is near; finished work is kept."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def chains(runs: Sequence[Work]) -> list[Chain]:
-    """The runs that are not done, each training with what it needs and what needs it."""
+    """Return the runs that are not done, each training with its dependencies and dependants."""
     found: dict[str, list[Work]] = {}
     for run in runs:
         training = (run.training if isinstance(run, Run) else None) or run
         found.setdefault(training.name, [training.after] if training.after else []).append(run)
     shared = {
         each[0].name for name, each in found.items() if each[0].name != name
-    }  # searches that trainings bring along
+    }  # searches that are part of a training's chain
     return [Chain(each) for name, each in found.items() if name not in shared and not all(run.done for run in each)]
 
 
 def executor_for(folder: Path, parameters: Mapping[str, Any], trial: bool = False) -> Any:
-    """Return submitit's executor with its parameters.
+    """Return submitit's executor with parameters.
 
     Args:
-        folder: Where submitit keeps its files and logs.
-        parameters: submitit's, as for :func:`submit`.
-        trial: Only see whether the parameters are right, which needs no SLURM.
+        folder: Folder of submitit's files and logs.
+        parameters: Parameters of submitit, as for :func:`submit`.
+        trial: Only check the parameters, which needs no SLURM.
 
     Raises:
         ImportError: If submitit is not installed.
@@ -95,17 +95,17 @@ def executor_for(folder: Path, parameters: Mapping[str, Any], trial: bool = Fals
 
 
 def submit(runs: Sequence[Work], folder: Path, parameters: Mapping[str, Any]) -> list[Any]:
-    """Send runs to SLURM as one job array.
+    """Submit runs to SLURM as one job array.
 
     Args:
-        runs: What to do.
-        folder: Where submitit keeps its files and logs.
-        parameters: submitit's, such as ``timeout_min``, ``slurm_partition`` and ``slurm_max_num_timeout`` (how often
-            a job whose time is over is sent again); ``cluster`` may be ``local`` or
-            ``debug`` for a trial without SLURM.
+        runs: The runs.
+        folder: Folder of submitit's files and logs.
+        parameters: Parameters of submitit, such as ``timeout_min``, ``slurm_partition`` and ``slurm_max_num_timeout``
+            (how often a job is requeued at its time limit); ``cluster`` may be ``local`` or ``debug``, which need no
+            SLURM.
 
     Returns:
-        submitit's jobs, one to a training.
+        submitit's jobs, one for each training.
 
     Raises:
         ImportError: If submitit is not installed.
@@ -114,5 +114,5 @@ def submit(runs: Sequence[Work], folder: Path, parameters: Mapping[str, Any]) ->
     executor = executor_for(folder, parameters)
     if not (left := chains(runs)):
         return []
-    with executor.batch():  # one array; what is submitted is the chain itself, since submitit asks it for `checkpoint`
+    with executor.batch():  # one array; the callable is the chain itself, for submitit calls its `checkpoint`
         return [executor.submit(chain) for chain in left]

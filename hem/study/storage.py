@@ -1,4 +1,4 @@
-"""Where the trials of a search are kept: Optuna's storages, shared by processes of which any may be killed."""
+"""Storage of the trials of a search, shared by processes of which any may be killed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from hem.runs.lock import lock
 
-SQLITE = 60.0  # seconds that SQLite waits for another process that writes
+SQLITE = 60.0  # seconds that SQLite waits for another writing process
 
 
 def library() -> Any:
-    """Return Optuna, without its news.
+    """Import Optuna, with its info messages off.
 
     Raises:
         ImportError: It is not installed.
@@ -28,7 +28,7 @@ def library() -> Any:
 
 
 def open_storage(storage: str) -> Any:
-    """Return Optuna's storage.
+    """Open a storage of Optuna.
 
     Args:
         storage: The URL of a database, or the path of a journal.
@@ -47,7 +47,7 @@ def open_storage(storage: str) -> Any:
 
 
 class Journal:
-    """The lock of a journal: the system's own, which no killed process leaves behind as Optuna's are for 30 seconds.
+    """Lock of a journal by ``flock``, which a killed process releases at once; Optuna's own last for 30 seconds more.
 
     Args:
         path: The journal.
@@ -58,18 +58,18 @@ class Journal:
         self.stack = ExitStack()
 
     def acquire(self) -> bool:
-        """Wait until the journal is free."""
+        """Acquire the lock, waiting for other processes."""
         self.stack.enter_context(waited(self.folder))
         return True
 
     def release(self) -> None:
-        """Let it go."""
+        """Release the lock."""
         self.stack.close()
 
 
 @contextmanager
 def waited(folder: Path) -> Iterator[None]:
-    """Hold a folder, as soon as nobody else does."""
+    """Lock a folder, waiting for other processes."""
     while True:
         with lock(folder) as held:
             if held is not None:
