@@ -1,8 +1,10 @@
 """Processes that tests start: forked from a prepared parent, for a new interpreter spends seconds on imports."""
 
 import os
+import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
@@ -51,6 +53,18 @@ class Processes:
         """End them without a word, as SIGKILL does."""
         for process in self.processes:
             process.kill()
+
+    def kill_after(self, writes: int, file: Path, seconds: float = 240) -> Outcome:
+        """Kill them once a file was written so often; that they end before is a failure."""
+        seen, mark, deadline = 0, None, time.monotonic() + seconds
+        while seen < writes and self.running() and time.monotonic() < deadline:
+            if file.exists() and file.stat().st_mtime_ns != mark:
+                mark, seen = file.stat().st_mtime_ns, seen + 1
+            time.sleep(0.002)
+        self.kill()
+        done = self.wait()
+        assert done.code == -signal.SIGKILL, f"they ended before {file.name} was written {writes} times: {done.err}"
+        return done
 
     def wait(self, seconds: float = 300) -> Outcome:
         """Wait until they have ended, all with the same code; what they printed comes rank by rank."""

@@ -5,8 +5,6 @@ and shuffling, so every source of randomness is in play.
 """
 
 import csv
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -65,16 +63,7 @@ def test_killed_and_resumed(epoch, undisturbed, tmp_path):
     """Killed with SIGKILL behind some epoch and resumed from ``last``: the same weights and the same curves."""
     folder = tmp_path / "run"
     last = folder / "checkpoints" / "last.ckpt"
-    process = start(folder)
-    seen, mark = -1, None
-    deadline = time.monotonic() + 240
-    while seen < epoch and process.running() and time.monotonic() < deadline:
-        if last.exists() and last.stat().st_mtime_ns != mark:
-            mark, seen = last.stat().st_mtime_ns, seen + 1
-        time.sleep(0.002)
-    process.kill()
-    done = process.wait()
-    assert done.code == -signal.SIGKILL, f"the run ended before epoch {epoch}: {done.err}"
+    start(folder).kill_after(epoch + 1, last)
 
     checkpoint = torch.load(last, weights_only=True)  # whole, whenever the kill came
     assert checkpoint["epoch"] < EPOCHS - 1, "killed too late to prove anything"

@@ -1,6 +1,5 @@
 """A run that goes on is the run that began: the same weights, schedules and curves, the same config, one process."""
 
-import csv
 import errno
 import fcntl
 import os
@@ -20,7 +19,7 @@ from hem.cli import main
 from hem.runs import RunFolder
 from hem.runs.lock import HELD, lock
 from hem.runs.watch import Watch
-from tests.test_survival import Dead, happening
+from tests.test_survival import Dead, happening, rows, state
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = "configs/classification/digits.yaml"
@@ -28,15 +27,6 @@ STEPS = 4  # of an epoch
 COMMON = ("fit", "--config", DIGITS, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
           "--trainer.enable_model_summary", "false", "--trainer.limit_train_batches", STEPS, "--trainer.max_epochs", 4,
           "--trainer.log_every_n_steps", 1, "--model.net", "MLP")  # fmt: skip
-
-
-def state(folder: Path) -> dict:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def same(folder: Path, other: Path) -> None:

@@ -127,7 +127,7 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: If it is no YAML, holds no mapping, or has arguments of a class beside its ``init_args``.
     """
     try:
-        content = yaml.load(path.read_text(), Strict)
+        content = yaml.load(path.read_text("utf-8"), Strict)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         said = " ".join(str(error).split()).replace('in "<unicode string>", ', "")
         mend = ": indent with spaces, not with tabs" if r"'\t'" in said else ""

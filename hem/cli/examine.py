@@ -98,7 +98,7 @@ def without_own(value: str) -> list[str]:
     """Return a config of an examination without its own network and loss."""
     if not (path := Path(value)).is_file():
         return [value]
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_bytes())
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict) or "class_path" not in model:
         return [value]

@@ -69,7 +69,7 @@ def _data(args: Sequence[str]) -> str:
     """The name of the data set, of ``--data`` or of a config; "" where it has none."""
     paths = [last_value(args, "--data")]
     for config in filter(os.path.isfile, reversed(list(given(args)))):
-        content = yaml.safe_load(Path(config).read_text())
+        content = yaml.safe_load(Path(config).read_bytes())
         paths.append((content.get("data") or {}).get("class_path") if isinstance(content, dict) else None)
     word = next((path for path in paths if path), "").rpartition(".")[2]
     return next((name for name, entry in hem.datamodules.DATA.items() if entry.__name__ == word), "")

@@ -209,7 +209,7 @@ def read_as_now(parser: Any, path: Path) -> dict[str, Any]:
     """
     before, parser.exit_on_error = parser.exit_on_error, False
     try:
-        record = yaml.safe_load(path.read_text())
+        record = yaml.safe_load(path.read_bytes())
         if not isinstance(record, dict):
             raise ValueError("it is empty" if record is None else "it holds no mapping")
         return dumped(parser, parser.parse_object(record))

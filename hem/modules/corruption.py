@@ -51,7 +51,7 @@ def read_accuracies(path: str | Path) -> Accuracies:
         )
     try:
         if path.suffix == ".json":
-            metrics = json.loads(path.read_text())["metrics"]
+            metrics = json.loads(path.read_bytes())["metrics"]
             matches = {key: match for key in metrics if (match := catalog.CORRUPTION.match(key))}
             conditions = {key: (match.parts["corruption"], match.parts["severity"]) for key, match in matches.items()}
             found = {(name, int(s)): float(metrics[key]) for key, (name, s) in conditions.items()}

@@ -14,7 +14,7 @@ from hem.rejection import LOGIT_SCORES, Rejector, accept_threshold, check_score
 from hem.rng import some
 from hem.runs import RunFolder
 from hem.runs.checkpoints import identity
-from hem.runs.files import write_atomically
+from hem.runs.files import read_json, write_atomically
 from hem.runs.trainer import datamodule, keeping_folder, run_folder
 
 CALIBRATION = 10_000  # validation images, at most, that a threshold is found on
@@ -36,7 +36,7 @@ def load_rejector(folder: RunFolder, net: nn.Module) -> Rejector | None:
     if not path.is_file():
         return None
     try:
-        found = Rejector(**json.loads(path.read_text()))
+        found = Rejector(**read_json(path))
         check_score(found.score)
     except (TypeError, ValueError) as error:
         raise ValueError(

@@ -75,7 +75,8 @@ def settings(folder: Path, names: Sequence[str]) -> list[set[str]]:
     """Return the lines of each run's config, except those with seed or folder; of examinations the test's config."""
     own = ("#", "seed_everything:", "ckpt_path:", "run:")
     for stage in ("fit", "test"):
-        texts = {n: path.read_text() for n in names if (path := RunFolder(folder / n).config_of(stage)).is_file()}
+        paths = {name: RunFolder(folder / name).config_of(stage) for name in names}
+        texts = {name: path.read_text("utf-8") for name, path in paths.items() if path.is_file()}
         if texts:
             break
     return [

@@ -118,7 +118,7 @@ class Run:
     @property
     def found(self) -> str | None:
         """The config that its search wrote, as text; None: there is no search, or it is not finished."""
-        return self.setting.read_text() if self.setting and self.setting.is_file() else None
+        return self.setting.read_text("utf-8") if self.setting and self.setting.is_file() else None
 
     def left(self) -> dict[str, tuple[str, ...]]:
         """Return the remaining steps with their arguments; a training resumes where it stopped."""

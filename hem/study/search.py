@@ -342,7 +342,7 @@ class Search:
             f"{self.monitor} {best.value:.6g} in trial {best.number}.\n"
             + yaml.safe_dump(excerpt(run.read_config(), options), sort_keys=False)
         )
-        if not self.found.is_file() or self.found.read_text() != found:
+        if not self.found.is_file() or self.found.read_text("utf-8") != found:
             write_atomically(self.found, found)
         self._write(
             {

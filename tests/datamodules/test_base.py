@@ -10,8 +10,6 @@ from hem.datamodules.augment import CutMix, MixUp, RandomCrop, RandomFlip
 from hem.datamodules.splits import held_out, held_out_counts
 
 pytestmark = [
-    # Lightning's loaders and torch's pytree: nothing of ours
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning"),
     # a resumed run goes on in the folder of its checkpoints
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
 ]

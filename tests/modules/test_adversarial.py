@@ -18,21 +18,12 @@ from hem.modules import TRADES, AdversarialTask, ClassificationTask, PGDTraining
 from hem.modules.adversarial_training import divergence
 from hem.plots.robustness import robustness_curves
 from hem.rng import key
+from tests import trainers
 
 ROOT = Path(__file__).resolve().parents[2]
-QUIET = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-    "devices": 1,
-}
+QUIET = {**trainers.QUIET, "devices": 1}
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # three batches need none
     pytest.mark.filterwarnings("ignore:You defined a .validation_step. but have no"),  # training alone is meant
-    # Lightning's own use of torch
-    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
 ]
 
 

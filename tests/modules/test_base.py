@@ -14,19 +14,10 @@ from hem.metrics import sample_losses
 from hem.modules import ClassificationTask
 from hem.networks import ResNet8
 from hem.runs.checkpoints import check_state
+from tests.trainers import QUIET
 
-QUIET = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
-# Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
 pytestmark = [
-    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
-    pytest.mark.filterwarnings("ignore:The '(train|val|test)_dataloader' does not have many workers"),
 ]
 CLASSES = 4
 

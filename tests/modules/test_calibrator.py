@@ -239,9 +239,6 @@ def test_a_network_that_tells_nothing_has_none(tmp_path):
     assert sets.probabilities == []
 
 
-# Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
-@pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated")
-@pytest.mark.filterwarnings("ignore:The 'test_dataloader' does not have many workers")
 def test_a_trainer_from_python(tmp_path):
     """Without a data module: figures before, no calibration, nothing written."""
     data = TensorDataset(torch.rand(20, 1, 8, 8), torch.arange(20) % 10)
@@ -273,10 +270,6 @@ def figures_of(task, data, folder):
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-LEAF = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated")
-
-
-@LEAF
 def test_pixels_of_masks(tmp_path):
     """All pixels of small images: the temperature of the whole validation part, the figures of the whole test part."""
     mask_folder_tree(tmp_path, n=8, classes=3)
@@ -299,7 +292,6 @@ def test_pixels_of_masks(tmp_path):
     assert RunCalibration.load(RunFolder(tmp_path / "run"), task.net).samples == (parts["val"][1] != 255).sum()
 
 
-@LEAF
 @pytest.mark.filterwarnings("ignore:The training part of .* is not the official one:UserWarning")
 def test_a_long_tail_has_two_priors(tmp_path):
     """That of the validation part, and that of the training samples, by weights in the fit and in the figures."""

@@ -11,11 +11,6 @@ from hem.losses import DiceLoss, HEMLoss
 from hem.modules import AdversarialTask, ClassificationTask, LongTailTask
 from hem.modules.classification import logit_margin
 
-# Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
-pytestmark = [
-    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
-    pytest.mark.filterwarnings("ignore:The 'test_dataloader' does not have many workers"),
-]
 CLASSES = 7
 
 

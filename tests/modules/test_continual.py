@@ -4,8 +4,6 @@ import csv
 import functools
 import json
 import math
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -24,10 +22,7 @@ from hem.strategies import EWC, SI, STRATEGIES, DERPlusPlus, Joint, LwF, Replay
 from hem.strategies.classes import among, among_targets
 from tests import processes
 
-# Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
 pytestmark = [
-    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
     # a copy of a run goes on in a folder of its own
     pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
 ]
@@ -479,15 +474,7 @@ def test_killed_in_the_third_task(hem_command, tmp_path):
     assert hem_command(*COMMAND, "--run_dir", tmp_path / "whole").code == 0
     folder = tmp_path / "killed"
     last = folder / "checkpoints" / "last.ckpt"
-    process = processes.hem(*COMMAND, "--run_dir", folder)
-    saved, mark, deadline = 0, None, time.monotonic() + 240
-    while saved < 5 and process.running() and time.monotonic() < deadline:
-        if last.exists() and last.stat().st_mtime_ns != mark:
-            mark, saved = last.stat().st_mtime_ns, saved + 1
-        time.sleep(0.002)
-    process.kill()
-    done = process.wait()
-    assert done.code == -signal.SIGKILL, f"the run ended before it was killed: {done.err}"
+    processes.hem(*COMMAND, "--run_dir", folder).kill_after(5, last)
     epoch = torch.load(last, weights_only=True)["epoch"]
     assert 4 <= epoch < 6, "in the third task"
     outcome = hem_command(*COMMAND, "--run_dir", folder, "--ckpt_path", "last")

@@ -15,19 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from hem.modules import ClassificationTask, ContinualTask, LongTailTask
 from hem.modules.finetuning import depths, groups
 from hem.networks import LeNet, Named, ResNet8
+from tests.trainers import QUIET
 
-QUIET = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "accelerator": "cpu",
-}
-# Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
-pytestmark = [
-    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
-    pytest.mark.filterwarnings("ignore:The '(train|val|test)_dataloader' does not have many workers"),
-]
 CLASSES = 4
 
 

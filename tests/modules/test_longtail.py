@@ -18,21 +18,12 @@ from hem.modules import LongTailTask
 from hem.modules.posthoc import adjusted, tau_normalized
 from hem.networks import CosineLinear, LeNet, Network
 from tests import processes
+from tests.trainers import QUIET
 
 ROOT = Path(__file__).resolve().parents[2]
-# Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
 pytestmark = [
-    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
-    pytest.mark.filterwarnings("ignore:The '(train|test)_dataloader' does not have many workers"),
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
 ]
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-}
 COUNTS = [300, 101, 100, 60, 20, 19, 4]
 CLASSES = len(COUNTS)
 

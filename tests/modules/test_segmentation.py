@@ -22,11 +22,6 @@ from hem.modules import PolyLR, SegmentationTask
 from hem.rejection import auroc, max_logit
 from tests.datamodules.mask_trees import mask_folder_tree, pair
 
-# Lightning 2.6 uses a torch class that torch 2.15 deprecates; small sets in memory need no workers
-pytestmark = [
-    pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated"),
-    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
-]
 CLASSES, VOID = 6, 255
 NAMES = [f"c{k}" for k in range(CLASSES)]
 

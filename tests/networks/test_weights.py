@@ -29,6 +29,7 @@ from hem.networks import (
     load_weights,
 )
 from hem.networks.weights import without_start
+from tests.test_survival import cut, flip
 
 SHELF = Path(os.environ.get("HEM_WEIGHTS", Path(__file__).resolve().parents[3] / "shared" / "weights"))
 LITE = "tf_efficientnet_lite0"
@@ -243,17 +244,6 @@ class Program:
 
     def __reduce__(self):
         return os.system, ("echo run > /dev/null",)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-2000])
-
-
-def flip(path: Path) -> None:
-    """Change a byte among the numbers, which torch takes without a word."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", [cut, flip])
