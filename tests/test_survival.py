@@ -195,7 +195,7 @@ def test_checkpoints_by_the_clock(hem_command, tmp_path):
     for options in (("--watch.save_minutes", 0), ("--watch.save_steps", -3)):
         outcome = hem_command(*arguments, "--run_dir", tmp_path / "c", *options)
         assert outcome.code == 1
-        assert "above nought" in outcome.err
+        assert "to be above 0" in outcome.err
 
 
 @pytest.mark.parametrize("validation", [0.1, 0])

@@ -164,14 +164,14 @@ def constants(name: str, images: Tensor, severity: int, key: Tensor) -> Any:
         ValueError: If shapes, keys, pixels or the severity are not as in :mod:`hem.corruptions`.
     """
     if images.dtype != torch.float32:
-        raise TypeError(f"{name} expects float32 images in [0, 1], got {images.dtype}: divide bytes by 255.")
+        raise TypeError(f"Expected float32 images in [0, 1] for {name}, got {images.dtype}: divide bytes by 255.")
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
-            f"{name} expects images of shape (N, C, H, W) with 1 or 3 channels, got {tuple(images.shape)}."
+            f"Expected images of shape (N, C, H, W) with 1 or 3 channels for {name}, got {tuple(images.shape)}."
         )
     if key.dtype != torch.int64 or key.shape != images.shape[:1]:
         raise ValueError(
-            f"{name} expects one int64 key per image, shape ({len(images)},), got {key.dtype} of shape "
+            f"Expected one int64 key per image for {name}, shape ({len(images)},), got {key.dtype} of shape "
             f"{tuple(key.shape)}: make them by hem.rng.key."
         )
     check_severity(severity)
@@ -196,4 +196,4 @@ def check_severity(severity: int) -> None:
         ValueError: If it is not one of 1, 2, 3, 4, 5.
     """
     if isinstance(severity, bool) or severity not in SEVERITIES:
-        raise ValueError(f"Severities are the whole numbers 1 to 5, got {severity!r}.")
+        raise ValueError(f"Expected a severity of 1 to 5, got {severity!r}.")

@@ -19,7 +19,7 @@ from hem.rng import key as key_of
 
 def _check_probability(name: str, value: float) -> float:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} is a probability and lies in [0, 1], but it is {value}.")
+        raise ValueError(f"Expected {name} to be a probability in [0, 1], got {value}.")
     return value
 
 
@@ -72,7 +72,7 @@ class RandomCrop(Augmentation):
 
     def __init__(self, padding: int = 4, mode: Literal["constant", "reflect"] = "constant") -> None:
         if padding < 0:
-            raise ValueError(f"padding is a number of pixels, 0 or more, but it is {padding}.")
+            raise ValueError(f"Expected padding to be a number of pixels, 0 or more, got {padding}.")
         self.padding = padding
         self.mode = mode
 
@@ -81,8 +81,8 @@ class RandomCrop(Augmentation):
         height, width = input.shape[-2:]
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise ValueError(
-                f"Reflection needs padding smaller than the image, but padding is {self.padding} "
-                f"and the image {height} x {width}."
+                f"Expected padding smaller than the image for reflection, got {self.padding} for {height} x {width} "
+                "pixels: lower it, or set mode to constant."
             )
         padded = F.pad(input, (self.padding,) * 4, mode=self.mode)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (N, C, places, places, H, W)
@@ -127,7 +127,7 @@ class Cutout(Augmentation):
 
     def __init__(self, size: int = 16, p: float = 1.0) -> None:
         if size < 1:
-            raise ValueError(f"size is the side of a square in pixels, 1 or more, but it is {size}.")
+            raise ValueError(f"Expected size to be the side of a square in pixels, 1 or more, got {size}.")
         self.size = size
         self.p = _check_probability("p", p)
 
@@ -169,9 +169,9 @@ class RandomErasing(Augmentation):
         attempts: int = 10,
     ) -> None:
         if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"scale is a range of shares of the area within (0, 1], but it is {tuple(scale)}.")
+            raise ValueError(f"Expected scale to be a range of shares of the area within (0, 1], got {tuple(scale)}.")
         if not 0 < ratio[0] <= ratio[1]:
-            raise ValueError(f"ratio is a range of positive numbers, but it is {tuple(ratio)}.")
+            raise ValueError(f"Expected ratio to be a range of positive numbers, got {tuple(ratio)}.")
         self.p = _check_probability("p", p)
         self.scale = scale
         self.ratio = ratio
@@ -272,7 +272,7 @@ class _BetaQuantile:
 
     def __init__(self, alpha: float) -> None:
         if not alpha > 0:
-            raise ValueError(f"alpha is the parameter of a Beta distribution and positive, but it is {alpha}.")
+            raise ValueError(f"Expected alpha, the parameter of a Beta distribution, to be positive, got {alpha}.")
         self.table = torch.tensor(beta.ppf(torch.linspace(0, 1, 4097).numpy(), alpha, alpha), dtype=torch.float32)
 
     def __call__(self, u: Tensor) -> Tensor:
@@ -293,9 +293,12 @@ def check(augment: Sequence[Augmentation | Mixing]) -> tuple[list[Augmentation],
     mixtures = [step for step in augment if isinstance(step, Mixing)]
     for step in augment:
         if not isinstance(step, Augmentation | Mixing):
-            raise TypeError(f"augment holds Augmentation and Mixing objects, but it has a {type(step).__name__}.")
+            raise TypeError(f"Expected Augmentation and Mixing objects in augment, got {type(step).__name__}.")
     if list(augment) != [*singles, *mixtures]:
-        raise ValueError("In augment the mixtures (MixUp, CutMix) come last, behind the changes of single images.")
+        raise ValueError(
+            "Expected mixtures (MixUp, CutMix) at the end of augment, got "
+            f"{[type(step).__name__ for step in augment]}: put augmentations of single images before them."
+        )
     return singles, mixtures
 
 

@@ -92,11 +92,11 @@ class ImageDataModule(LightningDataModule, ABC):
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         for argument, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if size < 1:
-                raise ValueError(f"{argument} is a number of images, 1 or more, but it is {size}.")
+                raise ValueError(f"Expected {argument} to be a number of images, 1 or more, got {size}.")
         if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction is a share of the training part in [0, 1), but it is {val_fraction}.")
+            raise ValueError(f"Expected val_fraction to be a share of the training part in [0, 1), got {val_fraction}.")
         if num_workers < 0:
-            raise ValueError(f"num_workers is a number of processes, 0 or more, but it is {num_workers}.")
+            raise ValueError(f"Expected num_workers to be a number of processes, 0 or more, got {num_workers}.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if num_workers > cores:
             rank_zero_warn(f"num_workers is {num_workers}, but there are {cores} processor cores: {cores} will work.")
@@ -165,7 +165,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if split not in self._images:
             images = self.load(split)
             if len(images) == 0:
-                raise ValueError(f"The {split} part of {self.title} in {self.root} holds no image.")
+                raise ValueError(f"Expected images in the {split} part of {self.title} in {self.root}, got none.")
             self.check_labels(images, split)
             self._images[split] = images
         return self._images[split]
@@ -175,8 +175,8 @@ class ImageDataModule(LightningDataModule, ABC):
         if bool((wrong := (images.targets < 0) | (images.targets >= self.num_classes)).any()):
             at = int(wrong.nonzero()[0])
             raise ValueError(
-                f"{images.name_of(at)}: labels of {self.title} are 0 to {self.num_classes - 1}, "
-                f"but this one is {int(images.targets[at])}."
+                f"Expected labels of {self.title} in 0 to {self.num_classes - 1}, got {int(images.targets[at])} for "
+                f"{images.name_of(at)}."
             )
         counts = torch.bincount(images.targets, minlength=self.num_classes).tolist()
         if split == "train" and counts != list(self.train_counts):
@@ -325,7 +325,9 @@ class ImageDataModule(LightningDataModule, ABC):
             self.images("val" if stage == "validate" and self.official_val else "train")
             if self.val_fraction == 0 and not self.official_val:
                 if stage == "validate":
-                    raise ValueError("There is no validation part, since val_fraction is 0: set it, or test instead.")
+                    raise ValueError(
+                        "Expected a validation part, got none for val_fraction 0: set it, or test instead."
+                    )
                 if self.trainer is not None:
                     self.trainer.limit_val_batches = 0  # otherwise Lightning warns of an empty list of loaders
             elif len(self.part("val")[1]) == 0:

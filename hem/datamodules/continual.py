@@ -116,19 +116,19 @@ class ContinualDataModule(ImageDataModule):
         **kwargs: object,
     ) -> None:
         if scenario not in get_args(Scenario):
-            raise ValueError(f"scenario is one of {', '.join(get_args(Scenario))}, but it is {scenario!r}.")
+            raise ValueError(f"Expected scenario to be one of {', '.join(get_args(Scenario))}, got {scenario!r}.")
         if tasks < 1:
-            raise ValueError(f"tasks is a number of tasks, 1 or more, but it is {tasks}.")
+            raise ValueError(f"Expected tasks to be a number of tasks, 1 or more, got {tasks}.")
         count = data.num_classes
         if scenario != "permuted" and tasks > count:
             raise ValueError(
-                f"A stream of {tasks} tasks needs as many classes, but {data.title} has {count}: take at most "
+                f"Expected at least as many classes as tasks, {tasks}, got {count} of {data.title}: take at most "
                 f"{count} tasks, or the scenario permuted."
             )
         if scenario == "domain" and count % tasks:
             raise ValueError(
-                f"Under the scenario domain all tasks have the same labels, but the {count} classes of {data.title} "
-                f"cannot be dealt out evenly to {tasks} tasks: take a divisor of {count}."
+                f"Expected equally many classes for each task under the scenario domain, got {count} classes of "
+                f"{data.title} for {tasks} tasks: take a divisor of {count}."
             )
         self.whole = data
         self.tasks = tasks
@@ -211,8 +211,8 @@ class ContinualDataModule(ImageDataModule):
         elif self.scenario == "permuted":
             if not isinstance(images, MemoryImages):
                 raise ValueError(
-                    f"Permuted pixels need images in memory, but those of {self.title} stay in their files: take "
-                    "another scenario or a smaller data set."
+                    f"Expected images in memory for permuted pixels, got images in files of {self.title}: take another "
+                    "scenario or a smaller data set."
                 )
             height, width = self.image_size
             orders = [torch.arange(height * width)]
@@ -261,8 +261,8 @@ class ContinualDataModule(ImageDataModule):
         wanted = torch.tensor(list(tasks))
         if part != "val" and len(empty := wanted[~torch.isin(wanted, task)]):
             raise ValueError(
-                f"Task {int(empty[0]) + 1} of the stream (classes {self.groups[int(empty[0])].tolist()}) has no "
-                f"{part} sample of {self.title}: take fewer tasks or another subset."
+                f"Expected {part} samples for every task, got none of {self.title} for task {int(empty[0]) + 1} "
+                f"(classes {self.groups[int(empty[0])].tolist()}): take fewer tasks or another subset."
             )
         return index[torch.isin(task, wanted)]
 
@@ -284,8 +284,8 @@ class ContinualDataModule(ImageDataModule):
         epochs = self.trainer.max_epochs if self.trainer is not None else self.tasks
         if epochs is None or epochs < 0 or (epochs > self.tasks and epochs % self.tasks):
             raise ValueError(
-                f"Each of the {self.tasks} tasks of the stream is trained for equally many epochs, but max_epochs is "
-                f"{epochs}: set trainer.max_epochs to a multiple of {self.tasks}."
+                f"Expected equally many epochs for each of the {self.tasks} tasks, got max_epochs {epochs}: set "
+                f"trainer.max_epochs to a multiple of {self.tasks}."
             )
         return max(1, epochs // self.tasks)
 
@@ -304,8 +304,8 @@ class ContinualDataModule(ImageDataModule):
         trainer: Any = self.trainer
         if trainer is not None and self.epochs_per_task and trainer.reload_dataloaders_every_n_epochs != 1:
             raise ValueError(
-                "A stream gives other images for each task: set trainer.reload_dataloaders_every_n_epochs to 1, but "
-                f"it is {trainer.reload_dataloaders_every_n_epochs}."
+                "Expected loaders that are made anew for each task, got reload_dataloaders_every_n_epochs "
+                f"{trainer.reload_dataloaders_every_n_epochs}: set trainer.reload_dataloaders_every_n_epochs to 1."
             )
 
     def train_dataloader(self) -> Loader:

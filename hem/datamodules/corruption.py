@@ -61,9 +61,9 @@ class CorruptedImages(ABC):
             hem.corruptions.check_severity(severity)
         for argument, values in (("corruptions", corruptions), ("severities", severities)):
             if values is not None and (not values or len(set(values)) != len(values)):
-                raise ValueError(f"{argument} names one or more, each once, but it is {values}: null takes all.")
+                raise ValueError(f"Expected {argument} to be one or more, each once, got {values}: null takes all.")
         if images is not None and images < 1:
-            raise ValueError(f"images is a number of images, 1 or more, but it is {images}: null takes all.")
+            raise ValueError(f"Expected images to be a number of images, 1 or more, got {images}: null takes all.")
         self.corruptions = corruptions
         self.images = images
         self.seed = seed

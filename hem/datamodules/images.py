@@ -54,7 +54,7 @@ def height_and_width(size: int | Sequence[int], argument: str = "image_size") ->
     both = [size, size] if isinstance(size, int) else list(size)
     if len(both) != 2 or min(both) < 1:
         raise ValueError(
-            f"{argument} is a height and a width in pixels, or one number for both, but it is "
+            f"Expected {argument} to be a height and a width in pixels, or one number for both, got "
             f"{size if isinstance(size, int) else both}: give such as 224."
         )
     return both[0], both[1]
@@ -121,11 +121,11 @@ class MemoryImages(Images):
 
     def __init__(self, images: Tensor, targets: Tensor, name: str = "images") -> None:
         if images.dtype != torch.uint8:
-            raise TypeError(f"{name}: images are uint8, but these are {images.dtype}.")
+            raise TypeError(f"Expected uint8 images in {name}, got {images.dtype}.")
         if images.ndim != 4 or targets.shape != images.shape[:1]:
             raise ValueError(
-                f"{name}: expected images of shape (N, C, H, W) and targets of shape (N,), "
-                f"but got {tuple(images.shape)} and {tuple(targets.shape)}."
+                f"Expected images of shape (N, C, H, W) and targets of shape (N,) in {name}, got {tuple(images.shape)} "
+                f"and {tuple(targets.shape)}."
             )
         self.images = images
         self.targets = targets.long()
@@ -234,7 +234,7 @@ class RandomFit(v2.Compose):  # type: ignore[misc]  # torchvision has no types
 
     def __init__(self, size: tuple[int, int], scale: tuple[float, float]) -> None:
         if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f"The crop's scale is a range of shares of the area within (0, 1], but it is {scale}.")
+            raise ValueError(f"Expected crop_scale to be a range of shares of the area within (0, 1], got {scale}.")
         super().__init__([v2.RandomResizedCrop(list(size), scale=scale), v2.PILToTensor()])
 
 
@@ -254,9 +254,9 @@ def unlabelled(
         ValueError: It holds no image, or files that cannot be used, all of which are named.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{argument} is {folder}, but there is no such folder.")
+        raise FileNotFoundError(f"Expected a folder for {argument}, got {folder}, which does not exist.")
     if not (paths := image_files(folder)):
-        raise ValueError(f"{argument} {folder} holds no image ({', '.join(SUFFIXES)}).")
+        raise ValueError(f"Expected images ({', '.join(SUFFIXES)}) in {argument} {folder}, got none.")
     refuse_faults(paths, header_fault, folder)
     return FileImages(paths, torch.full((len(paths),), NO_TARGET), transform, channels=channels)
 

@@ -84,15 +84,16 @@ class Batches(Sampler[Tensor]):
     def __post_init__(self) -> None:
         if self.training and self.batch_size % self.world:
             raise ValueError(
-                f"batch_size counts the samples of a step over all processes and must be a multiple of their number, "
-                f"but it is {self.batch_size} with {self.world} processes; "
-                f"take {max(1, self.batch_size // self.world) * self.world}."
+                "Expected batch_size, the samples of a step over all processes, to be a multiple of their number, got "
+                f"{self.batch_size} for {self.world} processes: take "
+                f"{max(1, self.batch_size // self.world) * self.world}."
             )
         if self.length == 0:
             raise ValueError("Expected samples to go through, got none: take a larger share of the data, or more data.")
         if self.length < self.world:
             raise ValueError(
-                f"There are {self.length} samples for {self.world} processes: use at most {self.length} of them."
+                f"Expected at least one sample for each of {self.world} processes, got {self.length}: use at most "
+                f"{self.length} processes."
             )
 
     def set_epoch(self, epoch: int) -> None:

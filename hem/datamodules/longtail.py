@@ -75,11 +75,11 @@ class LongTail(Subset):
     ) -> None:
         if not 1 <= imbalance < float("inf"):
             raise ValueError(
-                f"imbalance is samples of the most frequent class over those of the rarest, 1 or more, but it is "
+                "Expected imbalance, samples of the most frequent class over those of the rarest, to be 1 or more, got "
                 f"{imbalance:g}: give {'its inverse, ' + format(1 / imbalance, 'g') if 0 < imbalance < 1 else '100'}."
             )
         if profile not in ("exponential", "step"):
-            raise ValueError(f"profile is 'exponential' or 'step', but it is '{profile}'.")
+            raise ValueError(f"Expected profile to be 'exponential' or 'step', got '{profile}'.")
         self.imbalance = imbalance
         self.profile = profile
         self.seed = seed
@@ -93,8 +93,8 @@ class LongTail(Subset):
         classes = len(class_counts)
         if 0 in class_counts:
             raise ValueError(
-                f"A long tail needs samples of every class, but class {list(class_counts).index(0)} has none: "
-                "leave the class out, or bring some."
+                f"Expected samples of every class for a long tail, got none of class {list(class_counts).index(0)}: "
+                "leave the class out, or add some."
             )
         if self.profile == "exponential":
             ratios = [(1 / self.imbalance) ** (i / max(classes - 1, 1)) for i in range(classes)]
@@ -153,7 +153,8 @@ class PowerSampling(Sampling):
     def __init__(self, power: float = 0.0) -> None:
         if not 0 <= power <= 1:
             raise ValueError(
-                f"power is 0 (class-balanced), 0.5 (square root) or another number in [0, 1], but it is {power:g}."
+                "Expected power to be 0 (class-balanced), 0.5 (square root) or another number in [0, 1], got "
+                f"{power:g}."
             )
         self.power = power
 

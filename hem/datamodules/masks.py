@@ -100,7 +100,7 @@ class MaskDataset(ABC):
             known = f"0 to {len(self.class_names) - 1} or {VOID} (void)"
             if self.labels is not None:
                 known = ", ".join(map(str, sorted(self.labels)))
-            raise ValueError(f"{path} holds the value {value}, but masks of {self.title} hold {known}.")
+            raise ValueError(f"Expected masks of {self.title} to hold {known}, got the value {value} in {path}.")
         return classes
 
     @property

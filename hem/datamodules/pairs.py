@@ -146,7 +146,7 @@ class RandomScale(Transform):  # type: ignore[misc]  # torchvision has no types
     def __init__(self, scale: tuple[float, float]) -> None:
         super().__init__()
         if not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"scale is a range of factors above 0, but it is {list(scale)}.")
+            raise ValueError(f"Expected scale to be a range of factors above 0, got {list(scale)}.")
         self.scale = scale
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -209,8 +209,8 @@ class Pairs(Images):
             if (width, height) == mask.shape:
                 mend = "draw the mask on the upright image, as its EXIF orientation says, or leave the pair out"
             raise ValueError(
-                f"An image and its mask have one size, but {self.name_of(index)} is {height} x {width} and "
-                f"{self.masks[index]} {mask.shape[0]} x {mask.shape[1]}: {mend}."
+                f"Expected an image and its mask of one size, got {self.name_of(index)} of {height} x {width} and "
+                f"{self.masks[index]} of {mask.shape[0]} x {mask.shape[1]}: {mend}."
             )
         mask = self.remap[mask.int()]
         return (self.shape.image(image), self.shape.mask(mask)) if self.shape.before_augmentation else (image, mask)

@@ -71,16 +71,18 @@ class SegmentationDataModule(ImageDataModule):
         )  # set here, so that they are no options of segmentation
         if unfit := set(unknown_classes) - set(dataset.class_names):
             raise ValueError(
-                f"unknown_classes are some of {dataset.title}'s classes, {', '.join(dataset.class_names)}, "
-                f"but they name {', '.join(sorted(unfit))}."
+                f"Expected unknown_classes to be some of {dataset.title}'s classes, {', '.join(dataset.class_names)}, "
+                f"got {', '.join(sorted(unfit))}."
             )
         if twice := {name for name in dataset.class_names if list(dataset.class_names).count(name) > 1}:
             raise ValueError(f"Expected class names that differ, got {min(twice)} more than once: rename one of them.")
         known = [c for c, name in enumerate(dataset.class_names) if name not in unknown_classes]
         if len(known) < 2:
-            raise ValueError(f"A network needs two known classes or more, but unknown_classes leaves {len(known)}.")
+            raise ValueError(f"Expected unknown_classes to leave two known classes or more, got {len(known)}.")
         if not 0 < max_share <= 1:
-            raise ValueError(f"max_share is a share of a crop's labelled pixels in (0, 1], but it is {max_share}.")
+            raise ValueError(
+                f"Expected max_share to be a share of a crop's labelled pixels in (0, 1], got {max_share}."
+            )
         self.dataset, self.own = dataset, dataset.own
         self.known = known
         self.name, self.title, self.source = dataset.name, dataset.title, dataset.source

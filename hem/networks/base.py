@@ -57,7 +57,7 @@ def linear_head(num_features: int, num_classes: int, cosine: bool = False) -> nn
         ValueError: If ``num_classes`` is not positive.
     """
     if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        raise ValueError(f"Expected num_classes to be 1 or more, got {num_classes}.")
     return CosineLinear(num_features, num_classes) if cosine else nn.Linear(num_features, num_classes)
 
 
@@ -109,14 +109,14 @@ class Network(nn.Module):
         """
         if input.ndim != 4 or input.shape[1] != self.in_channels:
             raise ValueError(
-                f"{type(self).__name__} takes images of shape (N, {self.in_channels}, H, W), "
-                f"got {tuple(input.shape)}: set in_channels to the channels of the data"
+                f"Expected images of shape (N, {self.in_channels}, H, W) for {type(self).__name__}, got "
+                f"{tuple(input.shape)}: set in_channels to the channels of the data."
             )
         if self.image_size is not None and tuple(input.shape[2:]) != tuple(self.image_size):
             height, width = self.image_size
             raise ValueError(
-                f"{type(self).__name__} was built for images of {height}x{width} pixels, "
-                f"got {tuple(input.shape)}: set image_size to the size of the data"
+                f"Expected images of {height}x{width} pixels, for which {type(self).__name__} was built, got "
+                f"{tuple(input.shape)}: set image_size to the size of the data."
             )
         features: Tensor = self.body(input)
         return features

@@ -32,9 +32,9 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         if len(mean) != len(std) or not len(mean):
-            raise ValueError(f"mean and std need one number per channel each, got {len(mean)} and {len(std)}")
+            raise ValueError(f"Expected one number per channel in mean and in std, got {len(mean)} and {len(std)}.")
         if not all(value > 0 for value in std):
-            raise ValueError(f"each std must be above 0, got {tuple(std)}")
+            raise ValueError(f"Expected each std to be above 0, got {tuple(std)}.")
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
@@ -48,11 +48,11 @@ class Normalize(nn.Module):
         channels = self.mean.shape[1]
         if input.ndim != 4 or input.shape[1] != channels:
             raise ValueError(
-                f"Normalize has {channels} channel(s) and takes images of shape (N, {channels}, H, W), "
-                f"got {tuple(input.shape)}: give mean and std one number per channel of the data"
+                f"Expected images of shape (N, {channels}, H, W) to normalise, got {tuple(input.shape)}: give mean and "
+                "std one number per channel of the data."
             )
         if not input.is_floating_point():
-            raise TypeError(f"Normalize takes floating-point images in [0, 1], got {input.dtype}: divide by 255")
+            raise TypeError(f"Expected floating-point images in [0, 1] to normalise, got {input.dtype}: divide by 255.")
         return (input - self.mean) / self.std
 
     def extra_repr(self) -> str:

@@ -25,7 +25,7 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels)
     if norm == "group":
         return nn.GroupNorm(math.gcd(32, max(1, channels // 4)), channels)
-    raise ValueError(f"norm must be 'batch' or 'group', got {norm!r}")
+    raise ValueError(f"Expected norm to be 'batch' or 'group', got {norm!r}.")
 
 
 def residual_body(

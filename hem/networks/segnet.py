@@ -51,7 +51,9 @@ class SegNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(widths) != len(depths):
-            raise ValueError(f"widths and depths have one number per stage, got {len(widths)} and {len(depths)}.")
+            raise ValueError(
+                f"Expected one number per stage in widths and in depths, got {len(widths)} and {len(depths)}."
+            )
         inputs = [in_channels, *widths[:-1]]
         self.encoder = nn.ModuleList(
             _stage([below] + [width] * depth) for below, width, depth in zip(inputs, widths, depths, strict=True)

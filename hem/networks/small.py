@@ -45,7 +45,7 @@ class LeNet(Network):
     ) -> None:
         height, width = image_size
         if min(height, width) < 4:
-            raise ValueError(f"LeNet halves the image twice and needs at least 4x4 pixels, got {height}x{width}")
+            raise ValueError(f"Expected images of at least 4x4 pixels for LeNet, got {height}x{width}.")
         bias = not batch_norm
         layers: list[nn.Module] = []
         for channels, out_channels in ((in_channels, 16), (16, 32)):

@@ -50,8 +50,8 @@ def sliding_window(net: Net, input: Tensor, window: tuple[int, int], stride: tup
     """
     if min(*window, *stride) < 1 or stride[0] > window[0] or stride[1] > window[1]:
         raise ValueError(
-            f"Windows are of 1 pixel or more and their stride is no longer than they are, "
-            f"but window is {tuple(window)} and stride {tuple(stride)}."
+            f"Expected a window of 1 pixel or more and a stride of at most the window, got window {tuple(window)} and "
+            f"stride {tuple(stride)}."
         )
     height, width = input.shape[-2:]
     total, seen = None, input.new_zeros(1, 1, height, width, dtype=torch.float32)
@@ -91,7 +91,7 @@ def scaled(net: Net, input: Tensor, scales: Sequence[float] = (1.0,), flip: bool
         True
     """
     if not scales or min(scales) <= 0:
-        raise ValueError(f"scales are factors above 0, one or more, but they are {list(scales)}.")
+        raise ValueError(f"Expected scales to be one or more factors above 0, got {list(scales)}.")
     size = input.shape[-2:]
     views = []
     for scale in scales:

@@ -101,7 +101,7 @@ class Watch(Checkpoint):
     def __init__(self, save_minutes: float | None = 10, save_steps: int | None = None) -> None:
         for name, value in (("save_minutes", save_minutes), ("save_steps", save_steps)):
             if value is not None and value <= 0:
-                raise ValueError(f"{name} is above nought, or null for no checkpoints by it, but it is {value}.")
+                raise ValueError(f"Expected {name} to be above 0, or null for no checkpoints by it, got {value}.")
         self.save_minutes = save_minutes
         self.save_steps = save_steps
         self.saved = (0.0, 0)  # time and step of the last save

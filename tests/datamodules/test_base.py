@@ -222,7 +222,7 @@ def test_label_out_of_range_names_the_sample():
             images.targets[3] = 2
             return images
 
-    with pytest.raises(ValueError, match="checker/train/00003: labels of Checkerboards are 0 to 1, but this one is 2"):
+    with pytest.raises(ValueError, match="labels of Checkerboards in 0 to 1, got 2 for checker/train/00003"):
         Wrong().setup("fit")
 
 
@@ -237,11 +237,11 @@ def test_training_part_of_another_size_is_told():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"batch_size": 0}, "batch_size is a number of images, 1 or more, but it is 0"),
-        ({"eval_batch_size": -3}, "eval_batch_size is a number of images, 1 or more, but it is -3"),
-        ({"val_fraction": 1.0}, r"val_fraction is a share of the training part in \[0, 1\), but it is 1.0"),
-        ({"val_fraction": -0.1}, "but it is -0.1"),
-        ({"num_workers": -1}, "num_workers is a number of processes, 0 or more, but it is -1"),
+        ({"batch_size": 0}, "batch_size to be a number of images, 1 or more, got 0"),
+        ({"eval_batch_size": -3}, "eval_batch_size to be a number of images, 1 or more, got -3"),
+        ({"val_fraction": 1.0}, r"val_fraction to be a share of the training part in \[0, 1\), got 1.0"),
+        ({"val_fraction": -0.1}, "got -0.1"),
+        ({"num_workers": -1}, "num_workers to be a number of processes, 0 or more, got -1"),
     ],
 )
 def test_sentences(arguments, sentence):
@@ -283,9 +283,9 @@ def test_predict_folder_brings_images_to_the_sets_form(tmp_path):
 
 
 def test_predict_folder_sentences(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"predict_folder is .*nowhere, but there is no such folder"):
+    with pytest.raises(FileNotFoundError, match=r"folder for predict_folder, got .*nowhere, which does not exist"):
         DigitsDataModule(predict_folder=str(tmp_path / "nowhere")).setup("predict")
-    with pytest.raises(ValueError, match="holds no image"):
+    with pytest.raises(ValueError, match=r"in predict_folder .*, got none"):
         DigitsDataModule(predict_folder=str(tmp_path)).setup("predict")
 
 
@@ -322,7 +322,7 @@ def test_without_validation_part():
     net = Net()
     trainer.fit(net, datamodule=DigitsDataModule(val_fraction=0))
     assert trainer.global_step == 1438 // 128
-    with pytest.raises(ValueError, match="no validation part, since val_fraction is 0"):
+    with pytest.raises(ValueError, match="a validation part, got none for val_fraction 0"):
         trainer.validate(net, datamodule=DigitsDataModule(val_fraction=0), verbose=False)
 
 

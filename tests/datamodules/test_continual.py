@@ -134,11 +134,11 @@ def test_batches_for_replay_are_those_of_training():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"tasks": 11}, "stream of 11 tasks needs as many classes, but scikit-learn's digits has 10: take at most 10"),
-        ({"tasks": 0}, "tasks is a number of tasks, 1 or more, but it is 0"),
-        ({"tasks": 3, "scenario": "domain"}, "cannot be dealt out evenly to 3 tasks: take a divisor of 10"),
-        ({"scenario": "pixels"}, "scenario is one of class, task, domain, permuted, but it is 'pixels'"),
-        ({"val_fraction": 1}, "val_fraction is a share"),
+        ({"tasks": 11}, "as many classes as tasks, 11, got 10 of scikit-learn's digits: take at most 10"),
+        ({"tasks": 0}, "tasks to be a number of tasks, 1 or more, got 0"),
+        ({"tasks": 3, "scenario": "domain"}, "for 3 tasks: take a divisor of 10"),
+        ({"scenario": "pixels"}, "scenario to be one of class, task, domain, permuted, got 'pixels'"),
+        ({"val_fraction": 1}, "val_fraction to be a share"),
     ],
 )
 def test_bad_arguments(arguments, words):
@@ -151,12 +151,14 @@ def test_a_task_without_samples():
     images = data.whole.images("train")
     chosen = images.targets > 1
     data.whole._images["train"] = MemoryImages(images.images[chosen], images.targets[chosen])
-    with pytest.raises(ValueError, match=r"Task 1 of the stream \(classes \[0, 1\]\) has no train sample"):
+    with pytest.raises(
+        ValueError, match=r"Expected train samples for every task, got none of .* for task 1 \(classes \[0, 1\]\)"
+    ):
         data.part_of("train", [0])
 
 
 def test_permuted_files_are_refused():
     data = stream(scenario="permuted")
     data.whole._images["train"] = FileImages(["a.png"], torch.tensor([0]), lambda image: torch.zeros(1, 8, 8))
-    with pytest.raises(ValueError, match="Permuted pixels need images in memory"):
+    with pytest.raises(ValueError, match="Expected images in memory for permuted pixels"):
         data.images("train")

@@ -97,9 +97,9 @@ def test_double_precision_stays(tmp_path):
     [
         ({"corruptions": ["blur"]}, "Unknown corruption 'blur'; did you mean 'zoom_blur'"),
         ({"severities": [0, 1]}, "1 to 5, got 0"),
-        ({"severities": [1, 1]}, r"severities names one or more, each once, but it is \[1, 1\]"),
-        ({"corruptions": []}, r"corruptions names one or more, each once, but it is \[\]"),
-        ({"images": 0}, "images is a number of images, 1 or more, but it is 0"),
+        ({"severities": [1, 1]}, r"severities to be one or more, each once, got \[1, 1\]"),
+        ({"corruptions": []}, r"corruptions to be one or more, each once, got \[\]"),
+        ({"images": 0}, "images to be a number of images, 1 or more, got 0"),
     ],
 )
 def test_mistakes_get_a_sentence(arguments, sentence):

@@ -57,11 +57,11 @@ def test_order_changes_with_the_epoch():
 
 
 def test_sentences():
-    with pytest.raises(ValueError, match="it is 10 with 4 processes; take 8"):
+    with pytest.raises(ValueError, match="multiple of their number, got 10 for 4 processes: take 8"):
         Batches(torch.arange, 100, 10, training=True, world=4)
     with pytest.raises(ValueError, match="Expected samples to go through, got none: take a larger share"):
         Batches(lambda epoch: torch.arange(0), 0, 4, training=False)
-    with pytest.raises(ValueError, match="There are 3 samples for 4 processes"):
+    with pytest.raises(ValueError, match="at least one sample for each of 4 processes, got 3"):
         Batches(torch.arange, 3, 4, training=False, world=4)
 
 

@@ -205,18 +205,18 @@ def test_repeats_are_augmented_anew(augment):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: LongTail(0.5), "imbalance is .* 1 or more, but it is 0.5: give its inverse, 2"),
-        (lambda: LongTail(0), "1 or more, but it is 0: give 100"),
-        (lambda: LongTail(float("nan")), "1 or more, but it is nan"),
-        (lambda: LongTail(10, "linear"), "profile is 'exponential' or 'step', but it is 'linear'"),
+        (lambda: LongTail(0.5), "imbalance, .* to be 1 or more, got 0.5: give its inverse, 2"),
+        (lambda: LongTail(0), "1 or more, got 0: give 100"),
+        (lambda: LongTail(float("nan")), "1 or more, got nan"),
+        (lambda: LongTail(10, "linear"), "profile to be 'exponential' or 'step', got 'linear'"),
         (
             lambda: LongTail(100).counts([20, 20]),
             "imbalance of 100 leaves class 1 without samples, since class 0 has 20",
         ),
         (lambda: LongTail(100).counts([20, 20]), "at most 20, or more data"),
-        (lambda: LongTail(2).counts([20, 0, 5]), "samples of every class, but class 1 has none"),
+        (lambda: LongTail(2).counts([20, 0, 5]), "samples of every class for a long tail, got none of class 1"),
         (lambda: DigitsDataModule(subset=LongTail(1000)).class_counts, "leaves class 7 without samples"),
-        (lambda: PowerSampling(2), r"power is 0 .* in \[0, 1\], but it is 2"),
+        (lambda: PowerSampling(2), r"power to be 0 .* in \[0, 1\], got 2"),
     ],
 )
 def test_bad_input(make, sentence):
@@ -374,7 +374,7 @@ def test_missing_inaturalist(tmp_path):
     os.remove(folder / "train_val2019/Aves/0/x.jpg")
     with pytest.raises(FileNotFoundError, match="test part of iNaturalist is missing"):
         INaturalistDataModule(2019, root=str(tmp_path)).setup("test")
-    with pytest.raises(ValueError, match="version is 2018 or 2019, but it is 2017"):
+    with pytest.raises(ValueError, match="version to be 2018 or 2019, got 2017"):
         INaturalistDataModule(2017)
 
 

@@ -223,7 +223,7 @@ def test_open_set_counts_need_no_disk():
 
 @pytest.mark.parametrize("classes", [[0, 10], [0, 0], list(range(10))])
 def test_open_set_refuses(classes):
-    with pytest.raises(ValueError, match="some of 0 to 9, each once and not all"):
+    with pytest.raises(ValueError, match="to be some of 0 to 9, each once and not all"):
         OpenSetDataModule("mnist", classes)
 
 

@@ -416,10 +416,10 @@ def test_run_folder(hem_command, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--data.tasks", 11], "A stream of 11 tasks needs as many classes"),
+        (["--data.tasks", 11], "Expected at least as many classes as tasks, 11"),
         (["--model.strategy.size", 9], "a sample of each of the 10 classes, got size 9: set size to 10"),
         (["--data.scenario", "permuted", "--model.strategy.size", 49], "each of the 50 classes of all tasks"),
-        (["--trainer.max_epochs", 7], "max_epochs is 7: set trainer.max_epochs to a multiple of 5"),
+        (["--trainer.max_epochs", 7], "got max_epochs 7: set trainer.max_epochs to a multiple of 5"),
         (["--trainer.reload_dataloaders_every_n_epochs", 0], "set trainer.reload_dataloaders_every_n_epochs to 1"),
         (["--trainer.accumulate_grad_batches", 2], "got 2: set trainer.accumulate_grad_batches to 1"),
         (["--model.skip_separated", "true", "--model.net", "MLP", "--model.net.batch_norm", "false"],

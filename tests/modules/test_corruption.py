@@ -157,7 +157,7 @@ def test_what_is_no_baseline(tmp_path, name, content, sentence):
 def test_mistakes_get_a_sentence(trained, hem_command, tmp_path):
     for argument, value, code, sentence in (
         ("corruptions", "[foggy]", 1, "Unknown corruption 'foggy'; did you mean 'fog'?"),
-        ("severities", "[6]", 1, "Severities are the whole numbers 1 to 5, got 6."),
+        ("severities", "[6]", 1, "Expected a severity of 1 to 5, got 6."),
     ):
         args = ("--model.corrupted", "ComputedCorruptions", f"--model.corrupted.{argument}", value)
         outcome = hem_command(*command(trained, tmp_path, *args))

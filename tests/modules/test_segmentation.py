@@ -361,7 +361,7 @@ def test_losses_of_the_command_line(loss, hem_command, tmp_path):
     [
         ("--data.dataset", "CamVidd", "unknown data set 'CamVidd'; did you mean 'CamVid'"),
         ("--model.net.class_path", "SegNett", "unknown network 'SegNett'; did you mean 'SegNet'"),
-        ("--data.unknown_classes", "[dog]", "unknown_classes are some of the folder's classes, background, object"),
+        ("--data.unknown_classes", "[dog]", "unknown_classes to be some of the folder's classes, background, object"),
     ],
 )
 def test_mistakes(option, value, sentence, hem_command, tmp_path):

@@ -32,10 +32,10 @@ def test_normalize_travels_with_the_state_dict():
 @pytest.mark.parametrize(
     ("mean", "std", "sentence"),
     [
-        ([0.5], [0.5, 0.5], "one number per channel each, got 1 and 2"),
-        ([], [], "one number per channel each, got 0 and 0"),
-        ([0.5, 0.5], [0.5, 0.0], "each std must be above 0"),
-        ([0.5], [float("nan")], "each std must be above 0"),
+        ([0.5], [0.5, 0.5], "one number per channel in mean and in std, got 1 and 2"),
+        ([], [], "one number per channel in mean and in std, got 0 and 0"),
+        ([0.5, 0.5], [0.5, 0.0], "Expected each std to be above 0"),
+        ([0.5], [float("nan")], "Expected each std to be above 0"),
     ],
 )
 def test_normalize_refuses_numbers_that_do_not_fit(mean, std, sentence):
@@ -44,12 +44,12 @@ def test_normalize_refuses_numbers_that_do_not_fit(mean, std, sentence):
 
 
 def test_normalize_refuses_other_channels_instead_of_broadcasting():
-    with pytest.raises(ValueError, match=r"1 channel\(s\).*got \(2, 3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"\(N, 1, H, W\) to normalise, got \(2, 3, 4, 4\)"):
         Normalize([0.5], [0.5])(torch.rand(2, 3, 4, 4))
 
 
 def test_normalize_refuses_bytes():
-    with pytest.raises(TypeError, match=r"in \[0, 1\], got torch.uint8: divide by 255"):
+    with pytest.raises(TypeError, match=r"in \[0, 1\] to normalise, got torch.uint8: divide by 255"):
         Normalize([0.5], [0.5])(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
 
 

@@ -84,7 +84,11 @@ def test_segnet_remembers_where_the_maxima_were():
         (lambda: EncoderDecoder("FPN", "resnet18", options={"depth": 3}), TypeError, "does not take the options"),
         (lambda: TorchvisionSegmentation("fcn"), ValueError, "Unknown segmentation network 'fcn'.*fcn_resnet50"),
         (lambda: TorchvisionSegmentation("lraspp_mobilenet_v3_large", auxiliary=True), ValueError, "no auxiliary head"),
-        (lambda: SegNet(3, widths=(4, 8), depths=(1,)), ValueError, "one number per stage, got 2 and 1"),
+        (
+            lambda: SegNet(3, widths=(4, 8), depths=(1,)),
+            ValueError,
+            "one number per stage in widths and in depths, got 2 and 1",
+        ),
     ],
 )
 def test_bad_arguments(build, error, sentence):

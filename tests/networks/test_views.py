@@ -46,7 +46,7 @@ def test_starts(length, window, stride):
 
 @pytest.mark.parametrize(("window", "stride"), [((4, 4), (5, 4)), ((4, 4), (4, 0)), ((0, 4), (1, 1))])
 def test_bad_windows(window, stride):
-    with pytest.raises(ValueError, match="stride is no longer than they are, but window is"):
+    with pytest.raises(ValueError, match="a stride of at most the window, got window"):
         sliding_window(lambda x: x, torch.zeros(1, 3, 8, 8), window, stride)
 
 
@@ -69,5 +69,5 @@ def test_scales_and_mirror_images():
 
 @pytest.mark.parametrize("scales", [[], [1.0, 0.0]])
 def test_bad_scales(scales):
-    with pytest.raises(ValueError, match="scales are factors above 0, one or more"):
+    with pytest.raises(ValueError, match="scales to be one or more factors above 0"):
         scaled(lambda x: x, torch.zeros(1, 3, 8, 8), scales)

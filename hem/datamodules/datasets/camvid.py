@@ -133,14 +133,16 @@ class CamVidOriginal(MaskDataset):
         """
         values = decode_mask(path)
         if values.shape[2:] != (3,):
-            raise ValueError(f"{path} is a grey or palette image, but masks of {self.title} hold RGB colours.")
+            raise ValueError(
+                f"Expected masks of {self.title} to hold RGB colours, got a grey or palette image in {path}."
+            )
         code = values.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
         classes = np.full(code.shape, -1, dtype=np.int16)
         for label, (red, green, blue) in [*enumerate(self.palette), (VOID, (0, 0, 0))]:
             classes[code == (red << 16 | green << 8 | blue)] = label
         if (classes < 0).any():
             color = tuple(values[classes < 0][0].tolist())
-            raise ValueError(f"{path} holds the colour {color}, which is none of the 32 of {self.title}.")
+            raise ValueError(f"Expected masks of {self.title} to hold its 32 colours, got {color} in {path}.")
         return torch.from_numpy(classes.astype(np.uint8))
 
 

@@ -178,9 +178,9 @@ class FolderDataModule(ImageDataModule):
         self.usual = () if crop_scale is None else (RandomFlip(),)
         super().__init__(root=root, **kwargs)
         if in_channels not in (1, 3):
-            raise ValueError(f"in_channels is 3 for colour or 1 for grey, but it is {in_channels}.")
+            raise ValueError(f"Expected in_channels to be 3 for colour or 1 for grey, got {in_channels}.")
         if not 0 <= test_fraction < 1:
-            raise ValueError(f"test_fraction is a share of the images in [0, 1), but it is {test_fraction}.")
+            raise ValueError(f"Expected test_fraction to be a share of the images in [0, 1), got {test_fraction}.")
         self.in_channels = in_channels
         self.image_size = height_and_width(image_size)
         self.shorter = None if crop_scale is None else round(max(self.image_size) * 8 / 7)
@@ -188,7 +188,7 @@ class FolderDataModule(ImageDataModule):
         self.std = tuple(std or ((0.229, 0.224, 0.225) if in_channels == 3 else (0.226,)))
         if not len(self.mean) == len(self.std) == in_channels:
             raise ValueError(
-                f"mean and std have one number per channel ({in_channels}), but are {self.mean}, {self.std}."
+                f"Expected one number per channel ({in_channels}) in mean and std, got {self.mean} and {self.std}."
             )
         self._files: dict[Split, tuple[list[str], Tensor]] = {}
         self._drawn = False
@@ -210,8 +210,8 @@ class FolderDataModule(ImageDataModule):
                     f"({', '.join(subfolders(inner[0])[:9])}): {mend}."
                 )
             raise ValueError(
-                f"{self._train} holds {len(self.class_names)} class folders, but a classifier needs two or more: "
-                f"expected {self._train}/<class>/<image>, got {', '.join(self.class_names) or 'none'}."
+                f"Expected two class folders or more, {self._train}/<class>/<image>, got "
+                f"{', '.join(self.class_names) or 'none'}."
             )
         for part, folder in folders.items():
             self._files[part] = scan(folder, self.class_names)

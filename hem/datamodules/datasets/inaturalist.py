@@ -64,7 +64,7 @@ class INaturalistDataModule(ImageDataModule):
     def __init__(self, version: Literal[2018, 2019] = 2018, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if version not in CLASSES:
-            raise ValueError(f"version is 2018 or 2019, but it is {version}.")
+            raise ValueError(f"Expected version to be 2018 or 2019, got {version}.")
         self.version = version
         self._train: Annotations | None = None
 

@@ -54,17 +54,17 @@ class MaskFolder(MaskDataset):
     ) -> None:
         count = len(class_names)
         if palette is not None and len(palette) != count:
-            raise ValueError(f"palette is one colour per class, but it has {len(palette)} for {count} classes.")
+            raise ValueError(f"Expected one colour per class in palette, got {len(palette)} for {count} classes.")
         own = list(range(count)) if values is None else list(values)
         if len(own) != count or len(set(own)) != count or not all(0 <= value <= 255 for value in own):
             raise ValueError(
-                f"values is one number of 0 to 255 for each of the {count} classes, each another, but it is {own}."
+                f"Expected values to be different numbers of 0 to 255, one for each of the {count} classes, got {own}."
             )
         if void is not None and (void in own or not 0 <= void <= 255):
             raise ValueError(
-                f"void is a value that is no class, {count} to 255, but it is {void}."
+                f"Expected void to be a value that is no class, {count} to 255, got {void}."
                 if values is None
-                else f"void is a value of 0 to 255 that is none of values, {own}, but it is {void}."
+                else f"Expected void to be a value of 0 to 255 that is none of values, {own}, got {void}."
             )
         self.class_names = tuple(class_names)
         self.image_size = height_and_width(image_size)

@@ -64,11 +64,11 @@ class OpenSetDataModule(ImageDataModule):
         valid = set(range(whole.num_classes))
         if len(set(known_classes)) != len(known_classes) or not set(known_classes) < valid:
             raise ValueError(
-                f"known_classes of {whole.title} are some of 0 to {whole.num_classes - 1}, each once and not all, "
-                f"but they are {known_classes}."
+                f"Expected known_classes of {whole.title} to be some of 0 to {whole.num_classes - 1}, each once and "
+                f"not all, got {known_classes}."
             )
         if len(known_classes) < 2:
-            raise ValueError(f"A classifier needs two known classes or more, but known_classes is {known_classes}.")
+            raise ValueError(f"Expected two known classes or more, got known_classes {known_classes}.")
         self.whole = whole
         self.known_classes = list(known_classes)
         self.name = f"{of}_open"

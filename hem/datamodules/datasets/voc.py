@@ -94,5 +94,7 @@ class VOC(MaskDataset):
         mask = torch.from_numpy(values.astype(np.int64))
         if bool((wrong := (mask != VOID) & ((mask < 0) | (mask > 20))).any()):
             value = int(mask[wrong][0])
-            raise ValueError(f"{path} holds the value {value}, but masks of {self.title} hold 0 to 20 or 255 (void).")
+            raise ValueError(
+                f"Expected masks of {self.title} to hold 0 to 20 or 255 (void), got the value {value} in {path}."
+            )
         return mask.to(torch.uint8)
