@@ -140,30 +140,30 @@ def test_only(folder):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"loss": ["ce"]}, r"has no key 'loss'; did you mean 'losses'"),
-        ({"tasks": [{"trian": DIGITS}]}, r"has no key 'trian'; did you mean 'train' or 'trials'\?"),
+        ({"loss": ["ce"]}, r"got 'loss'; did you mean 'losses'"),
+        ({"tasks": [{"trian": DIGITS}]}, r"got 'trian'; did you mean 'train' or 'trials'\?"),
         ({"tasks": [{"train": {"config": DIGITS, "override": []}}]}, "did you mean 'overrides'"),
-        ({"losses": []}, "needs the key 'losses'"),
+        ({"losses": []}, "Expected the key 'losses'"),
         (
             {"losses": ["hem2"]},
             r"loss hem2 of .*: Expected a config, got 'configs/loss/hem2.yaml', .*; did you mean",
         ),
         ({"losses": ["ce", "ce"]}, "different names"),
         ({"losses": [{"a/b": []}]}, "names of folders"),
-        ({"losses": ["hem", {"own": ["--config configs/loss/hem.yaml"]}]}, "hem and own have the same options"),
-        ({"overrides": ["--seed_everything 5"]}, "--seed_everything, which a study gives to each run itself"),
+        ({"losses": ["hem", {"own": ["--config configs/loss/hem.yaml"]}]}, "the same options for hem and own"),
+        ({"overrides": ["--seed_everything 5"]}, "got --seed_everything, which the study sets itself"),
         ({"tasks": [{"train": "configs/classification/digit.yaml"}]}, r"did you mean 'configs/classification/digits"),
         ({"seeds": [0, 0]}, "different whole numbers"),
         ({"seeds": [True]}, "different whole numbers"),
-        ({"seeds": 3}, "seeds of .* is a list, got 3"),
+        ({"seeds": 3}, "seeds of .* to be a list, got 3"),
         ({"overrides": ["trainer.max_epochs 2"]}, "list of options such as"),
-        ({"tasks": [{"train": DIGITS, "checkpoint": "first"}]}, "is last or best, got 'first'"),
-        ({"tasks": [{"train": DIGITS, "test": 1}]}, "is true or false"),
-        ({"tasks": [{"train": DIGITS}, {"train": DIGITS}]}, "two tasks in one folder, classification_digits"),
+        ({"tasks": [{"train": DIGITS, "checkpoint": "first"}]}, "to be last or best, got 'first'"),
+        ({"tasks": [{"train": DIGITS, "test": 1}]}, "to be true or false"),
+        ({"tasks": [{"train": DIGITS}, {"train": DIGITS}]}, "got classification_digits for two"),
         ({"name": "a/b"}, "name of a folder"),
         ({"slurm": [1]}, "mapping of submitit's parameters"),
-        ({"tasks": "all"}, "is a list, got 'all'"),
-        ({"tasks": [3]}, "is a mapping with the keys train"),
+        ({"tasks": "all"}, "to be a list, got 'all'"),
+        ({"tasks": [3]}, "to be a mapping with the keys train"),
     ],
 )
 def test_mistakes(folder, changes, sentence, capsys):
@@ -179,13 +179,16 @@ def test_mistakes_of_the_command_line(folder, capsys):
     path = written(folder)
     for words, sentence in (
         ([str(folder / "none.yaml")], "Expected a study at"),
-        ([str(folder / "bad.yaml")], "is not valid YAML"),
-        ([path, "--only", "nothing"], "no run's name holds 'nothing'; the tasks are classification_digits"),
+        ([str(folder / "bad.yaml")], "Expected valid YAML in"),
+        ([path, "--only", "nothing"], "a part of a run's name, got 'nothing': the tasks are classification_digits"),
         ([path, "--jobs", "0"], "1 or more, got 0"),
         ([path, "--job", "2"], "no option --job; did you mean 'jobs'?"),
         ([path, "--dry_run"], "no option --dry_run; did you mean 'dry-run'?"),
-        ([path, "--seed_everything", "3"], "the command line has --seed_everything, which a study gives to each run"),
-        ([path, "--run_dir=x"], "the command line has --run_dir=x, which a study gives to each run itself"),
+        (
+            [path, "--seed_everything", "3"],
+            "options of runs in the command line, got --seed_everything, which the study",
+        ),
+        ([path, "--run_dir=x"], "options of runs in the command line, got --run_dir=x, which the study sets itself"),
         ([path, "more"], "Expected options of runs, such as --trainer.max_epochs 2, got 'more'"),
         ([path, "--root", str(folder), "--slurm", "timeout"], "KEY=VALUE"),
         ([path, "--root", str(folder), "--slurm", "cluster=debug", "timeout=3"], "submitit refuses"),
@@ -531,9 +534,9 @@ def test_several_runs_share_a_gpu(folder, monkeypatch, capsys):
     assert sorted(each["CUDA_VISIBLE_DEVICES"] for each in seen[:4]) == ["3", "3", "5", "5"]
     monkeypatch.setattr(command, "gpus", lambda: [])
     for words, sentence in (
-        (["--per-gpu", "2"], "--per-gpu needs GPUs, and this machine has none"),
-        (["--per-gpu", "0"], "--per-gpu is a number of runs, 1 or more"),
-        (["--per-gpu", "2", "--jobs", "3"], "stands without --jobs"),
+        (["--per-gpu", "2"], "Expected GPUs for --per-gpu, got a machine with none"),
+        (["--per-gpu", "0"], "--per-gpu to be a number of runs, 1 or more"),
+        (["--per-gpu", "2", "--jobs", "3"], "without --jobs, got 2"),
     ):
         assert command.main([path, "--root", str(folder / "runs"), *words]) == 2
         assert sentence in capsys.readouterr().err

@@ -313,19 +313,19 @@ def test_jobs_of_a_cluster_share_a_search(folder):
     [
         ({"sampler": "tep"}, "Unknown sampler 'tep'; did you mean 'tpe'"),
         ({"pruner": "hyperband"}, "Unknown pruner 'hyperband'"),
-        ({"seed": None}, "search of .* needs the key 'seed'"),
-        ({"seed": 1}, "seed of the search is none of those that are compared, got 1"),
-        ({"trials": 0}, "either trials or seconds, a number above 0"),
+        ({"seed": None}, "Expected the key 'seed' in search of"),
+        ({"seed": 1}, "none of the study's seeds, got 1"),
+        ({"trials": 0}, "either trials or seconds, a number above 0, in search of"),
         ({"seconds": 3}, "either trials or seconds"),
-        ({"trials": "many"}, "trials of .* is a number of trials, 1 or more, got 'many'"),
-        ({"storage": "file"}, "storage of .* is sqlite, journal, or the URL of a database, got 'file'"),
+        ({"trials": "many"}, "trials of .* to be a number of trials, 1 or more, got 'many'"),
+        ({"storage": "file"}, "storage of .* to be sqlite, journal, or the URL of a database, got 'file'"),
         ({"losses": {"hemm": {}}}, "Unknown loss of the search 'hemm'; did you mean 'hem'"),
-        ({"space": {}}, "classification_digits is searched: it needs a `space` for ce"),
-        ({"space": {"lr": {**RATE, "low": 2}}}, "goes from low to high"),
-        ({"space": {"lr": {**RATE, "low": 0}}}, "on a log scale above 0"),
-        ({"space": {"lr": {**RATE, "choices": [1]}}}, "has either low and high or choices"),
-        ({"space": {"lr": {"low": 1, "high": 2}}}, "lr of the space of .* needs the key 'options'"),
-        ({"space": {"s": {**RATE, "options": ["--seed_everything"]}}}, "which a study gives to each run itself"),
+        ({"space": {}}, "a `space` for ce of classification_digits, which is searched"),
+        ({"space": {"lr": {**RATE, "low": 2}}}, "Expected low below high"),
+        ({"space": {"lr": {**RATE, "low": 0}}}, "above 0 on a log scale"),
+        ({"space": {"lr": {**RATE, "choices": [1]}}}, "either low and high or choices"),
+        ({"space": {"lr": {"low": 1, "high": 2}}}, "Expected the key 'options' in lr of the space of"),
+        ({"space": {"s": {**RATE, "options": ["--seed_everything"]}}}, "which the study sets itself"),
     ],
 )
 def test_mistakes(folder, changes, sentence):
@@ -336,7 +336,7 @@ def test_mistakes(folder, changes, sentence):
 @pytest.mark.parametrize("primary", ["test/acuracy", "val/accuracy", "test/max_logit"])
 def test_a_primary_metric_is_one_of_the_catalogue(folder, primary):
     with pytest.raises(
-        ValueError, match="is a metric of the test that losses can be compared by, such as test/accuracy"
+        ValueError, match="to be a metric of the test that losses can be compared by, such as test/accuracy"
     ):
         grid.load(written(folder, tasks=[{"train": DIGITS, "primary": primary}]))
 

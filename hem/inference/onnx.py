@@ -139,7 +139,7 @@ def export_onnx(
         raise ImportError(f"ONNX export needs {' and '.join(missing)}: pip install 'hem-loss[export]'")
     path = Path(path)
     if path.exists():
-        raise FileExistsError(f"{path} exists and is not overwritten: remove it or name another file")
+        raise FileExistsError(f"Expected a new file, got {path}, which exists: remove it or name another file.")
     net = _Outputs(net, probabilities)
     net = copy.deepcopy(net).cpu().eval()
     sizes = {0: torch.export.Dim("batch")}

@@ -156,7 +156,7 @@ def slurm_parameters(words: Sequence[str]) -> dict[str, Any]:
         {'slurm_partition': 'gpu', 'timeout_min': 60}
     """
     if wrong := [word for word in words if "=" not in word]:
-        raise ValueError(f"--slurm takes KEY=VALUE, such as slurm_partition=gpu, got '{wrong[0]}'.")
+        raise ValueError(f"Expected KEY=VALUE for --slurm, such as slurm_partition=gpu, got '{wrong[0]}'.")
     return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
 
 
@@ -221,10 +221,10 @@ def main(args: Sequence[str] | None = None, seeds_needed: SeedsNeeded | None = N
             raise ValueError(f"Expected options of runs, such as --trainer.max_epochs 2, got '{overrides[0]}'.")
         refuse_misspelt(overrides)
         if chosen.jobs is not None and chosen.jobs < 1:
-            raise ValueError(f"--jobs is a number of runs, 1 or more, got {chosen.jobs}.")
+            raise ValueError(f"Expected --jobs to be a number of runs, 1 or more, got {chosen.jobs}.")
         if chosen.per_gpu is not None and (chosen.per_gpu < 1 or chosen.jobs is not None):
             raise ValueError(
-                f"--per-gpu is a number of runs, 1 or more, and stands without --jobs, got {chosen.per_gpu}."
+                f"Expected --per-gpu to be a number of runs, 1 or more, without --jobs, got {chosen.per_gpu}."
             )
         study = load(chosen.study, overrides, chosen.root)
         if study.search:
@@ -232,13 +232,17 @@ def main(args: Sequence[str] | None = None, seeds_needed: SeedsNeeded | None = N
         runs = study.runs(chosen.only)
         if not runs:
             names = ", ".join(dict.fromkeys(run.cell for run in study.runs()))
-            raise ValueError(f"no run's name holds '{chosen.only}'; the tasks are {names}.")
+            raise ValueError(
+                f"Expected --only to be a part of a run's name, got '{chosen.only}': the tasks are {names}."
+            )
         if chosen.plan and seeds_needed:
             print(plan(study, [run for run in runs if isinstance(run, Run)], seeds_needed))
             return 0
         devices = gpus()
         if chosen.per_gpu and not devices:
-            raise ValueError("--per-gpu needs GPUs, and this machine has none: --jobs says how many runs are at once.")
+            raise ValueError(
+                "Expected GPUs for --per-gpu, got a machine with none: give --jobs, the number of runs at once."
+            )
         jobs = chosen.jobs or fitting(devices, chosen.per_gpu or 1)
         if jobs == 1 and not chosen.per_gpu:  # --jobs 1 gives a run all GPUs, otherwise each run gets one
             devices = []

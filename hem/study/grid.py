@@ -82,14 +82,19 @@ class Study:
         names = {task.name for task in self.tasks}
         for task in (task for task in self.tasks if task.trials != 0):
             if search.seed in task.seeds:
-                raise ValueError(f"seed of the search is none of those that are compared, got {search.seed}.")
+                raise ValueError(f"Expected a seed of the search that is none of the study's seeds, got {search.seed}.")
             if not task.judged_by:
-                raise ValueError(f"{task.name} is searched: it needs a `primary` metric, or a `monitor` of validation.")
+                raise ValueError(
+                    f"Expected a `primary` metric or a `monitor` for {task.name}, which is searched, got neither."
+                )
             if task.tuned in names | {"search"}:
-                raise ValueError(f"{task.tuned} is the folder of the tuned runs of {task.name}: name a task otherwise.")
+                raise ValueError(
+                    f"Expected another name than {task.tuned}, the folder of tuned runs of {task.name}: rename the "
+                    "task."
+                )
             for loss in task.losses:
                 if not {**search.space, **task.space, **search.losses.get(loss, {})}:
-                    raise ValueError(f"{task.name} is searched: it needs a `space` for {loss}.")
+                    raise ValueError(f"Expected a `space` for {loss} of {task.name}, which is searched, got none.")
 
     @property
     def folder(self) -> Path:
@@ -203,11 +208,11 @@ def load(path: str | Path, overrides: Sequence[str] = (), root: str | Path = "ru
     try:
         content = yaml.safe_load(path.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"Expected valid YAML in {path}, got: {' '.join(str(error).split())}") from None
     study = parse(Study, content, str(path))
     study.name = study.name or path.stem
     if Path(study.name).name != study.name:
-        raise ValueError(f"name of {path} is the name of a folder in {root}/, got {study.name!r}.")
+        raise ValueError(f"Expected name of {path} to be the name of a folder in {root}/, got {study.name!r}.")
     study.given = not_own(overrides, "the command line")
     study.root = Path(root)
     return study

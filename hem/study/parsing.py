@@ -49,13 +49,15 @@ def parse(kind: type[T], value: Any, where: str) -> T:
     if isinstance(value, str) and (short := getattr(kind, "SHORT", None)):
         value = {short: value}
     if not isinstance(value, dict):
-        raise ValueError(f"{where} is a mapping with the keys {', '.join(known)}, got {value!r}.")
+        raise ValueError(f"Expected {where} to be a mapping with the keys {', '.join(known)}, got {value!r}.")
     for key in value:
         if key not in known:
-            raise ValueError(f"{where} has no key '{key}'{near(str(key), known) or '.'} It takes {', '.join(known)}.")
+            raise ValueError(
+                f"Expected keys of {where} among {', '.join(known)}, got '{key}'{near(str(key), known) or '.'}"
+            )
     for key, each in known.items():
         if each.default is MISSING and each.default_factory is MISSING and value.get(key) in (None, [], {}):
-            raise ValueError(f"{where} needs the key '{key}'.")
+            raise ValueError(f"Expected the key '{key}' in {where}, got none.")
     return kind(**{key: _value(key, hints[key], given, where) for key, given in value.items() if given is not None})
 
 
@@ -68,7 +70,7 @@ def _value(key: str, annotated: Any, value: Any, where: str) -> Any:
     try:
         return parser.parse_object({key: value})[key]
     except ArgumentError:
-        raise ValueError(f"{key} of {where} is {entry.words}, got {value!r}.") from None
+        raise ValueError(f"Expected {key} of {where} to be {entry.words}, got {value!r}.") from None
 
 
 def listed(value: Any, where: str) -> list[Any]:
@@ -78,7 +80,7 @@ def listed(value: Any, where: str) -> list[Any]:
         ValueError: If it is no list.
     """
     if not isinstance(value, list):
-        raise ValueError(f"{where} is a list, got {value!r}.")
+        raise ValueError(f"Expected {where} to be a list, got {value!r}.")
     return value
 
 
@@ -86,7 +88,7 @@ def read_options(value: Any, where: str) -> Options:
     """Parse a list of options, each a string as on the command line: ``["--trainer.max_epochs 2"]``."""
     words = [word for option in listed(value, where) for word in shlex.split(str(option))]
     if words and not words[0].startswith("--"):
-        raise ValueError(f"{where} is a list of options such as '--trainer.max_epochs 2', got {value!r}.")
+        raise ValueError(f"Expected {where} to be a list of options such as '--trainer.max_epochs 2', got {value!r}.")
     for before, after in pairwise(not_own(words, where)):
         if before == "--config":
             _config(after, where)
@@ -96,7 +98,9 @@ def read_options(value: Any, where: str) -> Options:
 def not_own(words: Sequence[str], where: str) -> Options:
     """Return options of every run; raise an error if one of them is set by the study itself."""
     if own := [word for word in words if word.partition("=")[0] in OF_THE_STUDY]:
-        raise ValueError(f"{where} has {own[0]}, which a study gives to each run itself: leave it out.")
+        raise ValueError(
+            f"Expected options of runs in {where}, got {own[0]}, which the study sets itself: leave it out."
+        )
     return tuple(words)
 
 
@@ -117,7 +121,7 @@ def read_seeds(value: Any, where: str) -> tuple[int, ...]:
     """Parse ``seeds``."""
     seeds = listed(value, f"seeds of {where}")
     if not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds of {where} are different whole numbers, got {value!r}.")
+        raise ValueError(f"Expected seeds of {where} to be different whole numbers, got {value!r}.")
     return tuple(seeds)
 
 
@@ -126,8 +130,8 @@ def read_primary(value: Any, where: str) -> str:
     found = catalog.match(str(value))
     if found is None or found.stage not in ("test", "stream") or found.higher is None:
         raise ValueError(
-            f"primary of {where} is a metric of the test that losses can be compared by, such as test/accuracy, got "
-            f"{value!r}{near(str(value), [f'test/{each.path}' for each in catalog.CATALOG]) or '.'}"
+            f"Expected primary of {where} to be a metric of the test that losses can be compared by, such as "
+            f"test/accuracy, got {value!r}{near(str(value), [f'test/{each.path}' for each in catalog.CATALOG]) or '.'}"
         )
     return str(value)
 
@@ -141,9 +145,9 @@ def read_losses(value: Any, where: str) -> dict[str, Options]:
                 given = [f"--config configs/loss/{name}.yaml"]
             words = read_options(given, f"loss {name} of {where}")
             if name in found or Path(str(name)).name != str(name):
-                raise ValueError(f"losses of {where} need different names that are names of folders, got {name!r}.")
+                raise ValueError(f"Expected different names of folders for losses of {where}, got {name!r}.")
             if same := next((other for other, others in found.items() if others == words), None):
-                raise ValueError(f"losses of {where} are to differ, but {same} and {name} have the same options.")
+                raise ValueError(f"Expected losses of {where} to differ, got the same options for {same} and {name}.")
             found[str(name)] = words
     return found
 
@@ -199,16 +203,19 @@ Space = dict[str, Parameter]
 def read_space(value: Any, where: str) -> Space:
     """Parse ``space``: parameters by name."""
     if not isinstance(value, dict):
-        raise ValueError(f"space of {where} is a mapping of parameters by name, got {value!r}.")
+        raise ValueError(f"Expected space of {where} to be a mapping of parameters by name, got {value!r}.")
     space = {str(name): parse(Parameter, each, f"{name} of the space of {where}") for name, each in value.items()}
     for name, each in space.items():
         not_own(read_options(list(each.options), f"options of {name} of {where}"), f"{name} of {where}")
         ends = (each.low, each.high)
         if bool(each.choices) == (ends != (None, None)) or (None in ends and not each.choices):
-            raise ValueError(f"{name} of the space of {where} has either low and high or choices, got {value[name]!r}.")
+            raise ValueError(
+                f"Expected either low and high or choices for {name} of the space of {where}, got {value[name]!r}."
+            )
         if not each.choices and not (each.log <= (each.low > 0) and each.low < each.high):  # type: ignore[operator]
             raise ValueError(
-                f"{name} of the space of {where} goes from low to high, on a log scale above 0, got {value[name]!r}."
+                f"Expected low below high, and above 0 on a log scale, for {name} of the space of {where}, got "
+                f"{value[name]!r}."
             )
     return space
 
@@ -216,7 +223,7 @@ def read_space(value: Any, where: str) -> Space:
 def read_spaces(value: Any, where: str) -> dict[str, Space]:
     """Parse ``losses`` of a search: a space for each loss."""
     if not isinstance(value, dict):
-        raise ValueError(f"losses of {where} is a mapping of spaces by loss, got {value!r}.")
+        raise ValueError(f"Expected losses of {where} to be a mapping of spaces by loss, got {value!r}.")
     return {str(loss): read_space(each, f"{loss} of {where}") for loss, each in value.items()}
 
 
@@ -237,7 +244,7 @@ def _named(names: Iterable[str], what: str, value: Any, where: str) -> Named:
     name, arguments = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else (value, {})
     check_name(str(name), names, what)
     if not isinstance(arguments, dict):
-        raise ValueError(f"The arguments of {what} {name} are a mapping, got {arguments!r}.")
+        raise ValueError(f"Expected the arguments of {what} {name} to be a mapping, got {arguments!r}.")
     return str(name), arguments
 
 
@@ -267,9 +274,14 @@ def read_search(value: Any, where: str) -> SearchBlock:
     block = parse(SearchBlock, value, f"search of {where}")
     budget = [each for each in (block.trials, block.seconds) if each is not None]
     if len(budget) != 1 or budget[0] <= 0:
-        raise ValueError(f"search of {where} has either trials or seconds, a number above 0.")
+        raise ValueError(
+            f"Expected either trials or seconds, a number above 0, in search of {where}, got trials {block.trials} and "
+            f"seconds {block.seconds}."
+        )
     if block.storage not in ("sqlite", "journal") and "://" not in block.storage:
-        raise ValueError(f"storage of {where} is sqlite, journal, or the URL of a database, got {block.storage!r}.")
+        raise ValueError(
+            f"Expected storage of {where} to be sqlite, journal, or the URL of a database, got {block.storage!r}."
+        )
     return block
 
 
@@ -344,5 +356,7 @@ def read_tasks(value: Any, where: str) -> tuple[Task, ...]:
     )
     names = [name for task in tasks for name in task.folders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{where} has two tasks in one folder, {twice[0]}: give one of them a `name` of its own.")
+        raise ValueError(
+            f"Expected a folder for each task of {where}, got {twice[0]} for two: give one of them a `name`."
+        )
     return tasks

@@ -55,7 +55,7 @@ def test_residual_and_group_normalised_networks_export(tmp_path):
 def test_an_existing_file_is_kept(tmp_path):
     path = tmp_path / "net.onnx"
     path.write_text("precious")
-    with pytest.raises(FileExistsError, match=r"net.onnx exists and is not overwritten"):
+    with pytest.raises(FileExistsError, match=r"Expected a new file, got .*net.onnx, which exists"):
         export_onnx(tiny(), path, (8, 8), 1)
     assert path.read_text() == "precious"
 
@@ -94,7 +94,7 @@ def test_the_command_exports_a_run(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:  # a second time: nothing is overwritten
         main([str(tmp_path)])
     assert stop.value.code == 2
-    assert "exists and is not overwritten" in capsys.readouterr().err
+    assert "which exists: remove it" in capsys.readouterr().err
 
 
 def test_probabilities_are_a_second_output(tmp_path):
