@@ -1,4 +1,9 @@
-"""Unrecognisable images: noise and destroyed images, functions of seed and position, so the same for all networks."""
+"""Unrecognisable images: noise and destroyed images, functions of seed and position, so the same for all networks.
+
+Functions of noise take the shape (C, H, W) of an image, those of destroyed images the images that they destroy; both
+take
+a seed and the positions (N,) int64 of the images to return.
+"""
 
 from __future__ import annotations
 

@@ -55,21 +55,21 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / self.CONFIG  #: the merged config that the run began with
-        self.curves = self.path / "metrics.csv"  #: what training logged, a row for each step that logs
-        self.results = self.path / self.RESULTS  #: every figure of the test
-        self.results_validate = self.path / "results_validate.json"  #: every figure of a validation by itself
+        self.curves = self.path / "metrics.csv"  #: logged values of the training, a row for each logged step
+        self.results = self.path / self.RESULTS  #: all metrics of the test
+        self.results_validate = self.path / "results_validate.json"  #: all metrics of the command validate
         self.predictions = self.path / "predictions.csv"  #: a row for each image
-        self.predicted = self.path / "predictions.json"  #: whose predictions lie here
+        self.predicted = self.path / "predictions.json"  #: weights and checkpoint of the predictions
         self.masks = self.path / "masks"  #: the predicted mask of each image
-        self.corruption = self.path / "corruption.csv"  #: the accuracy under each corruption and severity
-        self.rejector = self.path / "rejector.json"  #: the threshold of what is accepted as known
-        self.calibration = self.path / "calibration.json"  #: what makes probabilities of the network's logits
-        self.data = self.path / "data.json"  #: what the outputs mean, and what images the network takes
-        self.study = self.path / self.STUDY  #: the commands that a study has done here
-        self.lock = self.path / "lock"  #: the file that whoever works in the folder holds a lock on
-        self.checkpoints = self.path / "checkpoints"  #: their folder
-        self.last = self.checkpoints / LAST  #: the newest checkpoint, whether or not it is there and whole
-        self.resumes = self.path / "resumes.json"  #: when training went on, from where, with what changed
+        self.corruption = self.path / "corruption.csv"  #: accuracy under each corruption and severity
+        self.rejector = self.path / "rejector.json"  #: score and threshold for the rejection of unknown images
+        self.calibration = self.path / "calibration.json"  #: parameters of the calibration of probabilities
+        self.data = self.path / "data.json"  #: the record of the data: classes, channels, size, files
+        self.study = self.path / self.STUDY  #: commands of a study that were executed here
+        self.lock = self.path / "lock"  #: locked by the process that works in the folder
+        self.checkpoints = self.path / "checkpoints"  #: the folder of the checkpoints
+        self.last = self.checkpoints / LAST  #: the newest checkpoint, which may be missing or damaged
+        self.resumes = self.path / "resumes.json"  #: date, checkpoint and changed options of each resume
 
     def config_of(self, stage: str) -> Path:
         """Return the path of a stage's merged config: ``config.yaml`` of ``fit``, ``config_test.yaml`` of ``test``."""
@@ -187,7 +187,7 @@ class RunFolder:
         except (FileNotFoundError, ValueError):  # none, or a damaged file
             if results != self.predicted or not self.predictions.is_file():
                 return None
-            there = {}  # predictions of old
+            there = {}  # of an older version
         former = there.get("weights")
         if former == weights and ("partial" in there or not partial):
             return None

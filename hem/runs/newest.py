@@ -33,7 +33,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     there = [path for name in (LAST, BEFORE) if (path := folder / name).is_file()]
     found = next(filter(whole, there), None)
     if found and found != there[0]:
-        from lightning.pytorch.utilities import rank_zero_only  # late: whoever reads folders alone needs no Lightning
+        from lightning.pytorch.utilities import rank_zero_only  # imported late: reading folders needs no Lightning
 
         if getattr(rank_zero_only, "rank", 0) == 0:
             print(f"{there[0]} is damaged: {found}, the checkpoint before it, is taken.", file=sys.stderr)

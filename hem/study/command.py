@@ -244,7 +244,7 @@ def main(args: Sequence[str] | None = None, seeds_needed: SeedsNeeded | None = N
                 "Expected GPUs for --per-gpu, got a machine with none: give --jobs, the number of runs at once."
             )
         jobs = chosen.jobs or fitting(devices, chosen.per_gpu or 1)
-        if jobs == 1 and not chosen.per_gpu:  # --jobs 1 gives a run all GPUs, otherwise each run gets one
+        if jobs == 1 and not chosen.per_gpu:  # a run alone may use all GPUs; several get one each
             devices = []
         jobs = min(jobs, len(runs))
         slurm = None if chosen.slurm is None else {**study.slurm, **slurm_parameters(chosen.slurm)}

@@ -205,7 +205,7 @@ class Watcher(Protocol):
     """Protocol of an observer of a study's progress."""
 
     def change(self, run: Work, state: str) -> None:
-        """Note a run's new state, whose first word is waits, runs, done, failed or not."""
+        """Note a run's new state: ``running``, ``waiting``, ``done`` or a message about a failure."""
 
     def tick(self) -> None:
         """Update the display of time."""

@@ -246,7 +246,7 @@ class Search:
 
     def _ask(self, study: optuna.Study, trials: list[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
         """Add a trial atomically: it is drawn in memory, so a killed process leaves all of it or nothing."""
-        from hem.rng import seed_of  # late: it is torch's, which nothing else of a study needs
+        from hem.rng import seed_of  # imported late: it needs torch, unlike all else in a study
 
         optuna = library()
         name, arguments = self.block.sampler
