@@ -21,7 +21,7 @@ from hem.runs import RunFolder
 from hem.runs.files import read_json
 
 LOSSES = {"ce": "cross-entropy", "hem": "HEM"}
-FIGURES = (
+METRICS = (
     "accuracy %",
     "calibration error %",
     "the same, calibrated",
@@ -43,14 +43,14 @@ def noise_auroc(run: Path) -> float:
     return float(roc_auc_score(is_unknown, unknownness))
 
 
-def spread(figures: Sequence[float]) -> str:
-    """Return the mean of shares, in percent, and between which values they lie.
+def spread(shares: Sequence[float]) -> str:
+    """Return the mean and range of shares in percent.
 
     Example:
         >>> spread([0.97, 0.98, 0.99])
         '98.0 (97.0 to 99.0)'
     """
-    return f"{100 * sum(figures) / len(figures):.1f} ({100 * min(figures):.1f} to {100 * max(figures):.1f})"
+    return f"{100 * sum(shares) / len(shares):.1f} ({100 * min(shares):.1f} to {100 * max(shares):.1f})"
 
 
 def main() -> int:
@@ -59,26 +59,26 @@ def main() -> int:
         shutil.rmtree(RUNS)  # this script's own folder, made again each time
     columns = []
     for loss, name in LOSSES.items():
-        figures = []
+        found = []
         words = ["--config", "classification/digits", "--config", f"loss/{loss}"]
         print(f"{name}, {SEEDS} seeds: hem fit {' '.join(words)}", flush=True)
         quiet = ["--trainer.enable_model_summary", "false", "--trainer.enable_progress_bar", "false"]
         for seed in range(SEEDS):
             run = RUNS / "classification_digits" / loss / f"seed{seed}"
             own = [*words, "--seed_everything", str(seed), "--run_dir", str(run), *quiet]
-            with contextlib.redirect_stdout(io.StringIO()):  # all figures are in results.json
+            with contextlib.redirect_stdout(io.StringIO()):  # all metrics are in results.json
                 if code := command(["fit", *own]) or command(["test", *own, "--ckpt_path", "last"]):
                     return code
             metrics = read_json(RunFolder(run).results)["metrics"]
             errors = (metrics[f"test/{when}calibration_error"] for when in ("", "calibrated/"))
-            figures.append((metrics["test/accuracy"], *errors, noise_auroc(run)))
-        columns.append([spread(each) for each in zip(*figures, strict=True)])
+            found.append((metrics["test/accuracy"], *errors, noise_auroc(run)))
+        columns.append([spread(each) for each in zip(*found, strict=True)])
     table = Table("", *LOSSES.values())
-    for row in zip(FIGURES, *columns, strict=True):
+    for row in zip(METRICS, *columns, strict=True):
         table.add_row(*row)
     Console().print(table)
-    print(f"Means of {SEEDS} seeds, and their range: where the ranges of both meet, nothing is told.")
-    print(f"All figures on one page: `hem report {RUNS}`. Curves: `make tensorboard`.")
+    print(f"Means of {SEEDS} seeds, and their range: where the ranges overlap, the losses cannot be told apart.")
+    print(f"All metrics on one page: `hem report {RUNS}`. Curves: `make tensorboard`.")
     return 0
 
 

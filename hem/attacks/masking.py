@@ -22,7 +22,7 @@ class Check(NamedTuple):
     value: float  #: what was measured
     limit: float  #: the largest value that passes
     sentence: str  #: what it means where it fails
-    one_attack: bool = False  #: whether it is about the figures of one attack, and the worst of all may still be right
+    one_attack: bool = False  #: whether it is about one attack alone, so that the worst of all may still be right
 
     @property
     def failed(self) -> bool:
@@ -34,7 +34,7 @@ class Masking(NamedTuple):
     """Results of the checks."""
 
     checks: list[Check]
-    facts: dict[str, float]  #: figures that belong to them
+    facts: dict[str, float]  #: numbers that belong to them
     notes: list[str]  #: what else is to be said
 
 
@@ -122,7 +122,7 @@ def check_masking(
             scaled[1] - min(scaled.values()),
             limit,
             f"PGD on cross-entropy at {at} breaks more images when the logits are multiplied by 10 or 100, which "
-            "changes no decision: its figures (pgd_ce) flatter this network.",
+            "changes no decision: its accuracy (pgd_ce) flatters this network.",
             one_attack=True,
         ),
     ]

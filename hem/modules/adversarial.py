@@ -58,10 +58,10 @@ class AdversarialTask(Task):
     broken at a larger one; AutoAttack's numbers are its own. The run folder gets ``robustness.csv`` and
     ``robustness.png``. An attack is called ``pgd_<objective>``, ``autoattack``, ``square``, ..., or by its ``name``.
 
-    Beside them stand checks whether the figures are owed to masked gradients, ``test/masking/<name>`` (and
+    There are also checks whether the accuracies are due to masked gradients, ``test/masking/<name>`` (and
     ``test/masking/<name>/failed``, 0 or 1), at the eps where about half of the images hold. What fails is
     said in a sentence, in the output and in ``masking.json``. ``test/masking/curve_in_doubt`` is 1 where any of
-    them fails but the last two, which are about the figures of one attack:
+    them fails but the last two, which are about the accuracy of one attack:
 
     * ``more_steps``: accuracy under four times the steps and three more restarts, less the plain attack's;
     * ``converged``: the share that these break and no attack of the curve does;

@@ -46,7 +46,7 @@ def read_accuracies(path: str | Path) -> Accuracies:
         path = RunFolder(path).corruption
     if not path.is_file():
         raise FileNotFoundError(
-            f"The baseline's figures are expected in {path}, but there is no such file: test the baseline with the "
+            f"Expected metrics of the baseline in {path}, got no such file: test the baseline with the "
             "same corruption config first, and name its corruption.csv, results.json or run folder."
         )
     try:

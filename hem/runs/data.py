@@ -165,4 +165,4 @@ class KeepData(Callback):
                 f"{' '.join(changed)} Going on would train on other files: bring the folder back to what it was, or "
                 "begin a new run (--run_dir)."
             )
-        rank_zero_warn(f"{' '.join(changed)} The figures are of the files that are there now.")
+        rank_zero_warn(f"{' '.join(changed)} The metrics are of the files that are there now.")

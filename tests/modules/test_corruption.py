@@ -116,7 +116,7 @@ def test_beside_a_baseline(trained, hem_command, tmp_path):
     assert "error: The baseline lacks 8 conditions, fog at severity 2 among them" in outcome.err
     outcome = hem_command(*command(trained, tmp_path / "d", *FEW, "--model.baseline", tmp_path / "nowhere"))
     assert outcome.code == 1
-    assert "error: The baseline's figures are expected in" in outcome.err
+    assert "error: Expected metrics of the baseline in" in outcome.err
 
 
 def test_mean_corruption_error():
