@@ -24,10 +24,7 @@ class ImageNetLTDataModule(ImageDataModule):
     command line links them to the loss, so a run needs the list in any case.
 
     The validation part is that of the lists, and ``val_fraction`` is ignored. Crops, flips and sizes are those of
-    :class:`ImageNetDataModule`.
-
-    Args:
-        **kwargs: As of :class:`ImageDataModule`.
+    :class:`ImageNetDataModule`. Arguments are those of :class:`ImageDataModule`.
 
     Source: Liu et al., "Large-scale long-tailed recognition in an open world", CVPR 2019, section 4.
     """
