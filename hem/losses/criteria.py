@@ -56,7 +56,7 @@ class Criterion(nn.Module):
         if "class_counts" in own:
             counts = check_counts(own.pop("class_counts"))
             if readable(counts) and torch.equal(counts, counts.round()):
-                counts = counts.long()  # float64, kept by `module.half()`: 100,000 exceeds float16
+                counts = counts.long()  # integers are left alone by `module.half()`: 100,000 exceeds float16
             self.register_buffer("class_counts", counts, persistent=False)
         check_arguments(reduction, label_smoothing=label_smoothing, **own)
         for name, value in own.items():
