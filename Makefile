@@ -27,8 +27,8 @@ test: lint types  ## lint, types, doctests and all tests
 	$(BIN)/python -m pytest $(WORKERS)
 
 test-processors: setup  ## the tests as other processors compute: with AVX2, with SSE, on two threads
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(BIN)/python -m pytest $(WORKERS)
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(BIN)/python -m pytest $(WORKERS)
+	TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/.cache/avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(BIN)/python -m pytest $(WORKERS)
+	TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/.cache/sse ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(BIN)/python -m pytest $(WORKERS)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(WORKERS)
 
 quick: setup  ## the tests without those that train whole runs

@@ -439,6 +439,8 @@ def test_worker_killed(hem_command, tmp_path):
     """As the system does where memory is short."""
     arguments = (*COMMON, *image_folder(tmp_path / "data"), "--run_dir", tmp_path / "run", "--data.num_workers", 1)
     outcome = hem_command(*arguments, "--watch.save_steps", 2, *happening("workers", 5))
+    # a thread of torch may be handing a batch's memory to the process just then: it prints its own traceback
+    outcome = outcome._replace(err=outcome.err.splitlines(keepends=True)[-1])
     stopped(outcome, "memory", "--data.num_workers", "--ckpt_path auto")
     assert state(tmp_path / "run")["global_step"] >= 2
     assert hem_command(*arguments, "--ckpt_path", "auto").code == 0
