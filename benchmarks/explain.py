@@ -139,7 +139,7 @@ def draw(table: pd.DataFrame, frequencies: dict[str, float]) -> bytes:
         if below.startswith("frequency"):
             panel.set(xscale="log")
             panel.invert_xaxis()
-        if name in ("share of the gradient",):
+        if name == "share of the gradient":
             panel.set(yscale="log")
             panel.axhline(1, color="black", linewidth=0.6)
         if name == "gap":
