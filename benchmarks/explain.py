@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hem.cli import build, quiet
 from hem.losses import evaluate
+from hem.modules.classification import logit_margin
 from hem.networks.weights import without_start
 from hem.plots.style import colours, saved, styled, tiled
 from hem.runs import AtomicCheckpointIO, RunFolder
@@ -66,8 +67,7 @@ def of_network(run: RunFolder) -> tuple[dict[str, dict[str, float]], dict[str, f
         length = logits.grad.norm(dim=1)  # of each sample
         labelled = (target >= 0) & (target < data.num_classes)
         rows, labels = logits.detach().movedim(1, -1)[labelled], target[labelled]
-        own = rows.gather(1, labels[:, None])
-        gaps.append((own - rows.scatter(1, labels[:, None], -torch.inf).amax(1, keepdim=True)).squeeze(1))
+        gaps.append(logit_margin(rows, labels))
         correct = (gaps[-1] > 0).float()
         lengths += torch.bincount(labels, length[labelled].double(), minlength=data.num_classes)
         right += torch.bincount(labels, correct, minlength=data.num_classes)
