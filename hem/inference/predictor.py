@@ -22,7 +22,7 @@ from hem.decoder import decode_image
 from hem.modules.calibrator import RunCalibration, Scores, most_probable, named_sets, probabilities
 from hem.modules.rejector import load_rejector
 from hem.names import check_name
-from hem.networks import Normalize
+from hem.networks import Normalize, to_channels_last
 from hem.networks.weights import without_start
 from hem.plots.masks import Color, indexed
 from hem.rejection import Rejector
@@ -280,7 +280,7 @@ def _network(model: dict[str, Any], facts: dict[str, Any], state: dict[str, Tens
     normalize = Normalize(facts["mean"], facts["std"]) if normalized else nn.Identity()
     net = nn.Sequential(OrderedDict(normalize=normalize, backbone=parser.instantiate_classes(parsed).net))
     if model.get("channels_last", True):
-        net.to(memory_format=torch.channels_last)
+        to_channels_last(net)
     return net
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassStatScores
 
 from hem.metrics import catalog
+from hem.metrics.accuracy import ClassCounts
 
 SHOTS = ("many", "medium", "few")
 
@@ -58,7 +58,7 @@ def shot_accuracies(right: Tensor, seen: Tensor, groups: Sequence[str]) -> dict[
     return found
 
 
-class ShotAccuracy(MulticlassStatScores):
+class ShotAccuracy(ClassCounts):
     """:func:`shot_accuracies` over batches and processes.
 
     Args:
@@ -66,12 +66,11 @@ class ShotAccuracy(MulticlassStatScores):
     """
 
     def __init__(self, groups: Sequence[str]) -> None:
-        super().__init__(len(groups), average="none", validate_args=False)
+        super().__init__(len(groups))
         self.groups = groups
         self.counts = (torch.empty(0), torch.empty(0))  # right and seen of each class, (C) each, as last computed
 
-    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+    def compute(self) -> dict[str, Tensor]:
         """The accuracies, by their names."""
-        right, *_, seen = super().compute().unbind(1)
-        self.counts = right, seen
-        return shot_accuracies(right, seen, self.groups)
+        self.counts = self.right, self.seen
+        return shot_accuracies(self.right, self.seen, self.groups)

@@ -25,7 +25,7 @@ from hem.modules.optimization import (
     make_scheduler,
     scheduler_config,
 )
-from hem.networks import Normalize, batch_dependent, random_layers
+from hem.networks import Normalize, batch_dependent, random_layers, to_channels_last
 from hem.runs.checkpoints import check_state
 
 
@@ -80,7 +80,8 @@ class Task(LightningModule):
             ``"reduce-overhead"`` (CUDA graphs).
         channels_last: Whether convolutions keep their weights, and so their activations, with the channels last in
             memory: shapes and meaning stay, results to rounding as well. On a CPU a step takes 0.7 (LeNet) to 1.0
-            (ResNet-18) of the time, on a GPU it is what half precision wants.
+            (ResNet-18) of the time, on a GPU it is what half precision wants. Networks that torch would train wrongly
+            so are left as they are: :func:`~hem.networks.to_channels_last`.
 
     Raises:
         ValueError: If ``class_names`` has another length, ``skip_separated`` meets a network whose samples mix,
@@ -143,7 +144,7 @@ class Task(LightningModule):
         self.accumulation = reduction.Accumulation()
         self.metrics = nn.ModuleDict()  # collections by stage and name, "val/plain"
         if channels_last:
-            self.net.to(memory_format=torch.channels_last)
+            to_channels_last(self.net)
         if compile:
             self.net.compile(mode=compile if isinstance(compile, str) else None)
         self.num_classes = num_classes

@@ -1,6 +1,6 @@
 """Networks for images: small ones, and those of torchvision, timm and segmentation-models-pytorch by name."""
 
-from hem.networks.base import CosineLinear, Network, batch_dependent, linear_head, random_layers
+from hem.networks.base import CosineLinear, Network, batch_dependent, linear_head, random_layers, to_channels_last
 from hem.networks.library import Named
 from hem.networks.normalize import Normalize
 from hem.networks.preact import PreActResNet18, WideResNet28_10, WideResNet40_2
@@ -34,4 +34,5 @@ __all__ = [
     "linear_head",
     "load_weights",
     "random_layers",
+    "to_channels_last",
 ]

@@ -141,6 +141,30 @@ def batch_dependent(net: nn.Module) -> list[str]:
     return [name for name, module in net.named_modules() if isinstance(module, _BatchNorm)]
 
 
+def to_channels_last(net: nn.Module) -> None:
+    """Let convolutions keep their weights, and so their activations, with the channels last in memory.
+
+    Nothing is done to a network that has a 1x1 convolution with a stride and fewer than 16 input channels (a shortcut
+    of a very thin residual network): on CPUs torch's gradient of its weights would be wrong, or end the process.
+
+    Source: oneDNN's issue 6035, open as of its version 3.13 (of torch 2.15): the gradient is written past a buffer.
+
+    Example:
+        >>> for width in (8, 16):
+        ...     net = nn.Sequential(nn.Conv2d(3, width, 3), nn.Conv2d(width, 32, 1, stride=2))
+        ...     to_channels_last(net)
+        ...     net[0].weight.is_contiguous(memory_format=torch.channels_last)
+        False
+        True
+    """
+    layers = (module for module in net.modules() if isinstance(module, nn.Conv2d))
+    if not any(
+        layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 16 * layer.groups
+        for layer in layers
+    ):
+        net.to(memory_format=torch.channels_last)
+
+
 def random_layers(net: nn.Module) -> list[str]:
     """Return the names of layers that draw random numbers in training mode, so that two passes of a sample differ.
 

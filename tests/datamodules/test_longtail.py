@@ -122,7 +122,7 @@ def test_subset_of_a_data_module():
         assert torch.equal(data.part(part)[1], whole.part(part)[1])
 
 
-@pytest.mark.skipif(REAL is None, reason="HEM_DATA does not say where the real data sets are")
+@pytest.mark.skipif(not REAL, reason="HEM_DATA does not say where the real data sets are")
 def test_real_cifar10():
     data = CIFAR10DataModule(val_fraction=0, subset=LongTail(100))
     images, index = data.part("train")
@@ -293,7 +293,7 @@ def test_imagenet_lt_sentences(tmp_path):
         ImageNetLTDataModule(root=str(tmp_path)).setup("fit")
 
 
-@pytest.mark.skipif(REAL is None, reason="HEM_DATA does not say where the real lists are")
+@pytest.mark.skipif(not REAL, reason="HEM_DATA does not say where the real lists are")
 def test_real_lists():
     """The official lists: 20 images of each class for validation, 50 for the test, wnids in the order of the labels."""
     data = ImageNetLTDataModule()

@@ -8,7 +8,7 @@ import torch
 
 from hem.datamodules import DATA
 
-pytestmark = pytest.mark.skipif("HEM_DATA" not in os.environ, reason="HEM_DATA does not name a folder of real data")
+pytestmark = pytest.mark.skipif(not os.environ.get("HEM_DATA"), reason="HEM_DATA does not name a folder of real data")
 PROBE = {
     "mnist": "MNIST/raw/train-images-idx3-ubyte",
     "fashion_mnist": "FashionMNIST/raw/train-images-idx3-ubyte",

@@ -184,6 +184,23 @@ def test_the_last_step_of_an_epoch_is_there_for_callbacks():
         assert {"train/loss", "train/accuracy"} <= trainer.callback_metrics.keys()
 
 
+@pytest.mark.parametrize(("width", "stride", "kept"), [(4, 2, True), (15, 2, True), (16, 2, False), (4, 1, False)])
+def test_networks_that_channels_last_would_train_wrongly_stay_as_they_are(width, stride, kept):
+    """A 1x1 convolution with a stride and few channels; its gradient is that of float64."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(
+        nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 32, 1, stride), nn.Flatten(), nn.LazyLinear(CLASSES)
+    )
+    images, target = torch.rand(8, 3, 64, 64), torch.arange(8) % CLASSES
+    backbone(images)
+    expected = copy.deepcopy(backbone).double()
+    task = ClassificationTask(backbone, HEMLoss(), num_classes=CLASSES)
+    assert backbone[0].weight.is_contiguous(memory_format=torch.channels_last) is not kept
+    HEMLoss()(task(images), target).backward()
+    HEMLoss()(expected(images.double()), target).backward()
+    torch.testing.assert_close(backbone[1].weight.grad.double(), expected[1].weight.grad, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_channels_last_is_the_same_network(channels_last):
     torch.manual_seed(0)

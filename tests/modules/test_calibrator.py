@@ -76,7 +76,7 @@ def test_the_temperature_is_that_of_the_validation_logits(run, logits):
     assert record["samples"] == len(logits["val"][1])
     assert record["temperature"] == pytest.approx(expected, rel=1e-4)
     assert results(run)["test/temperature"] == pytest.approx(expected, rel=1e-4)
-    assert expected < 0.7  # HEM's logits are short
+    assert expected < 1  # HEM's logits are short
 
 
 def test_figures_before_and_after(run, logits):
