@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import tarfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -173,6 +173,20 @@ def test_resumed_is_undisturbed(what, step, code, undisturbed, hem_command, tmp_
     before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
     assert hem_command(*arguments).code == 0
     assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize(("options", "what", "step"), [
+    (("--trainer.val_check_interval", 7), "term", STEPS + 6),
+    (("--trainer.val_check_interval", 0.5, "--trainer.accumulate_grad_batches", 3), "die", 5),
+], ids=["told to stop before a validation", "behind one within an accumulated step"])  # fmt: skip
+def test_validations_within_epochs(options, what, step, hem_command, tmp_path):
+    """A resumed run validates where the undisturbed one does, and has the gradients of every batch."""
+    arguments = (*COMMON, *NET, *options, "--watch.save_steps", 3, "--ckpt_path", "auto")
+    assert hem_command(*arguments, "--run_dir", tmp_path / "whole").code == 0
+    with pytest.raises(Dead) if what == "die" else nullcontext():
+        assert hem_command(*arguments, "--run_dir", tmp_path / "run", *happening(what, step)).code == AGAIN
+    assert hem_command(*arguments, "--run_dir", tmp_path / "run").code == 0
+    same(tmp_path / "run", tmp_path / "whole")
 
 
 def test_checkpoints_by_the_clock(hem_command, tmp_path):

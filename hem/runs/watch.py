@@ -83,12 +83,11 @@ class Watch(Checkpoint):
 
     All processes act after the same step: each has a status for it, and all take the maximum. It is reduced
     asynchronously: the status of a step is read after the next step has been given to the device (or before a
-        checkpoint
-    is written, or a validation begins).
+    checkpoint is written, or a validation begins).
 
-    Nothing is saved after the last batch of an epoch, since the checkpoint after its validation follows, and a resumed
-    run would skip the validation; nor between the micro-batches of an accumulated step; nor for a task with
-    ``resumes_within_epochs = False``, which resumes from the end of an epoch.
+    Nothing is saved after the last batch of an epoch or before a validation, which a resumed run would skip: its
+    checkpoint follows the validation; nor between the micro-batches of an accumulated step, whose gradients no
+    checkpoint has; nor for a task with ``resumes_within_epochs = False``, which resumes from the end of an epoch.
 
     Args:
         save_minutes: Minutes between checkpoints within an epoch; None: no checkpoints by time.
@@ -137,8 +136,9 @@ class Watch(Checkpoint):
         """Read the status of the previous step, send that of this one, and save or stop if asked to."""
         self._read(trainer)
         self.pending = self._send(trainer, pl_module, outputs, batch)
-        between = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
-        if self.task_at_hand == GO_ON or between or trainer.is_last_batch:
+        loop = trainer.fit_loop.epoch_loop
+        validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        if self.task_at_hand == GO_ON or loop._should_accumulate() or trainer.is_last_batch or validates:
             return
         # Lightning logs this step after the hook: too late if the process ends here
         trainer._logger_connector.update_train_step_metrics()
@@ -161,8 +161,9 @@ class Watch(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after a validation; callbacks that save checkpoints run in order, so the best one is known."""
-        within = getattr(pl_module, "resumes_within_epochs", True)  # otherwise the end of the epoch saves
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and within:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        if getattr(pl_module, "resumes_within_epochs", True):  # otherwise the end of the epoch saves
             self.closed = trainer.global_step
             self._save(trainer)
 
