@@ -189,6 +189,33 @@ def test_validations_within_epochs(options, what, step, hem_command, tmp_path):
     same(tmp_path / "run", tmp_path / "whole")
 
 
+def test_accumulation_by_epoch(hem_command, tmp_path):
+    """Lightning sets it when an epoch starts, which one that goes on does not."""
+    schedule = (
+        "--trainer.callbacks+",
+        "GradientAccumulationScheduler",
+        "--trainer.callbacks.scheduling",
+        "{0: 1, 1: 3}",
+    )
+    arguments = (*COMMON, *NET, *schedule, "--watch.save_steps", 2, "--ckpt_path", "auto")
+    assert hem_command(*arguments, "--run_dir", tmp_path / "whole").code == 0
+    with pytest.raises(Dead):
+        hem_command(*arguments, "--run_dir", tmp_path / "run", *happening("die", STEPS + 3))
+    assert hem_command(*arguments, "--run_dir", tmp_path / "run").code == 0
+    same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.filterwarnings(r"ignore:\s*Unable to serialize instance cpu")  # its device, by jsonargparse
+def test_weights_that_are_averaged_anew_are_refused(hem_command, tmp_path):
+    averaging = ("--trainer.callbacks+", "StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", 0.01)
+    arguments = (*COMMON, *NET, *averaging, "--run_dir", tmp_path, "--watch.save_steps", 2, "--ckpt_path", "auto")
+    with pytest.raises(Dead):
+        hem_command(*arguments, *happening("die", 5))
+    outcome = hem_command(*arguments)
+    assert outcome.code == 1
+    assert "got StochasticWeightAveraging, which would begin anew" in outcome.err
+
+
 def test_checkpoints_by_the_clock(hem_command, tmp_path):
     """Every so many minutes of rank 0's clock; nothing after the last batch of an epoch."""
     saved = []

@@ -14,7 +14,13 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from torch import Tensor
 
@@ -122,6 +128,9 @@ class Watch(Checkpoint):
             trainer.should_stop = stops and self.resumed.get("stop", False)
         if trainer.ckpt_path is not None and trainer.global_step >= trainer.estimated_stepping_batches:
             self._refuse_finished(trainer)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):  # a run resumed within an epoch does not start it
+                trainer.accumulate_grad_batches = callback.get_accumulate_grad_batches(trainer.current_epoch)
         self.saved, self.closed = (time.monotonic(), trainer.global_step), trainer.global_step
         self.notice, self.task_at_hand, self.pending = None, GO_ON, None
         try:
@@ -228,6 +237,13 @@ class Watch(Checkpoint):
         """
         self.resumed = {**checkpoint.get(STATE, {}), "step": checkpoint["global_step"]}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StochasticWeightAveraging) and trainer.state.fn == "fit":
+                stop(
+                    trainer,
+                    "Expected callbacks that go on where a run is resumed, got StochasticWeightAveraging, which would "
+                    "begin anew or average nothing: train without interruption, or take WeightAveraging or "
+                    "EMAWeightAveraging (--config trainer/ema).",
+                )
             state = checkpoint.get("callbacks", {}).get(callback.state_key)
             if isinstance(callback, EarlyStopping) and state is not None:
                 state["patience"] = callback.patience  # of the present config; Lightning restores the former one
