@@ -205,6 +205,7 @@ def test_accumulation_by_epoch(hem_command, tmp_path):
     same(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
 @pytest.mark.filterwarnings(r"ignore:\s*Unable to serialize instance cpu")  # its device, by jsonargparse
 def test_weights_that_are_averaged_anew_are_refused(hem_command, tmp_path):
     averaging = ("--trainer.callbacks+", "StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", 0.01)
