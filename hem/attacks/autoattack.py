@@ -94,6 +94,10 @@ def autoattack(
                     adversarial[left] = points
                     robust = robust.index_put((left,), labels == target[left])
                 found[name] = robust
+            # called alone, Square has nothing that it could be compared with
+            package.checks.check_square_sr(
+                {"clean": 1.0, **{name: float(r.double().mean()) for name, r in found.items()}}, logger=log
+            )
             return AutoAttacked(adversarial, found, list(flags.messages.values()))
     finally:
         log.removeHandler(flags)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hem.calibration.scaling import Scaling, Temperature
-from hem.metrics.samples import rows
+from hem.metrics.samples import rows, wide
 
 Score = Literal["lac", "aps", "raps"]
 
@@ -69,8 +69,6 @@ class PredictionSets(nn.Module):
         free: See :func:`nonconformity`.
     """
 
-    threshold: Tensor
-
     def __init__(
         self,
         probabilities: Scaling,
@@ -82,17 +80,24 @@ class PredictionSets(nn.Module):
     ) -> None:
         super().__init__()
         self.probabilities = probabilities
-        self.register_buffer("threshold", torch.tensor(float(threshold)))
+        self.threshold = float(threshold)  # no buffer, whose float32 would not tell sums close to 1 apart
         self.coverage = coverage
         self.score: Score = score
         self.penalty = penalty
         self.free = free
 
+    def get_extra_state(self) -> float:
+        """Return the threshold, for the state dict."""
+        return self.threshold
+
+    def set_extra_state(self, state: float) -> None:
+        """Take the threshold of a state dict."""
+        self.threshold = state
+
     def forward(self, logits: Tensor) -> Tensor:
         """Return which classes are in the set of each sample: logits (N, C) to bool (N, C)."""
-        probabilities = self.probabilities(logits)
-        worst = nonconformity(probabilities, self.score, self.penalty, self.free)
-        inside = worst <= self.threshold.to(worst)
+        probabilities = self.probabilities(wide(logits))  # as the threshold was found
+        inside = nonconformity(probabilities, self.score, self.penalty, self.free) <= self.threshold
         return inside.scatter(1, probabilities.argmax(1, keepdim=True), True)
 
 

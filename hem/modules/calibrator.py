@@ -74,7 +74,7 @@ def diagram(metrics: MetricCollection) -> Reliability:
 
 def _options(sets: PredictionSets) -> dict[str, Any]:
     options = {name: getattr(sets, name) for name in ("coverage", "score", "penalty", "free")}
-    return {"threshold": sets.threshold.item(), **options}
+    return {"threshold": sets.threshold, **options}
 
 
 class RunCalibration(NamedTuple):

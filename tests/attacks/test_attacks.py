@@ -391,6 +391,13 @@ def test_counts():
 # -- AutoAttack
 
 
+class Rounding(nn.Module):
+    """Pixels of two values; the gradient of rounding is zero."""
+
+    def forward(self, input):
+        return input.round()
+
+
 @pytest.mark.parametrize(("norm", "eps", "left"), [("linf", 0.1, 2), ("l2", 3.0, 0)])
 def test_autoattack_equals_a_direct_call(norm, eps, left):
     """Square's 5,000 queries for what is left take most of the time, so few images and one case with survivors."""
@@ -407,6 +414,23 @@ def test_autoattack_equals_a_direct_call(norm, eps, left):
     assert torch.equal(found.robust["square"], labels == target)
     assert list(found.robust) == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert found.robust["square"].sum() == left
+
+
+def test_autoattack_tells_that_square_breaks_what_others_do_not(caplog):
+    """A network that rounds its input has no gradient; the library compares Square with the attacks before it."""
+    import pyautoattack
+
+    net = tiny_net(classes=4).eval()
+    rounded = nn.Sequential(Rounding(), net)
+    input, target = labelled(rounded, 6)
+    found = autoattack(rounded, input, target, 0.3, num_classes=4, seed=3)
+    direct = pyautoattack.AutoAttack(rounded, norm="Linf", eps=0.3, seed=3)
+    direct.apgd_targeted.n_target_classes = direct.fab.n_target_classes = 3
+    caplog.clear()
+    direct.run_standard_evaluation(input, target)
+    said = [record.getMessage() for record in caplog.records if record.funcName == "check_square_sr"]
+    assert [flag for flag in found.flags if flag.startswith("Square Attack has decreased")] == said
+    assert said
 
 
 def test_autoattack_keeps_the_generators():

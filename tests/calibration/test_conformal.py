@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from hem.calibration import Temperature, calibrate, conformal, nonconformity
+from hem.calibration import PredictionSets, Temperature, calibrate, conformal, nonconformity
 
 
 def sample(n, seed, classes=20, temperature=0.6):
@@ -45,6 +45,23 @@ def test_coverage_is_within_its_binomial_interval(score, coverage):
     assert low - slack <= hits <= high + slack + n / 501
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("score", ["lac", "aps", "raps"])
+def test_sums_close_to_one_are_told_apart(score, dtype):
+    """Of the very samples that the threshold came from, as many are covered as asked for, also where scores tie."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(100, (300,), generator=generator)
+    sure = torch.randn(300, 100, generator=generator).to(dtype)
+    sure[torch.arange(300), torch.where(torch.rand(300, generator=generator) < 0.8, target, 0)] += 25
+    tied = torch.tensor([[2.0, 0.71, 0.1]], dtype=dtype).repeat(100, 1)
+    for logits, labels in ((sure, target), (tied, (torch.arange(100) >= 80).long())):
+        sets = conformal(logits, labels, 0.9, score)
+        covered = sets(logits)[torch.arange(len(labels)), labels]
+        assert covered.double().mean() >= 0.9
+        worst = nonconformity(logits.double().softmax(1), score)
+        assert torch.equal(sets(logits), (worst <= sets.threshold).scatter(1, logits.argmax(1, keepdim=True), True))
+
+
 def test_sure_networks_give_small_sets():
     logits, target = sample(2000, 0, temperature=0.2)
     sets = conformal(logits, target, 0.9, probabilities=calibrate(logits, target))
@@ -68,7 +85,11 @@ def test_sets_travel():
     file = io.BytesIO()
     torch.save(sets.state_dict(), file)
     file.seek(0)
-    assert set(torch.load(file, weights_only=True)) == {"threshold", "probabilities.temperature"}
+    state = torch.load(file, weights_only=True)
+    assert set(state) == {"_extra_state", "probabilities.temperature"}
+    again = PredictionSets(Temperature(), 0.0, 0.9, sets.score)
+    again.load_state_dict(state)
+    assert torch.equal(again(logits), expected)
 
 
 @pytest.mark.parametrize(
