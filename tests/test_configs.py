@@ -20,7 +20,7 @@ from hem.cli.configs import expanded
 from hem.cli.parser import build
 from hem.cli.registries import spelt_out
 from hem.losses import LOSSES
-from hem.metrics.catalog import match
+from hem.metrics.catalog import match, validated
 from hem.strategies import STRATEGIES
 from tests.datamodules import mask_trees
 from tests.datamodules import test_datasets as trees
@@ -137,6 +137,7 @@ def assert_in_catalogue(run: Path) -> None:
         logged |= json.loads((run / "results.json").read_text())["metrics"].keys()
     assert logged
     assert not [key for key in logged if match(key) is None]
+    assert not [key for key in logged if key.startswith("val/") and match(key).direction and not validated(key)]
 
 
 @pytest.mark.parametrize("config", TASKS)

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -331,6 +332,81 @@ def test_jobs_of_a_cluster_share_a_search(folder):
 def test_mistakes(folder, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         grid.load(written(folder, of_search=changes))
+
+
+@pytest.mark.parametrize(
+    ("task", "sentence"),
+    [
+        ({"primary": "test/average_accuracy"}, "a metric of validation for .* got val/average_accuracy: give a `monit"),
+        ({"primary": "test/calibrated/nll"}, "got val/calibrated/nll"),
+        ({"primary": "stream/accuracy/1"}, "got val/stream/accuracy/1"),
+        ({"primary": "test/accuracy", "monitor": "train/accuracy"}, "got train/accuracy"),
+        ({"monitor": "val/mine"}, "mode of classification_digits, the better end of val/mine, to be max or min, got n"),
+        ({"monitor": "val/logit_margin"}, "to be max or min, got none"),
+        ({"monitor": "val/accuracy", "mode": "min"}, "the better end of val/accuracy, to be max, got min"),
+        ({"monitor": "val/mine/nll", "mode": "max"}, "the better end of val/mine/nll, to be min, got max"),
+        ({"monitor": "val/mine", "mode": "more"}, "mode of task 1 of .* to be max or min, got 'more'"),
+    ],
+)
+def test_a_search_knows_what_it_is_judged_by(folder, task, sentence):
+    """Before the first trial is trained."""
+    with pytest.raises(ValueError, match=sentence):
+        grid.load(written(folder, tasks=[{"train": DIGITS, **task}])).runs()
+
+
+@pytest.mark.parametrize(
+    ("task", "mode"),
+    [
+        ({"primary": "test/accuracy"}, "max"),
+        ({"primary": "test/calibration_error"}, "min"),
+        ({"primary": "test/average_accuracy", "monitor": "val/accuracy"}, "max"),
+        ({"monitor": "val/mine/nll"}, "min"),
+        ({"monitor": "val/mine/top3_accuracy", "mode": "max"}, "max"),
+        ({"monitor": "val/mine", "mode": "min"}, "min"),
+    ],
+)
+def test_a_search_takes_the_better_end_that_the_report_names(folder, task, mode):
+    runs = grid.load(written(folder, tasks=[{"train": DIGITS, **task}])).runs("search/")
+    assert {each.mode for each in runs} == {mode}
+
+
+class Validations:
+    """A worker whose trainings validate twice in an epoch, and which looks at them after every row or at the end."""
+
+    def __init__(self, often):
+        self.often, self.stopped = often, threading.Event()
+
+    def config(self, arguments, log, extra):
+        return json.loads(OWN_CONFIG)
+
+    def do_held(self, run, held, extra, ends):
+        config = {**json.loads(OWN_CONFIG), "checkpoint": {"monitor": "val/accuracy", "mode": "max"}}
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "config.yaml").write_text(json.dumps(config))
+        text = "epoch,step,val/accuracy\n"
+        for row in ("0,10,0.9", "0,20,0.5", "1,30,0.6", "1,40,0.65"):
+            text += f"{row}\n"
+            (run.folder / "metrics.csv").write_text(f"{text}2,5")  # a row that is being written
+            if self.often and ends():
+                return "pruned"
+        (run.folder / "metrics.csv").write_text(text)
+        return "done"
+
+
+OWN_CONFIG = json.dumps({"model": {"init_args": {"optimizer": {"init_args": {"lr": 0.01}}}}, "data": {}})
+
+
+@pytest.mark.parametrize("often", [True, False])
+@pytest.mark.parametrize(("checkpoint", "value"), [("best", 0.9), ("last", 0.65)])
+def test_a_trial_is_judged_by_one_of_several_validations_in_an_epoch(folder, often, checkpoint, value):
+    """By that of its checkpoint; what the pruner sees does not depend on when it is asked."""
+    tasks = [{**STUDY["tasks"][0], "checkpoint": checkpoint}]
+    changes = {"trials": 1, "losses": {}, "pruner": "median"}
+    path = written(folder, of_search=changes, losses=["ce"], tasks=tasks)
+    [ce] = grid.load(path, root=folder / "runs").runs("search/")
+    assert ce.do(Validations(often), {}) == "done"
+    [(_, state, _, found, seen)] = trials(folder, "ce")
+    assert (state, found, seen) == ("COMPLETE", value, {1: 0.9, 2: 0.6})
 
 
 @pytest.mark.parametrize("primary", ["test/acuracy", "val/accuracy", "test/max_logit"])

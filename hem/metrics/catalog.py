@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from hem.metrics.template import WORD
 from hem.metrics.template import Metric as Metric
@@ -138,6 +139,11 @@ HEADLINES: dict[str, tuple[str, ...]] = {
         *_CALIBRATION,
     ),
 }
+#: What tasks log in validation as well, of the metrics by which losses can be compared.
+VALIDATED = (
+    LOSS, ACCURACY, ACCURACY_TOP5, CLASS_ACCURACY, NLL, BRIER, CALIBRATION_ERROR, CALIBRATION_ERROR_MASS,
+    BALANCED_ACCURACY, WORST_CLASS_ACCURACY, SHOT_ACCURACY, TRAINING_ROBUST_ACCURACY, MIOU, MEAN_ACCURACY, IOU,
+)  # fmt: skip
 
 
 def match(key: str) -> Metric | None:
@@ -180,6 +186,18 @@ def headlines(task: str, keys: Iterable[str]) -> list[Metric]:
         if found := [describe(key) for pattern in patterns for key in keys if pattern.fullmatch(key)]:
             return found
     return []
+
+
+def validated(key: str) -> bool:
+    """Return whether a task of the catalogue logs a key in validation.
+
+    Example:
+        >>> validated("val/accuracy"), validated("val/forgetting"), validated("val/calibrated/nll")
+        (True, False, False)
+    """
+    found = match(key)
+    variants = ("", "adjusted", "tau_normalized")
+    return found is not None and found.stage == "val" and found.template in VALIDATED and found.variant in variants
 
 
 def check_mode(who: str, monitor: str, mode: str) -> None:
@@ -231,14 +249,14 @@ def with_means(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def best_of_validation(
-    curves: dict[str, dict[float, float]], monitor: str = "val/accuracy", mode: str = "max"
+    curves: Mapping[str, Mapping[Any, float]], monitor: str = "val/accuracy", mode: str = "max"
 ) -> dict[str, float]:
-    """Return all validation metrics at the epoch of the best checkpoint: what hyper-parameters are chosen by.
+    """Return all metrics of the validation of the best checkpoint: what hyper-parameters are chosen by.
 
     Args:
-        curves: Value by epoch of each metric.
-        monitor: The metric that chooses the best checkpoint, the first epoch among equals; where no curve has that
-            name, the last epoch.
+        curves: Value of each metric by epoch, or by epoch and step.
+        monitor: The metric that chooses the best checkpoint, the first among equals; where no curve has that name, the
+            last validation.
         mode: ``"max"`` or ``"min"``.
 
     Example:
@@ -251,8 +269,8 @@ def best_of_validation(
         return {}
     chosen = validation.get(monitor)
     if chosen is None:
-        epoch = max(epoch for values in validation.values() for epoch in values)
+        best = max(at for values in validation.values() for at in values)
     else:
         known = {at: value for at, value in sorted(chosen.items()) if math.isfinite(value)} or chosen
-        epoch = {"max": max, "min": min}[mode](known, key=known.__getitem__)
-    return {key: values[epoch] for key, values in validation.items() if epoch in values}
+        best = {"max": max, "min": min}[mode](known, key=known.__getitem__)
+    return {key: values[best] for key, values in validation.items() if best in values}

@@ -154,7 +154,7 @@ class Runs:
             facts = read_json(run.results)
             metrics = {key: float(value) for key, value in facts.pop("metrics").items()}
             place = Place.of(name)
-            curves = read_curves(run.curves)
+            curves, best = read_curves(run.curves), best_of_validation(run.read_validations(), *monitor_of(run))
             versions = dict(facts.get("versions") or {})
         except (ValueError, KeyError, AttributeError, TypeError):
             self.notes.append(f"{run.results} cannot be read as the results of a run, and is left out.")
@@ -166,7 +166,7 @@ class Runs:
         own |= {package: str(versions.get(package)) for package in ("hem", "torch")}
         own["partial"] = facts.get("partial") or None
         own["checkpoint"] = Path(facts["checkpoint"]).name if facts.get("checkpoint") else None
-        return {**facts, **own, "name": name, **place._asdict()}, with_means(metrics) | self._best(run, curves), curves
+        return {**facts, **own, "name": name, **place._asdict()}, with_means(metrics) | best, curves
 
     def _trained(self, name: str) -> tuple[dict[str, Any], dict[str, float], pd.DataFrame] | None:
         """Read the validation metrics of a finished training that the study does not test."""
@@ -174,11 +174,8 @@ class Runs:
         if run.results.is_file() or "seconds" not in run.read_study().get("fit", {}):
             return None
         curves, (task, _, data) = read_curves(run.curves), place.cell.partition("_")
-        return {"name": name, "task": task, "data": data, **place._asdict()}, self._best(run, curves), curves
-
-    def _best(self, run: RunFolder, curves: pd.DataFrame) -> dict[str, float]:
-        by_metric = {key: dict(zip(each.epoch, each.value, strict=True)) for key, each in curves.groupby("metric")}
-        return best_of_validation(by_metric, *monitor_of(run))
+        best = best_of_validation(run.read_validations(), *monitor_of(run))
+        return {"name": name, "task": task, "data": data, **place._asdict()}, best, curves
 
     def _missing(self, name: str) -> Missing:
         logs = sorted((self.folder / name).glob("*.log"), key=lambda path: path.stat().st_mtime)

@@ -10,6 +10,7 @@ overwritten. ``resumes.json`` lists when the training was resumed.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -126,6 +127,25 @@ class RunFolder:
     def write_data(self, record: Mapping[str, Any]) -> None:
         """Write ``data.json``."""
         write_atomically(self.data, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+    def read_validations(self) -> dict[str, dict[tuple[float, float], float]]:
+        """Return for each metric of validation its values in ``metrics.csv``, by epoch, from 1, and step.
+
+        A training may validate several times in an epoch, and a checkpoint is of one of them. A row that is being
+        written is left out.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        lines = self.curves.read_text("utf-8").splitlines(keepends=True) if self.curves.is_file() else []
+        rows = csv.DictReader(line for line in lines if line.endswith("\n"))
+        keys = [key for key in rows.fieldnames or () if key.startswith("val/")]
+        found: dict[str, dict[tuple[float, float], float]] = {key: {} for key in keys}
+        for row in rows:
+            for key in keys:
+                if row.get("epoch") and row[key]:
+                    found[key][float(row["epoch"]) + 1, float(row.get("step") or 0)] = float(row[key])
+        return found
 
     # -- examinations --------------------------------------------------------------------------------------
 

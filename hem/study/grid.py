@@ -30,6 +30,7 @@ from typing import Annotated, Any
 import yaml
 
 from hem.cli.configs import find, short_names
+from hem.metrics import catalog
 from hem.names import check_name
 from hem.runs import RunFolder
 from hem.study.parsing import (
@@ -86,6 +87,11 @@ class Study:
             if not task.judged_by:
                 raise ValueError(
                     f"Expected a `primary` metric or a `monitor` for {task.name}, which is searched, got neither."
+                )
+            if not (catalog.validated(task.judged_by) or task.monitor.startswith("val/")):
+                raise ValueError(
+                    f"Expected a metric of validation for the search of {task.name}, got {task.judged_by}: give a "
+                    "`monitor`, such as val/accuracy."
                 )
             if task.tuned in names | {"search"}:
                 raise ValueError(
@@ -161,7 +167,9 @@ class Study:
         command = ("--config", task.train.config, *task.losses[loss], "--seed_everything", str(self.search.seed))
         command += self._options(task, *task.train.overrides, *self.search.overrides)
         folder = self.folder / "search" / task.name / loss
-        return Search(task.name, loss, folder, command, task.judged_by, task.checkpoint, block, space, self.storage)
+        return Search(
+            task.name, loss, folder, command, task.judged_by, task.better, task.checkpoint, block, space, self.storage
+        )
 
     def _training(self, task: Task, loss: str, seed: int, search: Search | None) -> Run:
         cell = task.tuned if search else task.name

@@ -326,6 +326,7 @@ class Task:
     examine: Annotated[tuple[Part, ...], Entry(read=read_examinations)] = ()
     primary: Primary = ""  #: the metric by which losses are compared
     monitor: Text = ""  #: the metric that a search optimises; by default the primary metric on validation images
+    mode: Annotated[Literal["", "max", "min"], Entry("max or min")] = ""  #: its better end, if its name does not say
     space: Annotated[Space, Entry(read=read_space)] = field(default_factory=dict)  #: in addition to the search's
     trials: Annotated[int | None, Entry("a number of trials, 0 for no search")] = None  #: in place of the search's
     cost: Text = ""
@@ -347,6 +348,22 @@ class Task:
     def judged_by(self) -> str:
         """The metric on validation images that a search optimises."""
         return self.monitor or (f"val/{self.primary.removeprefix('test/')}" if self.primary else "")
+
+    @property
+    def better(self) -> str:
+        """The better end of :attr:`judged_by`, ``max`` or ``min``.
+
+        Raises:
+            ValueError: It is not known, or ``mode`` contradicts it.
+        """
+        known = {"higher": "max", "lower": "min", None: ""}[catalog.describe(self.judged_by).direction]
+        found = self.mode or known
+        if not found or known not in ("", found):
+            raise ValueError(
+                f"Expected mode of {self.name}, the better end of {self.judged_by}, to be {known or 'max or min'}, got "
+                f"{self.mode or 'none'}."
+            )
+        return found
 
 
 def read_tasks(value: Any, where: str) -> tuple[Task, ...]:

@@ -26,7 +26,6 @@ result is a config, ``search/<task>/<loss>.yaml``.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import threading
@@ -76,7 +75,8 @@ class Search:
     folder: Path  #: ``<study>/search/<task>/<loss>``, the folder of the trials
     command: tuple[str, ...]  #: arguments of a trial, without its folder and parameters
     monitor: str  #: the validation metric to optimise
-    checkpoint: str  #: ``best``: at the epoch of the best checkpoint; ``last``: at the last epoch
+    mode: str  #: ``max``, or ``min`` if smaller values of the metric are better
+    checkpoint: str  #: ``best``: at the validation of the best checkpoint; ``last``: at the last one
     block: SearchBlock = field(hash=False)
     space: dict[str, Parameter] = field(hash=False)
     storage: str  #: for :func:`hem.study.storage.open_storage`
@@ -103,12 +103,6 @@ class Search:
             "space": {name: asdict(parameter) for name, parameter in self.space.items()},
             **{name: getattr(self.block, name) for name in ("sampler", "pruner", "seed", "trials", "seconds")},
         }
-
-    @property
-    def mode(self) -> str:
-        """``max``, or ``min`` if smaller values of the metric are better."""
-        found = catalog.match(self.monitor)
-        return "min" if found and found.direction == "lower" else "max"
 
     @property
     def record(self) -> dict[str, Any]:
@@ -275,15 +269,18 @@ class Search:
         """Execute a trial, and report its result to the storage."""
         optuna = library()
         trial, run = optuna.trial.Trial(study, frozen._trial_id), self.run(frozen.number, frozen.params)
-        told = {float(epoch): value for epoch, value in frozen.intermediate_values.items()}
+        told = dict(frozen.intermediate_values)
         begun, before = time.monotonic(), frozen.user_attrs.get("seconds", 0.0)
 
         def prunes() -> bool:
             """Report new epochs in order; return whether the pruner stops the trial at one of them."""
-            for epoch, value in sorted(curve(RunFolder(run.folder).curves, self.monitor).items()):
+            values = RunFolder(run.folder).read_validations().get(self.monitor, {})
+            # the first validation of an epoch, since further ones may be there or not when this is called
+            first = {int(epoch): value for (epoch, _), value in sorted(values.items(), reverse=True)}
+            for epoch, value in sorted(first.items()):
                 if epoch not in told:
                     with self._alone():
-                        trial.report(value, int(epoch))
+                        trial.report(value, epoch)
                     told[epoch] = value
                     if trial.should_prune():
                         return True
@@ -297,7 +294,7 @@ class Search:
         with self._alone():
             trial.set_user_attr("seconds", max(run.seconds, before + time.monotonic() - begun))
             if outcome == "pruned":
-                trial.set_user_attr("why", f"pruned by {self.block.pruner[0]} after epoch {int(max(told))}")
+                trial.set_user_attr("why", f"pruned by {self.block.pruner[0]} after epoch {max(told)}")
                 study.tell(frozen.number, state=optuna.trial.TrialState.PRUNED)
             elif value is not None:
                 study.tell(frozen.number, value)
@@ -312,13 +309,17 @@ class Search:
         """Return the value of a trial; None if it is not finite.
 
         Raises:
-            ValueError: The training logs no such metric.
+            ValueError: The training logs no such metric, or not in the validation of the best checkpoint.
         """
         rule = (run.read_config().get("checkpoint") or {}) if self.checkpoint == "best" else {}
-        curves = {key: curve(run.curves, key) for key in (self.monitor, rule.get("monitor")) if key}
-        if not curves[self.monitor]:
-            raise ValueError(f"Expected {self.monitor} in {run.curves}, got no such metric: name another `monitor`.")
+        keys = (self.monitor, rule.get("monitor"))
+        curves = {key: values for key, values in run.read_validations().items() if key in keys}
         chosen = catalog.best_of_validation(curves, rule.get("monitor") or "", rule.get("mode") or "min")
+        if self.monitor not in chosen:
+            raise ValueError(
+                f"Expected {self.monitor} in {run.curves}, of the {self.checkpoint} validation, got no such metric: "
+                "name another `monitor`."
+            )
         return chosen[self.monitor] if math.isfinite(chosen[self.monitor]) else None
 
     # -- result --------------------------------------------------------------------------------------------
@@ -360,12 +361,3 @@ class Search:
 def seconds_of(trials: Iterable[optuna.trial.FrozenTrial]) -> float:
     """Return the total time of trials."""
     return float(sum(trial.user_attrs.get("seconds", 0.0) for trial in trials))
-
-
-def curve(path: Path, key: str) -> dict[float, float]:
-    """Return the values of a metric in ``metrics.csv`` by epoch from 1, without a row that is being written."""
-    if not path.is_file():
-        return {}
-    lines = path.read_text().splitlines(keepends=True)
-    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
-    return {float(row["epoch"]) + 1: float(row[key]) for row in rows if row.get("epoch") and row.get(key)}
