@@ -22,7 +22,8 @@ import torch
 import yaml
 
 from hem import cli
-from hem.report.statistics import seeds_needed
+from hem.metrics.catalog import describe
+from hem.report import Runs, findings, statistics
 from hem.runs.lock import lock
 from hem.study import command, forkserver, grid, local, slurm
 from hem.study.local import Jobs
@@ -36,6 +37,7 @@ STUDIES = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("configs/study/*.ya
 DIGITS = "configs/classification/digits.yaml"
 REJECTION = "configs/evaluate/rejection.yaml"
 EXAMINATION = "/evaluate/rejection"
+CELL = "classification_digits"
 SMALL = {
     "name": "small",
     "losses": ["ce", {"hem_0.2": ["--config configs/loss/hem.yaml", "--model.loss.margin 0.2"]}],
@@ -543,21 +545,52 @@ def test_several_runs_share_a_gpu(folder, monkeypatch, capsys):
 
 
 def test_plan(folder, capsys):
-    """What the runs that are done say of the seeds that are needed, by each task's primary metric."""
-    path = written(folder, tasks=[{"train": DIGITS, "primary": "test/accuracy"}, {"train": DIGITS, "name": "other"}])
-    assert command.main([path, "--root", str(folder / "runs"), "--plan"], seeds_needed) == 0
+    """What the runs that are done say of the seeds that are needed, by each task's primary metric, as in the report."""
+
+    def planned(path, *options):
+        assert command.main([path, "--root", str(folder / "runs"), "--plan", *options], lambda: statistics) == 0
+
+    tasks = [{"train": DIGITS, "primary": "test/accuracy"}, {"train": DIGITS, "name": "other"}]
+    path = written(folder, tasks=tasks)
+    planned(path)
     assert "hem_0.2 against ce: 0 pairs of runs are done, and a spread needs two" in capsys.readouterr().out
     for loss, values in (("ce", (0.5, 0.6)), ("hem_0.2", (0.52, 0.64))):
         for seed, value in enumerate(values):
             results_of = folder / f"runs/small/classification_digits/{loss}/seed{seed}/results.json"
             results_of.parent.mkdir(parents=True)
             results_of.write_text(json.dumps({"metrics": {"test/accuracy": value}}))
-    assert command.main([path, "--root", str(folder / "runs"), "--plan"], seeds_needed) == 0
+    planned(path)
     lines = capsys.readouterr().out.splitlines()
-    needed = seeds_needed([0.52 - 0.5, 0.64 - 0.6])
+    needed = statistics.seeds_needed([0.52 - 0.5, 0.64 - 0.6], level=statistics.LEVEL / 2)  # of two tasks
     assert lines[0] == "classification_digits: accuracy in % ↑"
     assert lines[1] == f"  hem_0.2 against ce: +3 ± 1.41 (2 seeds): {needed} seeds would show it, in four cases of five"
     assert lines[2] == "other: no `primary` metric is declared."
+    planned(written(folder, tasks=tasks, losses=list(reversed(SMALL["losses"]))), "--only", CELL)
+    assert capsys.readouterr().out.splitlines() == lines[:2]
+    alone = {"train": DIGITS, "name": "alone", "primary": "test/accuracy", "losses": ["hem"]}
+    planned(written(folder, tasks=[*tasks, alone]))
+    assert capsys.readouterr().out.splitlines() == [*lines, "alone: nothing to compare with ce."]
+
+
+def test_the_plan_asks_for_as_many_seeds_as_the_report(folder, capsys):
+    """One level over all tasks, the baseline of the report, and Holm's number of losses."""
+    names = ("one", "two", "three")
+    tasks = [{"train": DIGITS, "name": name, "primary": "test/accuracy"} for name in names]
+    path = written(folder, tasks=tasks, losses=["hem", "multi_margin", "ce"], seeds=[0, 1, 2])
+    for name in names:
+        for i, loss in enumerate(("hem", "multi_margin", "ce")):
+            for seed in range(3):
+                value = 0.5 + 0.01 * i + (0.1 * seed if i < 2 else 0.11 * seed) + 0.001 * (seed * (i + 2) % 3)
+                run = folder / f"runs/small/{name}/{loss}/seed{seed}"
+                run.mkdir(parents=True)
+                (run / "results.json").write_text(json.dumps({"metrics": {"test/accuracy": value}}))
+    assert command.main([path, "--root", str(folder / "runs"), "--plan"], lambda: statistics) == 0
+    planned = re.findall(r"  (\w+) against (\w+): .* seeds\): (\d+) seeds", capsys.readouterr().out)
+    found = Runs(folder / "runs/small")
+    reported = findings.tested(found, {name: describe("test/accuracy") for name in found.cells}, "ce")
+    assert sorted(planned) == sorted(
+        (each.loss, "ce", str(each.seeds_needed)) for one in reported.values() for each in one
+    )
 
 
 def test_table(folder):

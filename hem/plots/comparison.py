@@ -61,7 +61,7 @@ def relative_change(rows: pd.DataFrame, hues: Mapping[str, str]) -> Figure:
 
 @styled
 def seeds(values: pd.DataFrame, hues: Mapping[str, str]) -> Figure:
-    """Draw every seed as a dot and the mean as a line, a panel for each metric of a task.
+    """Draw every seed as a dot and the mean as a line, a panel for each metric of a task; no mean if one is NaN.
 
     Args:
         values: ``title`` (with its unit), ``loss`` and ``value`` of each run.
@@ -74,7 +74,9 @@ def seeds(values: pd.DataFrame, hues: Mapping[str, str]) -> Figure:
         by_loss = list(each.groupby("loss", sort=False).value)
         for y, (loss, numbers) in enumerate(by_loss):
             panel.plot(numbers, [y] * len(numbers), "o", color=hues[loss], markersize=4.5, alpha=0.55, mew=0)
-            panel.plot([numbers.mean()] * 2, [y - 0.3, y + 0.3], color=hues[loss], linewidth=2, linestyle="-")
+            panel.plot(
+                [numbers.mean(skipna=False)] * 2, [y - 0.3, y + 0.3], color=hues[loss], linewidth=2, linestyle="-"
+            )
         rows_of(panel, [loss for loss, _ in by_loss])
         panel.set_title(wrapped(title, 24), fontsize=8)
         panel.tick_params(labelsize=8)
@@ -116,6 +118,8 @@ def curves(points: pd.DataFrame, label: str, hues: Mapping[str, str], log: Seque
 def groups(values: pd.DataFrame, label: str, hues: Mapping[str, str]) -> Figure:
     """Draw means with the standard deviation over seeds, by group: unknown sets, corruptions, classes.
 
+    A group with a NaN is left out.
+
     Args:
         values: ``group``, ``loss`` and ``value`` of each run.
         label: Label of the y axis.
@@ -124,7 +128,8 @@ def groups(values: pd.DataFrame, label: str, hues: Mapping[str, str]) -> Figure:
     names, losses = list(values.group.unique()), list(values.loss.unique())
     figure, ((panel,),) = blank(min(max(4.0, 1.2 + len(names) * (0.3 + 0.1 * len(losses))), 10.0), 3.0)
     for i, loss in enumerate(losses):
-        found = values[values.loss == loss].groupby("group", sort=False).value.agg(["mean", "std"]).fillna(0)
+        each = values[values.loss == loss].groupby("group", sort=False).value
+        found = each.agg(mean=lambda numbers: numbers.mean(skipna=False), std="std").fillna({"std": 0})
         places = [names.index(name) + 0.7 * ((i + 0.5) / len(losses) - 0.5) for name in found.index]
         panel.errorbar(
             places, found["mean"], found["std"], fmt="o", color=hues[loss], markersize=4.5, elinewidth=1.2, label=loss

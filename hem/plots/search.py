@@ -117,7 +117,7 @@ def ends(space: Mapping[str, Any]) -> str:
 
 @styled
 def beside_untuned(values: pd.DataFrame, label: str, hues: Mapping[str, str]) -> Figure:
-    """Draw each loss before and after the search: an arrow between the means, every seed as a dot.
+    """Draw each loss before and after the search: an arrow between the means if none is NaN, every seed as a dot.
 
     Args:
         values: ``loss``, ``tuned`` (True or False) and ``value`` of each run.
@@ -130,9 +130,9 @@ def beside_untuned(values: pd.DataFrame, label: str, hues: Mapping[str, str]) ->
         before, after = (values.value[(values.loss == loss) & (values.tuned == tuned)] for tuned in (False, True))
         panel.plot(before, [y] * len(before), "o", mfc="none", color=hues[loss], markersize=4.5, alpha=0.6)
         panel.plot(after, [y] * len(after), "o", color=hues[loss], markersize=4.5, alpha=0.6, mew=0)
-        panel.annotate(
-            "", (after.mean(), y), (before.mean(), y), arrowprops={"arrowstyle": "-|>", "color": hues[loss], "lw": 1.8}
-        )
+        end, start = after.mean(skipna=False), before.mean(skipna=False)
+        if math.isfinite(end - start):
+            panel.annotate("", (end, y), (start, y), arrowprops={"arrowstyle": "-|>", "color": hues[loss], "lw": 1.8})
     rows_of(panel, losses)
     panel.set(xlabel=f"{label}; hollow: untuned, filled: tuned")
     return figure

@@ -81,7 +81,8 @@ def severity(runs: Runs, cell: str) -> pd.DataFrame:
     rows = of_template(runs, cell, catalog.CORRUPTION)
     if rows.empty or rows.severity.nunique() < 3:
         return pd.DataFrame()
-    means = rows.groupby(["loss", "seed", "severity"], sort=False).value.mean().reset_index()
+    each = rows.groupby(["loss", "seed", "severity"], sort=False).value
+    means = each.agg(lambda values: values.mean(skipna=False)).reset_index()
     return means.assign(x=means.severity.astype(int), y=means.value, title="accuracy in %, mean of all corruptions")
 
 

@@ -26,7 +26,7 @@ class Finding:
     values: np.ndarray  #: values (2, seeds), of the loss and of the baseline
     p: float = math.nan  #: p-value, corrected for the losses of the cell
     verdict: str = ""  #: the verdict; empty: not tested, since the metric is not the primary one
-    comparisons: int = 1  #: number of losses that are compared with the baseline in the cell
+    comparisons: int = 1  #: number of losses that are tested against the baseline in the cell
     level: float = statistics.LEVEL  #: level of the test
 
     @property
@@ -71,7 +71,7 @@ def tested(runs: Runs, primary: Mapping[str, Metric], baseline: str) -> dict[str
     level = level_within([min((p for p in each if not math.isnan(p)), default=math.nan) for each in corrected.values()])
     return {
         cell: [
-            replace(each, p=p, level=level, comparisons=len(findings),
+            replace(each, p=p, level=level, comparisons=sum(not math.isnan(p) for p in corrected[cell]),
                     verdict=verdict(each.comparison, p, each.metric.higher, level))
             for each, p in zip(findings, corrected[cell], strict=True)
         ]
@@ -118,11 +118,13 @@ class Ranks(NamedTuple):
 def ranked(runs: Runs, primary: Mapping[str, Metric]) -> Ranks | None:
     """Rank the losses by the mean of each task's primary metric; None: fewer than three losses or two tasks.
 
+    Means are over the seeds that all losses of a task have; a loss whose metric is NaN in one of them has no mean.
+
     Source: Demšar, "Statistical comparisons of classifiers over multiple data sets", JMLR 2006, section 3.2.
     """
     means = pd.DataFrame({
-        cell: {loss: values.mean() * (1 if metric.higher else -1)
-               for loss, values in runs.by_loss(cell, metric.key).items()}
+        cell: pd.concat(runs.by_loss(cell, metric.key), axis="columns", join="inner").mean(skipna=False)
+        * (1 if metric.higher else -1)
         for cell, metric in primary.items() if metric.higher is not None
     }).reindex(runs.losses).dropna(how="all")  # fmt: skip
     # ranks need every loss in every task: drop incomplete losses or incomplete tasks, whichever keeps more

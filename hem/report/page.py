@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from hem.report.search import Search, budget_of, chosen_table, read_searches, tr
 from hem.report.statistics import FEWEST, critical_difference
 from hem.runs import RunFolder
 from hem.runs.files import write_atomically
+from hem.study.plan import baseline_of
 from hem.study.progress import duration
 
 MOST_PICTURES = 6  # pictures of one kind, from run folders
@@ -145,7 +147,8 @@ class Page:
         """Return the summary: primary metrics by task and over all tasks."""
         rows = [
             relative_row(cell, each) for cell, found in findings.items() for each in found
-            if each.metric.higher is not None and each.values[1].mean() != 0
+            if each.metric.higher is not None and math.isfinite(each.comparison.difference)
+            and each.values[1].mean() != 0
         ]  # fmt: skip
         answer: dict[str, Any] = {"summary": None, "overall": [], "ranks": None}
         answer["level"] = next((each.level for found in findings.values() for each in found), None)
@@ -202,7 +205,7 @@ def write(folder: str | Path | Runs, baseline: str | None = None, further: Seque
             f"Expected patterns of metrics that the runs have, got '{unmet[0]}'{near(unmet[0], known) or ':'} all of "
             f"them are in {runs.folder / 'report' / 'raw.csv'}, once there is a report."
         )
-    baseline = baseline or ("ce" if "ce" in runs.losses else runs.losses[0])
+    baseline = baseline or baseline_of(runs.losses)
     if baseline not in runs.losses:
         raise ValueError(
             f"Expected one of the study's losses as --baseline, got '{baseline}': choose from {', '.join(runs.losses)}."

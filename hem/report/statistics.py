@@ -130,6 +130,20 @@ def level_within(smallest: Sequence[float]) -> float:
     return float(LEVEL * (passed.max() + 1 if len(passed) else 1) / max(len(p), 1))
 
 
+def level_of(tasks: Sequence[Sequence[tuple[Sequence[float], Sequence[float]]]]) -> float:
+    """Return :func:`level_within` of a study that is not over: a task that cannot be tested yet shows nothing so far.
+
+    Args:
+        tasks: For each task the pairs of :func:`compare`, one for each loss.
+
+    Example:
+        >>> level_of([[([3.0, 4.0, 6.0], [1.0, 2.0, 3.0])], [([1.0], [2.0])]])
+        0.025
+    """
+    corrected = [holm([compare(x, y).p for x, y in pairs]) for pairs in tasks]
+    return level_within([min((p for p in each if not math.isnan(p)), default=1.0) for each in corrected])
+
+
 def verdict(comparison: Comparison, p: float, higher: bool | None, level: float = LEVEL) -> str:
     """Return the verdict of a comparison as text.
 

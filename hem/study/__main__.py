@@ -2,20 +2,20 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from hem.study import command
+from hem.study.plan import Statistics
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a study; ``--plan`` uses the statistics of reports."""
-    return command.main(args, _seeds_needed)
+    return command.main(args, _statistics)
 
 
-def _seeds_needed(*args: Any, **options: Any) -> int:
-    from hem.report.statistics import seeds_needed  # imported late: scipy takes a second, and only this needs it
+def _statistics() -> Statistics:
+    from hem.report import statistics  # imported late: scipy takes a second, and only this needs it
 
-    return seeds_needed(*args, **options)
+    return statistics
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from hem.names import near
 from hem.runs.files import write_atomically
 from hem.study.grid import PLAN, Study, load
 from hem.study.local import command, fitting, gpus, run_here
-from hem.study.plan import SeedsNeeded, plan
+from hem.study.plan import Statistics, plan
 from hem.study.progress import Progress
 from hem.study.run import Run, Work
 from hem.study.search import Search
@@ -205,12 +205,12 @@ def interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def main(args: Sequence[str] | None = None, seeds_needed: SeedsNeeded | None = None) -> int:
+def main(args: Sequence[str] | None = None, statistics: Callable[[], Statistics] | None = None) -> int:
     """Run the command line.
 
     Args:
         args: The arguments; None: those of the process.
-        seeds_needed: Function that computes the number of seeds for ``--plan``.
+        statistics: Loads the statistics of reports for ``--plan``.
 
     Returns:
         0 if all runs are done, 1 if some are not, 2 for a mistake in the arguments or the file, 130 if stopped.
@@ -235,8 +235,8 @@ def main(args: Sequence[str] | None = None, seeds_needed: SeedsNeeded | None = N
             raise ValueError(
                 f"Expected --only to be a part of a run's name, got '{chosen.only}': the tasks are {names}."
             )
-        if chosen.plan and seeds_needed:
-            print(plan(study, [run for run in runs if isinstance(run, Run)], seeds_needed))
+        if chosen.plan and statistics:
+            print(plan(study, {run.cell for run in runs if isinstance(run, Run)}, statistics()))
             return 0
         devices = gpus()
         if chosen.per_gpu and not devices:

@@ -15,7 +15,9 @@ from PIL import Image
 from scipy import stats
 
 from hem import report
+from hem.metrics.catalog import describe
 from hem.report import page
+from hem.report.findings import ranked
 from hem.report.statistics import detectable, seeds_needed
 
 FACTS = {
@@ -233,6 +235,41 @@ def test_figures_of_validation(folder):
     assert last == ["accuracy of validation, best epoch in % ↑", *["75.00 ± 0.00 (5)"] * 3]
 
 
+@pytest.mark.parametrize(("rule", "expected"), [
+    ("{monitor: val/accuracy, mode: max}", (0.9, 2.0)),
+    ("{monitor: val/loss, mode: min}", (0.65, 0.5)),
+    ("{monitor: null}", (0.6, 1.0)),
+])  # fmt: skip
+def test_the_best_checkpoint_is_of_one_of_several_validations_in_an_epoch(tmp_path, rule, expected):
+    """Its metrics are of that validation, neither of the mean over its epoch nor of the epoch's last one."""
+    run = leave(tmp_path, "classification_digits", "ce", 0, {"test/accuracy": 0.5})
+    (run / "config.yaml").write_text(f"model: {{}}\ndata: {{}}\ncheckpoint: {rule}\n")
+    (run / "metrics.csv").write_text(
+        "epoch,step,train/loss,val/accuracy,val/loss\n0,10,3.0,,\n0,10,,0.9,2.0\n0,20,,0.5,1.5\n"
+        "1,30,,0.65,0.5\n1,35,2.0,,\n1,40,,0.6,1.0\n1,50,,0.7"
+    )
+    runs = report.Runs(tmp_path)
+    found = runs.values.set_index("metric").value
+    assert (found["val/accuracy"], found["val/loss"]) == expected
+    curve = runs.curves[runs.curves.metric == "train/loss"]
+    assert dict(zip(curve.epoch, curve.value, strict=True)) == {1: 3.0, 2: 2.0}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_no_seed_in_common_with_the_baseline(folder, monkeypatch):
+    """There is nothing to draw of such a loss; the others are drawn."""
+    drawn, draw = [], page.comparison.relative_change
+    monkeypatch.setattr(page.comparison, "relative_change", lambda rows, hues: draw(drawn.append(rows) or rows, hues))
+    for seed in range(5):
+        run = folder / "classification_digits" / "hem" / f"seed{seed}"
+        run.rename(run.with_name(f"seed{seed + 5}"))
+        path = run.with_name(f"seed{seed + 5}") / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": seed + 5}))
+    report.write(folder)
+    assert set(drawn[0].loss[drawn[0].task.str.startswith("classification")]) == {"focal"}
+    assert drawn[0].change.notna().all()
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_only_seeds_of_both_are_paired(folder):
     """A seed that one loss lacks is left out of the comparison, not of the mean."""
@@ -418,6 +455,36 @@ def test_what_was_not_shown_says_what_it_could_have_shown(folder):
     assert found["focal"]["verdict"] == "better"
     assert found["hem"]["could have shown"] == f"± {100 * detectable(differences, comparisons=2):.2f}"
     assert found["hem"]["seeds needed"] == str(seeds_needed(differences, comparisons=2))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_loss_that_was_not_tested_is_not_corrected_for(folder):
+    """Neither in p nor in the seeds that are needed."""
+    leave(folder, "classification_digits", "dice", 0, {"test/accuracy": 0.5})
+    test_what_was_not_shown_says_what_it_could_have_shown(folder)
+
+
+def ranks(folder, values):
+    """Ranks over two tasks, from the values of each loss by seed."""
+    for task in ("classification_digits", "longtail_digits"):
+        for loss, by_seed in values.items():
+            for seed, value in by_seed.items():
+                leave(folder, task, loss, seed, {"test/accuracy": value})
+    return ranked(report.Runs(folder), {task: describe("test/accuracy") for task in report.Runs(folder).cells})
+
+
+def test_a_loss_that_failed_wins_no_rank(tmp_path):
+    """The mean of the seeds that came to something is no mean of the loss."""
+    values = {name: dict.fromkeys(range(3), 0.1 * i) for i, name in enumerate(("ce", "focal", "hem"))}
+    values["dice"] = {0: math.nan, 1: 0.99, 2: math.nan}
+    assert ranks(tmp_path, values).ranks.to_dict() == {"hem": 1, "focal": 2, "ce": 3}
+
+
+def test_ranks_are_of_the_seeds_in_common(tmp_path):
+    """A loss of which only the seed is done that is the best for all has no advantage by it."""
+    values = {name: {0: 0.1 * i, 1: 0.1 * i + 0.5} for i, name in enumerate(("ce", "focal", "hem"))}
+    del values["ce"][0]
+    assert ranks(tmp_path, values).ranks.to_dict() == {"hem": 1, "focal": 2, "ce": 3}
 
 
 def test_over_all_tasks(folder):
