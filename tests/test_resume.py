@@ -74,6 +74,75 @@ def test_killed_between_two_epochs(reader, hem_command, tmp_path):
     same(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("validation", [("check_val_every_n_epoch", 2), ("val_check_interval", 2)])
+def test_stopped_early_by_a_validation_is_stopped(validation, hem_command, tmp_path):
+    """The same command once more trains nothing, also where the epochs' ends have no validation."""
+    arguments = (*COMMON, *STOPPING, "val/max_logit", "--trainer.callbacks.patience", 0, "--trainer.max_epochs", 8,
+                 f"--trainer.{validation[0]}", validation[1], "--run_dir", tmp_path, "--ckpt_path", "auto")  # fmt: skip
+    assert hem_command(*arguments).code == 0
+    before = state(tmp_path)["global_step"]
+    assert before < 8 * STEPS
+    outcome = hem_command(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert "nothing left to train" in outcome.err
+    assert state(tmp_path)["global_step"] == before
+
+
+def test_a_plateau_is_told_of_an_epoch_once(hem_command, tmp_path):
+    """Also where a run was killed within the epoch, and again behind its end."""
+    options = (*COMMON, *READERS["plateau without validation"], "--model.lr_scheduler.patience", 1)
+    assert hem_command(*options, "--run_dir", tmp_path / "whole").code == 0
+    arguments = (*options, "--run_dir", tmp_path / "parts", "--ckpt_path", "auto", "--watch.save_steps", 2)
+    for step in (STEPS + 3, 2 * STEPS):
+        with pytest.raises(Dead):
+            hem_command(*arguments, *happening("die", step))
+    assert hem_command(*arguments).code == 0
+    same(tmp_path / "parts", tmp_path / "whole")
+
+
+class Stopper(Callback):
+    """Stops the training behind a step, as ``max_time`` does."""
+
+    observes = True
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.step
+
+
+STOPPED = ("--trainer.callbacks+", "tests.test_resume.Stopper", "--trainer.callbacks.step", STEPS + 2)
+
+
+@pytest.mark.parametrize("first", [("--trainer.max_steps", STEPS + 2), (*STOPPED, "--data.val_fraction", 0), STOPPED],
+                         ids=["max_steps", "stopped without validation", "stopped with one"])  # fmt: skip
+def test_a_training_that_ended_within_an_epoch_goes_on_there(first, hem_command, tmp_path):
+    """The rest of the epoch is trained, and its curves have the right steps."""
+    step_lr = ("--model.lr_scheduler", "StepLR", "--model.lr_scheduler.step_size", 1, "--model.lr_interval", "epoch")
+    options = (*COMMON, *step_lr, *(first[-2:] if "--data.val_fraction" in first else ()))
+    assert hem_command(*options, "--run_dir", tmp_path / "whole").code == 0
+    assert hem_command(*options, *first[:4], "--run_dir", tmp_path / "parts").code == 0
+    assert state(tmp_path / "parts")["global_step"] == STEPS + 2
+    longer = ("--trainer.max_steps", 4 * STEPS) if "--trainer.max_steps" in first else ()
+    outcome = hem_command(*options, *longer, "--run_dir", tmp_path / "parts", "--ckpt_path", "last")
+    assert outcome.code == 0, outcome.err
+    added = [row for row in rows(tmp_path / "parts") if row["step"] == str(STEPS + 1) and row.get("val/accuracy")]
+    assert len(added) == (first == STOPPED), "the validation of the end that was none, which took place"
+    first_state, second = state(tmp_path / "parts"), state(tmp_path / "whole")
+    assert all(torch.equal(first_state["state_dict"][key], second["state_dict"][key]) for key in second["state_dict"])
+    assert [row for row in rows(tmp_path / "parts") if row not in added] == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("factors", "steps"), [("{0: 1, 1: 4}", STEPS + 3), ("{0: 4, 1: 1}", 1 + 3 * STEPS)])
+def test_a_schedule_knows_of_accumulation_by_epoch(factors, steps, hem_command, tmp_path):
+    """A one-cycle schedule ends where the training does."""
+    scheduled = ("--trainer.callbacks+", "GradientAccumulationScheduler", "--trainer.callbacks.scheduling", factors)
+    assert hem_command(*COMMON, *scheduled, "--run_dir", tmp_path).code == 0
+    assert state(tmp_path)["global_step"] == steps
+    assert state(tmp_path)["lr_schedulers"][0]["total_steps"] == steps
+
+
 def test_more_patience_is_a_length(hem_command, tmp_path):
     """Early stopping ends a training, and leaves what it does as it is: another patience goes on with the run."""
     options = (*COMMON, *STOPPING, "val/max_logit", "--run_dir", tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
@@ -388,6 +389,11 @@ class Task(LightningModule):
                 "Expected a training of a known length for a schedule that goes over all of it, got one without "
                 "an end: set trainer.max_epochs or max_steps, or the schedule's total_steps."
             )
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler) and (epochs := self.trainer.max_epochs or 0) > 0:
+                batches = (callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs))  # of a step
+                longest = sum(math.ceil(self.trainer.num_training_batches / count) for count in batches)
+                steps = min(longest, self.trainer.max_steps) if self.trainer.max_steps > 0 else longest
         return int(steps)
 
     def configure_optimizers(self) -> Any:

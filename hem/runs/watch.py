@@ -79,8 +79,8 @@ class Watch(Checkpoint):
 
     * The ``last`` checkpoint is written after every epoch, after its validation. (Lightning's ``save_last`` writes one
       only if the epoch was among the best.)
-    * It is also written every ``save_minutes`` (or ``save_steps``) within an epoch, with the position in it:
-      ``--ckpt_path auto`` resumes with the next batch.
+    * It is also written every ``save_minutes`` (or ``save_steps``) within an epoch, and where training ends within one
+      (``max_steps``, ``max_time``), with the position in it: ``--ckpt_path auto`` resumes with the next batch.
     * At SIGTERM or SIGUSR1 (a scheduler's notice that the time is up) it is written after the current step, and the
       process ends with exit code 75, "try again". Ctrl-C does the same with code 130; a second one stops at once.
     * A NaN or infinite training loss ends the run with exit code 1. Its batch is saved in the run folder as
@@ -124,8 +124,8 @@ class Watch(Checkpoint):
         trainer.callback_metrics.update({name: value.to(pl_module.device) for name, value in metrics.items()})
         if trainer.fit_loop.resumed_on_epoch_end:  # saved by `on_train_epoch_end`, which is not called again
             self._step_plateau(trainer, pl_module, trainer.current_epoch)
-            stops = any(map(_stopped, trainer.callbacks))  # type: ignore[attr-defined]
-            trainer.should_stop = stops and self.resumed.get("stop", False)
+        stops = any(map(_stopped, trainer.callbacks))  # type: ignore[attr-defined]
+        trainer.should_stop = stops and self.resumed.get("stop", False)
         if trainer.ckpt_path is not None and trainer.global_step >= trainer.estimated_stepping_batches:
             self._refuse_finished(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -139,20 +139,28 @@ class Watch(Checkpoint):
         except ValueError:
             pass  # not in the main thread: Python handles signals there only
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Let the curves count the steps from where they stand: a checkpoint behind a validation has one too few."""
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Read the status of the previous step, send that of this one, and save or stop if asked to."""
         self._read(trainer)
         self.pending = self._send(trainer, pl_module, outputs, batch)
-        loop = trainer.fit_loop.epoch_loop
-        validates = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
-        if self.task_at_hand == GO_ON or loop._should_accumulate() or trainer.is_last_batch or validates:
+        fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
+        ends = loop._is_training_done or (trainer.should_stop and fit._can_stop_early)  # within the epoch
+        validates = loop._should_check_val_fx(fit._data_fetcher)  # type: ignore[arg-type]
+        asked = ends or self.task_at_hand != GO_ON
+        if not asked or loop._should_accumulate() or trainer.is_last_batch or validates:
             return
         # Lightning logs this step after the hook: too late if the process ends here
         trainer._logger_connector.update_train_step_metrics()
         if getattr(pl_module, "resumes_within_epochs", True):
             self._save(trainer)
+            if ends:  # with more steps, the epoch would go on here; behind its end it would count as complete
+                self.closed = trainer.global_step
         if self.task_at_hand == STOP:
             if trainer.is_global_zero:
                 by = "Ctrl-C" if self.notice == signal.SIGINT else "a signal"
@@ -177,12 +185,12 @@ class Watch(Checkpoint):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save an epoch without validation; finish one that was saved after its validation."""
-        if trainer.fit_loop.restarting:
-            self._step_plateau(trainer, pl_module, trainer.current_epoch + 1)
+        """Save an epoch without validation; finish one that was resumed within it, or after its validation."""
         if self.closed != trainer.global_step:
             self.closed = trainer.global_step
             self._save(trainer)
+        if trainer.fit_loop.restarting:  # not saved: who resumes from here steps them again
+            self._step_plateau(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the last status."""
