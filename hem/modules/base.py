@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback, EarlyStopping, GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
@@ -22,6 +21,7 @@ from hem.modules.finetuning import begin, encoder_of, hold, normalization, prepa
 from hem.modules.optimization import (
     LRSchedulerCallable,
     OptimizerCallable,
+    length_of,
     make_optimizer,
     make_scheduler,
     scheduler_config,
@@ -383,18 +383,7 @@ class Task(LightningModule):
         Raises:
             ValueError: If the training has no end.
         """
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ValueError(
-                "Expected a training of a known length for a schedule that goes over all of it, got one without "
-                "an end: set trainer.max_epochs or max_steps, or the schedule's total_steps."
-            )
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, GradientAccumulationScheduler) and (epochs := self.trainer.max_epochs or 0) > 0:
-                batches = (callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs))  # of a step
-                longest = sum(math.ceil(self.trainer.num_training_batches / count) for count in batches)
-                steps = min(longest, self.trainer.max_steps) if self.trainer.max_steps > 0 else longest
-        return int(steps)
+        return length_of(self.trainer)
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser over the network's parameters, and the scheduler over the optimiser."""

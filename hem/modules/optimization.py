@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR, ReduceLROnPlateau
@@ -98,7 +100,7 @@ def scheduler_config(
     if span is not None:
         length, unit = total_steps(), "steps"
         if interval == "epoch":
-            length, unit = round(length * (trainer.max_epochs or 0) / trainer.estimated_stepping_batches), "epochs"
+            length, unit = round(length * (trainer.max_epochs or 0) / length_of(trainer)), "epochs"
         if length > span:
             raise ValueError(
                 f"Expected a schedule as long as the training, {length} {unit}, got {type(scheduler).__name__} of "
@@ -106,3 +108,23 @@ def scheduler_config(
                 "where total_steps is null and lr_interval is step."
             )
     return {"scheduler": scheduler, "interval": interval}
+
+
+def length_of(trainer: Trainer) -> int:
+    """Return the number of optimiser steps of the whole training.
+
+    Raises:
+        ValueError: If the training has no end.
+    """
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise ValueError(
+            "Expected a training of a known length for a schedule that goes over all of it, got one without "
+            "an end: set trainer.max_epochs or max_steps, or the schedule's total_steps."
+        )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler) and (epochs := trainer.max_epochs or 0) > 0:
+            batches = (callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs))  # of a step
+            longest = sum(math.ceil(trainer.num_training_batches / count) for count in batches)
+            steps = min(longest, trainer.max_steps) if trainer.max_steps > 0 else longest
+    return int(steps)
