@@ -526,8 +526,8 @@ def evaluate(criterion: nn.Module, input: Tensor, target: Tensor) -> Tensor:
     """Evaluate a criterion in a training step, inside :func:`global_mean` and :func:`accumulate`.
 
     torch's ``nn.CrossEntropyLoss`` ignores these scopes, so :func:`ce_loss` is computed with its settings instead
-    (without labelled samples it is 0, not NaN). Any other criterion is called; if it is not of this package, its means
-    are those of one device and micro-batch.
+    (without labelled samples it is 0, not NaN, and rows of zero probabilities are ignored). Any other criterion is
+    called; if it is not of this package, its means are those of one device and micro-batch.
 
     Args:
         criterion: A loss module.

@@ -36,10 +36,31 @@ from hem.losses.reduction import Reduction, all_sum
 from hem.losses.samples import Counts, Samples, as_tensor, check_arguments, check_counts, check_samples
 
 
-def _softmax_loss(samples: Samples, logits: Tensor, reduction: Reduction) -> Tensor:
-    """Return the reduced cross-entropy of ``logits`` for the targets and weights of ``samples``."""
-    loss = F.cross_entropy(logits, samples.target, samples.weight, ignore_index=samples.index, reduction="none")
-    return samples.reduce(loss, reduction)
+def _softmax_loss(
+    samples: Samples, logits: Tensor, reduction: Reduction, label_smoothing: float = 0.0, mass: Tensor | None = None
+) -> Tensor:
+    """Return the reduced cross-entropy of ``logits`` for the targets and weights of ``samples``.
+
+    Labels are smoothed as torch does it; ``mass`` None: that of the samples.
+    """
+    if samples.soft:  # torch's own is NaN beside a class with logit -inf, also where its probability is 0
+        if label_smoothing:
+            samples = replace(samples, target=samples.smoothed(label_smoothing))
+        share, dim = samples.shares(), samples.class_dim
+        product = share * logits.log_softmax(dim)
+        with torch.no_grad():  # 0 · ∞, whose derivative is 0 already
+            product.masked_fill_(share == 0, 0.0)
+        loss = -product.sum(dim)
+    else:
+        loss = F.cross_entropy(
+            logits,
+            samples.target,
+            samples.weight,
+            ignore_index=samples.ignore_index,
+            reduction="none",
+            label_smoothing=label_smoothing,
+        )
+    return samples.reduce(loss, reduction, mass)
 
 
 def ce_loss(
@@ -53,9 +74,10 @@ def ce_loss(
 ) -> Tensor:
     """Cross-entropy, l = -w_y log softmax(z)_y: torch's, reduced as all losses here are.
 
-    It differs from :func:`torch.nn.functional.cross_entropy` in edge cases: without labelled samples it is 0, not NaN,
-    and a NaN of an ignored sample does not reach the gradient. As there, the mean over samples with class
-    probabilities divides by their number and not by their weights.
+    It differs from :func:`torch.nn.functional.cross_entropy` in edge cases: without labelled samples it is 0, not NaN;
+    a NaN of an ignored sample does not reach the gradient; a row of zero probabilities is ignored, where torch counts
+    it in the mean and smooths it; and a class with logit -inf and probability 0 costs nothing, where torch's loss is
+    NaN. As there, the mean over samples with class probabilities divides by their number and not by their weights.
 
     Args:
         input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
@@ -78,15 +100,8 @@ def ce_loss(
     """
     check_arguments(reduction, label_smoothing=label_smoothing)
     samples = check_samples(input, target, weight, ignore_index)
-    loss = F.cross_entropy(
-        samples.masked_logits(),
-        samples.target,
-        samples.weight,
-        ignore_index=samples.index,
-        reduction="none",
-        label_smoothing=label_smoothing,
-    )
-    return samples.reduce(loss, reduction, torch.ones_like(loss) if samples.soft else None)
+    mass = samples.labelled().to(samples.logits.dtype) if samples.soft else None
+    return _softmax_loss(samples, samples.masked_logits(), reduction, label_smoothing, mass)
 
 
 def logit_norm_loss(
@@ -99,6 +114,8 @@ def logit_norm_loss(
     tau: float = 0.04,
 ) -> Tensor:
     """Cross-entropy of logits of constant length (LogitNorm), CE(z / ((‖z‖₂ + 1e-7) τ), y).
+
+    An infinite logit has no such length: the loss is NaN.
 
     Args:
         input: Logits z, ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)``.
@@ -125,9 +142,11 @@ def logit_norm_loss(
     """
     check_arguments(reduction, tau=tau)
     samples = check_samples(input, target, weight, ignore_index)
-    z = samples.masked_logits()
-    length = torch.linalg.vector_norm(z, dim=samples.class_dim, keepdim=True)
-    return _softmax_loss(samples, z / ((length + 1e-7) * tau), reduction)
+    z, dim = samples.masked_logits(), samples.class_dim
+    largest = z.detach().abs().amax(dim, keepdim=True).clamp(min=1e-7)
+    u = z / largest  # the squares of huge logits would overflow
+    length = u.square().sum(dim, keepdim=True).clamp(min=1e-30).sqrt()  # 0 would have no derivative
+    return _softmax_loss(samples, u * (1 / ((length + 1e-7 / largest) * tau)), reduction)
 
 
 def logit_adjusted_loss(
@@ -410,13 +429,16 @@ def ldam_loss(
     samples = check_samples(input, target, weight, ignore_index)
     n = check_counts(class_counts, samples.num_classes).to(samples.logits)
     margin = max_m * (n.min() / n) ** 0.25
+    z, dim = samples.masked_logits(), samples.class_dim
+    top, place = z.detach().max(dim, keepdim=True)
+    v = s * (z - top)  # what all logits have in common would swallow the margin
     if not samples.soft:
-        lowered = samples.masked_logits() - replace(samples, weight=margin).shares()
-        return _softmax_loss(samples, s * lowered, reduction)
-    # For all labels at once: l_c = log(1 + e^{r_c - (v_c - s m_c)}) with v = s z and r_c = log Σ_{j ≠ c} e^{v_j}. It
-    # is the log-sum over all classes minus the share of c, except for the largest logit, where this would cancel.
-    v, dim = s * samples.masked_logits(), samples.class_dim
-    largest = torch.zeros_like(v, dtype=torch.bool).scatter(dim, v.argmax(dim, keepdim=True), True)
+        y = samples.labels()
+        lowered = v.scatter_add(dim, y.unsqueeze(dim), -s * samples.of_label(margin, y).unsqueeze(dim))
+        return _softmax_loss(samples, lowered, reduction)
+    # For all labels at once: l_c = log(1 + e^{r_c - (v_c - s m_c)}) with r_c = log Σ_{j ≠ c} e^{v_j}. It is the log-sum
+    # over all classes minus the share of c, except for the largest logit, where this would cancel.
+    largest = torch.zeros_like(v, dtype=torch.bool).scatter(dim, place, True)
     total = v.logsumexp(dim, keepdim=True)
     part = torch.where(largest, 0.0, (v - total).exp())
     rest_of_largest = v.masked_fill(largest, torch.finfo(v.dtype).min).logsumexp(dim, keepdim=True)
@@ -462,8 +484,8 @@ def one_vs_rest_loss(
     z, share = samples.masked_logits(), samples.shares()
     mass = share.sum(samples.class_dim, keepdim=True)
     rest = mass - share
-    right = torch.where(share != 0, share * F.softplus(-z), 0.0)  # a class with logit -inf has no cost
-    wrong = torch.where(rest != 0, rest * F.softplus(z), 0.0)
+    right = torch.where(share != 0, share * F.softplus(-z, threshold=40.0), 0.0)  # a class with logit -inf has no cost
+    wrong = torch.where(rest != 0, rest * F.softplus(z, threshold=40.0), 0.0)
     loss = (right + wrong).sum(samples.class_dim)
     return samples.reduce(loss, reduction, mass.squeeze(samples.class_dim))
 
@@ -518,5 +540,6 @@ def dice_loss(
     w = torch.ones_like(score) if samples.weight is None else samples.weight
     loss = w * torch.where(present > 0, 1 - score, 0.0)
     if reduction != "none":
-        loss = loss.sum() / (w.sum() if reduction == "mean" else 1)
+        total = w.sum()
+        loss = loss.sum() / torch.where(total != 0, total, 1.0) if reduction == "mean" else loss.sum()
     return loss.to(samples.dtype)

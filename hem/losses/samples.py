@@ -148,11 +148,6 @@ class Samples:
         """Whether the targets are probabilities."""
         return self.target.is_floating_point()
 
-    @property
-    def index(self) -> int:
-        """``ignore_index`` as torch's cross-entropy takes it; for probabilities a number that is no class."""
-        return -100 if self.soft else self.ignore_index
-
     def per_class(self, values: Tensor) -> Tensor:
         """Return values ``(C)`` in a shape that broadcasts along the logits' classes, in their dtype and device."""
         return values.to(self.logits).view(-1, *(1,) * (self.logits.dim() - 1 - self.class_dim))
@@ -164,7 +159,8 @@ class Samples:
 
     def labelled(self) -> Tensor:
         """Return a mask of the samples that are not ignored, in the target's shape without C."""
-        return (self.target != 0).any(self.class_dim) if self.soft else self.target != self.ignore_index
+        # the sum of probabilities takes one pass, a comparison of each would take two
+        return self.target.sum(self.class_dim) != 0 if self.soft else self.target != self.ignore_index
 
     def labels(self) -> Tensor:
         """Return the labels, 0 for ignored samples, so that they can be used as indices."""

@@ -161,9 +161,7 @@ def loss_and_gradient(
                 slope = [s + q[c] * w[c] * g for s, g in zip(slope, gradient, strict=True)]
         losses.append(loss)
         slopes.append(slope)
-        if name == "ce" and soft:
-            mass += 1  # torch's mean over probabilities
-        elif name == "multi_margin":
+        if name == "multi_margin" or (name == "ce" and soft):  # torch's mean over probabilities
             mass += any(x > 0 for x in q)
         elif name not in ("hem", "hem_plus") or loss > 0:
             mass += sum(x * v for x, v in zip(q, w, strict=True))

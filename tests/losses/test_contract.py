@@ -2,7 +2,10 @@
 
 import copy
 import inspect
+import itertools
 import pickle
+from collections.abc import Callable
+from functools import partial
 from typing import get_type_hints
 
 import pytest
@@ -10,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hem.losses import LOSSES, functional
+from hem.losses import LOSSES, evaluate, functional
 from tests.losses.reference import TRAITS, own_arguments
 
 C = 4
@@ -36,7 +39,7 @@ def weights(dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=dtype)
 
 
-def gradient(loss: nn.Module, logits: Tensor, target: Tensor) -> Tensor:
+def gradient(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> Tensor:
     logits = logits.clone().requires_grad_()
     return torch.autograd.grad(loss(logits, target).sum(), logits)[0]
 
@@ -231,6 +234,61 @@ def test_nan_is_reported_where_it_is_labelled_and_kept_out_where_it_is_ignored(n
         torch.testing.assert_close(loss, function(clean, ignored, **own))
         assert (spoilt.grad[1] == 0).all()
         assert spoilt.grad.isfinite().all()
+
+
+@every_loss
+def test_a_row_of_zero_probabilities_is_an_ignored_label(name):
+    """Also where labels are smoothed; in training, where torch's own cross-entropy is evaluated by the function."""
+    logits, labels = batch(SHAPES["NCd"], ignored=-100)
+    labelled = labels != -100
+    assert not labelled.all()
+    q = torch.where(labelled[..., None], F.one_hot(labels.clamp(min=0), C), 0).movedim(-1, 1).double()
+    for reduction, smoothing in itertools.product(("none", "mean", "sum"), (0.0, 0.1)):
+        loss = partial(evaluate, build(name, reduction=reduction, label_smoothing=smoothing))
+        torch.testing.assert_close(loss(logits, q), loss(logits, labels))
+        torch.testing.assert_close(gradient(loss, logits, q), gradient(loss, logits, labels))
+
+
+@every_loss
+@pytest.mark.parametrize("smallest", [-torch.inf, torch.finfo(torch.float64).min])
+def test_one_hot_probabilities_are_labels_beside_a_masked_class(name, smallest):
+    logits, target = batch(SHAPES["NCd"])
+    logits[:, 3], target = smallest, target % 3
+    q = F.one_hot(target, C).movedim(-1, 1).double()
+    function, own = getattr(functional, f"{name}_loss"), own_arguments(name, C)
+    for reduction in ("none", "mean", "sum"):
+        loss = partial(function, reduction=reduction, **own)
+        value, slope = loss(logits, target), gradient(loss, logits, target)
+        assert value.isfinite().all() == (name != "logit_norm" or smallest != -torch.inf)  # whose length is infinite
+        torch.testing.assert_close(loss(logits, q), value, equal_nan=True)
+        torch.testing.assert_close(gradient(loss, logits, q), slope, equal_nan=True)
+
+
+@every_loss
+@pytest.mark.parametrize("size", [1e19, 1e36])
+def test_huge_logits_in_float32_are_those_in_float64(name, size):
+    """With equal largest ones, the label among them or not; as labels, as one-hot and as mixed probabilities."""
+    logits = size * torch.tensor([[1.0, 1.0, 0.0, 0.5], [0.0, 1.0, 1.0, -1.0], [0.5, -0.5, 0.0, -1.0]])
+    labels = torch.tensor([1, 0, 0])
+    one_hot = F.one_hot(labels, C).float()
+    for target in (labels, one_hot, 0.75 * one_hot + 0.25 * one_hot.roll(1, 1)):
+        exact = target.double() if target.is_floating_point() else target
+        for reduction in ("none", "mean"):
+            loss = build(name, reduction=reduction)
+            value, slope = loss(logits, target), gradient(loss, logits, target)
+            torch.testing.assert_close(value.double(), loss(logits.double(), exact), rtol=1e-5, atol=1e-5)
+            expected = gradient(loss, logits.double(), exact)
+            torch.testing.assert_close(slope.double(), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+@every_loss
+def test_weights_of_zero_give_zero_with_zero_gradient(name):
+    function, own = getattr(functional, f"{name}_loss"), own_arguments(name, C)
+    logits, target = batch(SHAPES["NC"])
+    for y, reduction in itertools.product((target, F.one_hot(target, C).double()), ("none", "mean", "sum")):
+        loss = partial(function, weight=torch.zeros(C), reduction=reduction, **own)
+        assert (loss(logits, y) == 0).all()
+        assert (gradient(loss, logits, y) == 0).all()
 
 
 @every_loss

@@ -257,7 +257,8 @@ def test_relatives_of_cross_entropy_are_torchs_on_shifted_logits(name, weighted,
         # torch divides the mean over probabilities by N; here it is by Σ q w, as for labels
         expected = expected * target[:, 0].numel() / (target * full.view(3, 1)).sum()
     torch.testing.assert_close(value, expected.detach())
-    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), logits)[0])
+    theirs = torch.autograd.grad(expected.sum(), logits)[0]
+    torch.testing.assert_close(gradient, theirs, rtol=2e-5, atol=1e-4)  # 1 / τ = 25 enlarges what is rounded
 
 
 @pytest.mark.parametrize("soft", [False, True])

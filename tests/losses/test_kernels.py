@@ -200,15 +200,31 @@ def test_infinite_logits(kernel):
     assert logits.grad.tolist() == [[-1, 1, 0], [-1, 1, 0], [0, 0, 0]]
 
 
-def test_errors_that_overflow_when_summed_are_not_left_out(kernel, monkeypatch):
-    """A label masked by the dtype's least number, as language models mask: wholly wrong, not learnt."""
-    logits = torch.tensor([[torch.finfo(torch.float32).min, 1.0, 2.0, 0.0]], device=DEVICE, requires_grad=True)
-    target = torch.tensor([0], device=DEVICE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("pixels", [(), (2, 3)], ids=["rows", "pixels"])
+def test_errors_that_overflow_when_summed_are_not_left_out(kernel, monkeypatch, pixels, dtype):
+    """A label masked by the dtype's least number, as language models mask: wholly wrong, not learnt.
+
+    Beside it a sample with a NaN, which is no reason to leave them out, and one with errors of another size.
+    """
+    large = 0.6 * torch.finfo(dtype).max
+    rows = torch.tensor(
+        [[torch.finfo(dtype).min, 1.0, 2.0, 0.0], [0.0, torch.nan, 0.0, 0.0], [0.0, large, large, large / 2]],
+        dtype=dtype,
+        device=DEVICE,
+    )
+    logits = rows.view(3, 4, *(1,) * len(pixels)).repeat(1, 1, *pixels)
+    if pixels:  # samples of one image, which share a tile
+        logits[0], logits[1:] = torch.stack((rows, rows), 1).permute(2, 1, 0), 0.0
+    logits.requires_grad_()
+    target = torch.zeros((3, *pixels), dtype=torch.int64, device=DEVICE)
     for way in (kernel, "plain"):
         if way == "plain":
             plain(monkeypatch)
-        (gradient,) = torch.autograd.grad(hem_loss(logits, target), logits)
+        (gradient,) = torch.autograd.grad(hem_loss(logits, target, reduction="sum"), logits)
+        gradient = gradient[0].movedim(0, -1)[0] if pixels else gradient
         assert gradient[0].tolist() == pytest.approx([-1, 1 / 3, 1 / 3, 1 / 3]), way
+        assert gradient[2].tolist() == [-1, 0.5, 0.5, 0], way
 
 
 def test_kernels_read_no_tensor_that_has_no_memory_of_its_own(kernel):
@@ -294,6 +310,17 @@ def test_the_gradient_is_the_derivative_and_can_be_differentiated_again(kernel):
     assert torch.autograd.gradgradcheck(lambda z: loss(z).square(), logits)
     (grad,) = torch.autograd.grad(hem_loss(logits, target).square(), logits, create_graph=True)
     assert torch.autograd.grad(grad.square().sum(), logits)[0].abs().sum() > 0
+
+
+def test_a_gradient_with_a_graph_keeps_the_digits_of_small_shares(kernel):
+    """A sample's share of the mean, here 1e-6, which float16 rounds to 6e-8, before a loss scale enlarges it."""
+    logits = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float16, device=DEVICE, requires_grad=True)
+    weight = torch.tensor([1e-6, 1.0], device=DEVICE)
+    scale = torch.tensor(65536.0, device=DEVICE, requires_grad=True)
+    loss = kernels.margin_loss(logits, torch.tensor([0, 1], device=DEVICE), weight, margin=0.5)[0] * scale
+    for graph in (True, False):
+        (gradient,) = torch.autograd.grad(loss, logits, create_graph=graph, retain_graph=True)
+        assert gradient[0].tolist() == pytest.approx([-0.065536, 0.065536], rel=1e-3)
 
 
 def test_a_gradient_with_a_graph_is_the_gradient(kernel):

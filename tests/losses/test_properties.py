@@ -145,6 +145,8 @@ def test_softmax_of_a_far_better_class_keeps_its_precision():
     torch.testing.assert_close(functional.focal_loss(logits, target, gamma=1.0), tiny**2, rtol=1e-6, atol=0)
     ovr = functional.one_vs_rest_loss(torch.tensor([[1e4, 1.0]]), target)
     torch.testing.assert_close(ovr, F.softplus(torch.tensor(1.0)))
+    ovr = functional.one_vs_rest_loss(torch.tensor([[0.0, 21.0]], dtype=torch.float64), target)
+    assert ovr.item() == pytest.approx(math.log(2) + math.log1p(math.exp(21)), rel=1e-14)
 
 
 def test_focal_has_a_gradient_at_certainty():
@@ -153,6 +155,14 @@ def test_focal_has_a_gradient_at_certainty():
         loss = LOSSES["focal"](gamma=gamma)
         for target in (torch.tensor([0]), torch.tensor([[1.0, 0.0]])):
             assert gradient(loss, logits, target).isfinite().all()
+
+
+def test_logit_norm_of_logits_whose_squares_overflow():
+    logits, target = batch(6, C)
+    logits = logits.double()
+    for soft in (target, F.one_hot(target.clamp(min=0), C).double()):
+        near, far = (functional.logit_norm_loss(size * logits, soft) for size in (1e3, 1e306))
+        torch.testing.assert_close(far, near)
 
 
 def test_dice_is_zero_for_perfect_regions_and_one_for_wrong_ones():
@@ -167,6 +177,15 @@ def test_ldam_lowers_the_rarest_class_by_max_m():
     expected = F.cross_entropy(torch.tensor([[0.0, 0.0], [0.0, 0.0]], dtype=torch.float64), target)
     # n_j^(-1/4) is 1 for one sample and 1/2 for sixteen
     torch.testing.assert_close(functional.ldam_loss(logits, target, class_counts=[1, 16]), expected)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_ldam_keeps_its_margin_whatever_the_logits_have_in_common(soft):
+    logits, target = torch.tensor([[1.0, 1.0, 0.0], [0.5, 0.0, 0.25]]), torch.tensor([1, 2])
+    target = F.one_hot(target, 3).float() if soft else target
+    near, far = (functional.ldam_loss(logits + offset, target, class_counts=[9, 4, 1]) for offset in (0.0, 1e6))
+    assert near > 10
+    torch.testing.assert_close(far, near)
 
 
 # torch's transformations
@@ -296,6 +315,16 @@ def test_second_derivatives(name):
     loss = build(name)
     logits, target = (x[1:3].double() if x.is_floating_point() else x[1:3] for x in batch(6, C))
     assert torch.autograd.gradgradcheck(lambda z: loss(z, target), logits.requires_grad_(), fast_mode=True)
+
+
+@every_loss
+def test_second_derivatives_where_all_logits_are_zero(name):
+    """As an untrained layer gives them, where a length has none."""
+    loss = build(name)
+    logits = torch.zeros(2, C, requires_grad=True)
+    (slope,) = torch.autograd.grad(loss(logits, torch.tensor([0, 1])), logits, create_graph=True)
+    assert slope.any()
+    assert torch.autograd.grad(slope.square().sum(), logits)[0].isfinite().all()
 
 
 @every_loss

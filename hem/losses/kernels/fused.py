@@ -81,12 +81,13 @@ class _Margin(torch.autograd.Function):
         *tensors, saved, mass = ctx.saved_tensors
         problem = Problem(*ctx.numbers, *tensors)
         if beyond_kernels(upstream):
-            # linear in the upstream gradient; a gradient of 0 stays 0 even for infinite upstream ones
-            input, target = problem.input, problem.target
-            ones = input.new_ones(target.shape if upstream.dim() else (), dtype=upstream.dtype)
-            direction = backward(ctx.kernels, problem, saved, mass, ones)
+            # linear in the upstream gradient; a gradient of 0 stays 0 even for infinite upstream ones; in half
+            # precision the share of one sample among many would lose its digits
+            exact = problem._replace(input=problem.input.to(upstream.dtype))
+            ones = exact.input.new_ones(problem.target.shape if upstream.dim() else ())
+            direction = backward(ctx.kernels, exact, saved, mass, ones)
             product = direction * (upstream.unsqueeze(1) if upstream.dim() else upstream)
-            gradient = torch.where(direction != 0, product, 0.0).to(input.dtype)
+            gradient = torch.where(direction != 0, product, 0.0).to(problem.input.dtype)
         else:
             gradient = backward(ctx.kernels, problem, saved, mass, upstream)
         return None, attached(gradient, problem.input), *(None,) * 7

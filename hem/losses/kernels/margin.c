@@ -3,7 +3,7 @@
  * For one sample with logits z[0..C), target y and margin m:
  *
  *     e_j       = max(0, (z_j - z_y) + m)    for j != y,    e_y = 0
- *     threshold = (sum_j e_j) / C            HEM;           0 for the multi-margin loss
+ *     threshold = (sum_j e_j) / C            HEM, at most the largest e_j;    0 for the multi-margin loss
  *     kept_j    = e_j != 0 and not e_j < threshold          (a NaN is kept, so that it shows)
  *     loss      = sum_kept e_j / count       HEM, count = number of kept errors; / C for multi-margin
  *
@@ -149,6 +149,16 @@ static inline REAL NAME(threshold)(const struct problem *p, double sum) {
     return p->high || mean != mean ? mean : 0;
 }
 
+/* The largest error of a sample whose logits are `step` apart: the threshold where the sum of the errors overflows. */
+static REAL NAME(largest)(const struct problem *p, const SCALAR *z, int64_t step, int64_t y, REAL zy, REAL m) {
+    REAL most = 0;
+    for (int64_t j = 0; j < p->classes; j++) {
+        REAL e = j == y ? 0 : NAME(error)(z[j * step], zy, m);
+        most = e > most ? e : most;
+    }
+    return most;
+}
+
 /* The label of sample s; a label that is none of the classes counts as ignored and is reported in *bad. */
 static inline int64_t NAME(label)(const struct problem *p, int64_t s, int64_t *bad) {
     int64_t y = p->target[s];
@@ -201,6 +211,7 @@ static void NAME(forward_rows)(const struct problem *p, int64_t first, int64_t l
             #pragma omp simd reduction(+ : sum)
             for (int32_t j = 0; j < C; j++) sum += j == y ? 0 : NAME(error)(z[j], zy, m);
             threshold = NAME(threshold)(p, sum);
+            if (threshold == INFINITY) threshold = NAME(largest)(p, z, 1, y, zy, m);
         }
         if (sum != 0) {
             #pragma omp simd reduction(+ : kept, count)
@@ -276,6 +287,8 @@ static void NAME(forward_tile)(const struct problem *p, int64_t image, int64_t s
         all += sum[t];
         sum[t] = 0;
     }
+    for (int t = 0; !(all < INFINITY) && t < width; t++)
+        if (threshold[t] == INFINITY) threshold[t] = NAME(largest)(p, z + t, P, y[t], zy[t], m[t]);
     for (int32_t c = 0; all != 0 && c < C; c++) {
         #pragma omp simd
         for (int t = 0; t < width; t++) {
