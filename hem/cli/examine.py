@@ -71,7 +71,9 @@ def inherited(args: Sequence[str]) -> list[str]:
     if named is None:
         out += ["--run", str(run.path)]
     if not checkpoint:
-        out += ["--ckpt_path", "best" if (run.checkpoints / "best.ckpt").is_file() else "last"]
+        # behind a stream the last epoch is what counts: a monitor chooses a network before the row of its task
+        stream = task_name(record["model"]["class_path"]) == "continual"
+        out += ["--ckpt_path", "best" if not stream and (run.checkpoints / "best.ckpt").is_file() else "last"]
     return out
 
 

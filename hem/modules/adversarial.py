@@ -19,6 +19,7 @@ from hem.attacks.evaluation import Evaluation, Row, Settings
 from hem.attacks.masking import Masking, check_masking
 from hem.losses import reduction
 from hem.metrics import Accuracy, MeanLoss, accuracies, catalog, collection
+from hem.modules.accumulation import most_accumulated
 from hem.modules.adversarial_training import TRADES, AdversarialTraining, divergence
 from hem.modules.base import Task
 from hem.modules.examination import refuse_masks
@@ -173,9 +174,13 @@ class AdversarialTask(Task):
             self._bound()
         if stage == "test" and self.twin_ckpt_path is not None and self.checks:
             twin(self, self.twin_ckpt_path)
-        if stage == "fit" and isinstance(self.adversary, TRADES) and self.trainer.accumulate_grad_batches > 1:
+        if (
+            stage == "fit"
+            and isinstance(self.adversary, TRADES)
+            and (accumulated := most_accumulated(self.trainer)) > 1
+        ):
             raise ValueError(
-                f"TRADES adds two means, which cannot be put together from {self.trainer.accumulate_grad_batches} "
+                f"TRADES adds two means, which cannot be put together from {accumulated} "
                 "micro-batches exactly: set trainer.accumulate_grad_batches to 1."
             )
 

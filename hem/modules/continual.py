@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.optim import Optimizer
@@ -16,6 +17,7 @@ from hem.losses import evaluate, reduction
 from hem.metrics import Accuracy, catalog, collection
 from hem.metrics.transfer import Row, TaskAccuracy, row_metrics, transfer
 from hem.modes import evaluating
+from hem.modules.accumulation import most_accumulated
 from hem.modules.base import Task
 from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
 from hem.names import check_name
@@ -104,6 +106,8 @@ class ContinualTask(Task):
         self.step = 0  # of the epoch, from 0
         self.baseline: Row = []
         self.matrix: list[Row] = []
+        self.measured = 0  # the optimiser step of the last row
+        self.row_is_of_weights = True  # whether the checkpoint was saved at that step
         self.presented: Tensor | None = None  # (C,)
 
     def configure_metrics(self, stage: str) -> dict[str, MetricCollection]:
@@ -232,11 +236,17 @@ class ContinualTask(Task):
         if stage != "fit":
             return
         stream.cumulative = self.strategy.cumulative
-        if self.trainer.accumulate_grad_batches != 1:
+        if (accumulated := most_accumulated(self.trainer)) != 1:
             raise ValueError(
                 "Expected one batch per step, for a strategy's loss cannot be put together from micro-batches, got "
-                f"{self.trainer.accumulate_grad_batches}: set trainer.accumulate_grad_batches to 1."
+                f"{accumulated}: set trainer.accumulate_grad_batches to 1, and leave GradientAccumulationScheduler out."
             )
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging):
+                raise ValueError(
+                    "Expected the weights that a stream is trained with, which give the accuracy matrix, got "
+                    f"{type(callback).__name__}, whose averages it would be tested with: leave the callback out."
+                )
         self.strategy.check(stream)
 
     def total_steps(self) -> int:
@@ -293,6 +303,7 @@ class ContinualTask(Task):
         for name, value in self.strategy.end_task(self).items():
             self.log(f"stream/{name}", value, sync_dist=True)
         self.matrix.append(self.tested(self.current))
+        self.measured, self.row_is_of_weights = self.trainer.global_step, True
         self._log_row("stream", self.matrix[-1])
         self._log_transfer("stream")
         self._record()
@@ -304,6 +315,7 @@ class ContinualTask(Task):
             "strategy": type(self.strategy).__name__,
             "state": self.strategy.state_dict(),
             "matrix": self.matrix,
+            "measured": self.measured,
             "baseline": self.baseline,
             "presented": self.presented,
         }
@@ -321,6 +333,9 @@ class ContinualTask(Task):
                 )
             return
         self.matrix, self.baseline = [list(row) for row in state["matrix"]], list(state["baseline"])
+        step = checkpoint["global_step"]
+        self.measured = state.get("measured", step)
+        self.row_is_of_weights = self.measured == step
         if fitting:
             if state["strategy"] != type(self.strategy).__name__:
                 raise ValueError(
@@ -401,6 +416,11 @@ class ContinualTask(Task):
         self.accuracies.reset()
         self.log_found(self.calibrator.finish(self.trainer, self.net))
         if not self.matrix:
+            self._log_row("test", row)
+            return
+        if not self.row_is_of_weights:
+            if self.trainer.is_global_zero:
+                print("the checkpoint was saved before its task ended: the accuracy matrix is left as it is")
             self._log_row("test", row)
             return
         if len(self.matrix) < self.stream.tasks and self.trainer.is_global_zero:

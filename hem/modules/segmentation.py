@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 
 from hem.metrics import Accuracy, MeanLoss, ScoreHistogram, catalog, collection
 from hem.metrics.masks import Overlap
+from hem.modules.accumulation import most_accumulated
 from hem.modules.base import Task
 from hem.modules.calibrator import Calibrator
 from hem.networks.views import scaled, sliding_window
@@ -145,7 +146,7 @@ class SegmentationTask(Task):
                 f"auxiliary holds a factor for each auxiliary head, but it has {len(self.auxiliary)} and the network "
                 f"{count} such heads."
             )
-        if self.trainer.accumulate_grad_batches > 1:
+        if most_accumulated(self.trainer) > 1:
             raise ValueError(
                 "With auxiliary heads a step has several means, whose gradients cannot be accumulated exactly: set "
                 "trainer.accumulate_grad_batches to 1, or take the network without its auxiliary head."

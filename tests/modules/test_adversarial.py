@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -330,9 +331,12 @@ def test_training_is_repeatable(tmp_path):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_trades_refuses_what_it_cannot_do_exactly(tmp_path):
+@pytest.mark.parametrize(
+    "given", [{"accumulate_grad_batches": 2}, {"callbacks": [GradientAccumulationScheduler({0: 1, 1: 2})]}]
+)
+def test_trades_refuses_what_it_cannot_do_exactly(given, tmp_path):
     task = AdversarialTask(net(), nn.CrossEntropyLoss(), num_classes=4, training=TRADES(0.1))
-    trainer = Trainer(**QUIET, max_epochs=1, accumulate_grad_batches=2, default_root_dir=tmp_path)
+    trainer = Trainer(**QUIET, max_epochs=1, **given, default_root_dir=tmp_path)
     with pytest.raises(ValueError, match="TRADES adds two means"):
         trainer.fit(task, DataLoader(samples(), batch_size=16))
 

@@ -422,6 +422,9 @@ def test_run_folder(hem_command, tmp_path):
         (["--trainer.max_epochs", 7], "got max_epochs 7: set trainer.max_epochs to a multiple of 5"),
         (["--trainer.reload_dataloaders_every_n_epochs", 0], "set trainer.reload_dataloaders_every_n_epochs to 1"),
         (["--trainer.accumulate_grad_batches", 2], "got 2: set trainer.accumulate_grad_batches to 1"),
+        (["--trainer.callbacks+", "GradientAccumulationScheduler", "--trainer.callbacks.scheduling", "{0: 1, 1: 3}"],
+         "got 3: set trainer.accumulate_grad_batches to 1"),
+        (["--config", "configs/trainer/ema.yaml"], "got EMAWeightAveraging, whose averages"),
         (["--model.skip_separated", "true", "--model.net", "MLP", "--model.net.batch_norm", "false"],
          "leave skip_separated off"),
         (["--data", "DigitsDataModule"], "Expected a stream for ContinualTask, got DigitsDataModule"),
@@ -435,6 +438,27 @@ def test_bad_input(options, words, hem_command, tmp_path):
     assert outcome.code in (1, 2)
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_checkpoint_within_a_task_leaves_the_matrix(hem_command, tmp_path):
+    """Validated within epochs, ``best.ckpt`` is saved before the row of its task is there."""
+    run = tmp_path / "run"
+    common = ("--config", CONFIG, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
+    outcome = hem_command("fit", *common, "--trainer.max_epochs", 5, "--trainer.val_check_interval", 0.5,
+                          "--run_dir", run)  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    matrix = (run / "accuracy_matrix.csv").read_text()
+    assert len(matrix.splitlines()) == 7
+    examine = ("test", "--run", run, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false")
+    outcome = hem_command(*examine)
+    assert outcome.code == 0, outcome.err
+    assert "last.ckpt" in json.loads((run / "results.json").read_text())["checkpoint"]
+    assert len((run / "accuracy_matrix.csv").read_text().splitlines()) == 7
+    matrix = (run / "accuracy_matrix.csv").read_text()
+    outcome = hem_command(*examine, "--ckpt_path", run / "checkpoints" / "best.ckpt")
+    assert outcome.code == 0, outcome.err
+    assert "saved before its task ended" in outcome.out
+    assert [each.read_text() for each in run.glob("accuracy_matrix*.csv")] == [matrix]  # with the results set aside
 
 
 def test_resuming_what_cannot_be(hem_command, tmp_path):
