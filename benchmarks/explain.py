@@ -154,7 +154,7 @@ def draw(table: pd.DataFrame, frequencies: dict[str, float]) -> bytes:
             beside_it.plot(at, [rate[str(epoch)] for epoch in at], color="black", linestyle=":", linewidth=0.9)
             beside_it.set(yticks=[])
             beside_it.grid(False)
-    axes[0].legend()
+    max(axes, key=lambda panel: len(panel.get_lines())).legend()  # not every loss counts samples with error
     return saved(figure)
 
 
