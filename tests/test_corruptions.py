@@ -236,6 +236,11 @@ def test_distance_and_equalize():
     levels = torch.tensor([[3.0, 3.0], [7.0, 9.0]])[None, None]
     assert _equalize(levels).tolist() == [[[[0, 0], [128, 255]]]]
     assert _equalize(torch.full((1, 1, 2, 2), 5.0)).tolist() == [[[[5, 5], [5, 5]]]]
+    torch.set_default_dtype(torch.float64)  # as Lightning does under 64-true
+    try:
+        assert _equalize(levels).tolist() == [[[[0, 0], [128, 255]]]]
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_canny_finds_the_outline():

@@ -66,7 +66,8 @@ def _distance(edges: Tensor, most: int) -> Tensor:
 def _equalize(levels: Tensor) -> Tensor:
     """Equalise the histogram of levels 0 to 255, (N, 1, H, W); the lowest level becomes 0."""
     flat = levels.long().flatten(1)
-    counts = torch.zeros(len(flat), 256, device=levels.device).scatter_add_(1, flat, torch.ones_like(flat).float())
+    none = torch.zeros(len(flat), 256, device=levels.device, dtype=torch.float32)  # whatever the default dtype is
+    counts = none.scatter_add_(1, flat, torch.ones_like(flat).float())
     lowest = counts.gather(1, flat.amin(1, keepdim=True))
     rest = flat.shape[1] - lowest
     spread = torch.round((counts.cumsum(1) - lowest) * (255 / rest.clamp(min=1)))

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from hem.calibration import MarginScaling, PredictionSets, Temperature, VectorScaling, calibrate, conformal
 from hem.calibration.conformal import Score
@@ -19,6 +19,7 @@ from hem.metrics import (
     Accuracy,
     BrierScore,
     CalibrationError,
+    MeanOf,
     NegativeLogLikelihood,
     Reliability,
     Selective,
@@ -75,6 +76,16 @@ def diagram(metrics: MetricCollection) -> Reliability:
 def _options(sets: PredictionSets) -> dict[str, Any]:
     options = {name: getattr(sets, name) for name in ("coverage", "score", "penalty", "free")}
     return {"threshold": sets.threshold, **options}
+
+
+def _covers(inside: Tensor, target: Tensor) -> Tensor:
+    """Return whether the set of each sample holds its class."""
+    return inside.gather(1, target[:, None]).squeeze(1)
+
+
+def _size(inside: Tensor, target: Tensor) -> Tensor:
+    """Return how many classes are in the set of each sample."""
+    return inside.sum(1)
 
 
 class RunCalibration(NamedTuple):
@@ -184,7 +195,7 @@ class Calibrator(nn.Module):
         self.penalty = penalty
         self.free = free
         self.count()
-        self.right, self.covered, self.size = Accuracy(), MeanMetric(), MeanMetric()
+        self.right, self.covered, self.size = Accuracy(), MeanOf(_covers), MeanOf(_size)
         self.probabilities: list[Scaling] = []  # in a list, for checkpoints hold the network alone
         self.sets: list[PredictionSets] = []
         self.samples = 0
@@ -250,8 +261,8 @@ class Calibrator(nn.Module):
             self.right.update(scaled, target)
         for sets in self.sets:
             inside = sets.to(logits.device)(logits)
-            self.covered.update(inside.gather(1, target[:, None]).float())
-            self.size.update(inside.sum(1).float())
+            self.covered.update(inside, target)
+            self.size.update(inside, target)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the metrics over all processes, by their names below ``test/``."""

@@ -203,7 +203,7 @@ class LongTailTask(Task):
             found["plain"] = net.backbone.head(features)
             found["tau_normalized"] = tau_normalized(features, net.backbone.head, self.normalize_tau)
         if self.adjust_tau is not None:
-            found["adjusted"] = adjusted(found["plain"], self.class_counts, self.adjust_tau)
+            found["adjusted"] = adjusted(found["plain"].float(), self.class_counts, self.adjust_tau)
         return {name: logits.float() for name, logits in found.items()}
 
     def evaluate(self, batch: Any, stage: str) -> Tensor:

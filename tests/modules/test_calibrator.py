@@ -202,6 +202,18 @@ def test_prediction_sets(score, copy, hem_command):
     assert [list(each.labels) for each in hem.load(copy, "last").predict(images)] == sets
 
 
+def test_coverage_and_size_keep_their_digits_in_half_precision(logits):
+    """Sums over hundreds of samples, in a module whose parameters and buffers are bfloat16."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        calibrator = Calibrator(coverage=0.9).to(dtype)
+        assert calibrator.fit(*logits["val"]) is None
+        for z, y in zip(logits["test"][0].split(7), logits["test"][1].split(7), strict=True):
+            calibrator.update(z, y)
+        found[dtype] = {name: float(value) for name, value in calibrator.compute().items() if "conformal" in name}
+    assert found[torch.bfloat16] == pytest.approx(found[torch.float32], rel=1e-6)
+
+
 def test_margin_scaling(copy, hem_command, logits):
     options = ("--run_dir", copy, "--ckpt_path", "last", "--model.calibrator", "Calibrator",
                "--model.calibrator.method", "margin")  # fmt: skip

@@ -83,6 +83,14 @@ def test_figures(sample, many, few):
         assert len(set(wanted.values())) == len(wanted) == 6, "no two figures agree by chance"
 
 
+def test_post_hoc_adjustment_of_half_precision():
+    """What is subtracted keeps its digits: ties would go to the more frequent class."""
+    task = LongTailTask(nn.Flatten(), HEMLoss(), num_classes=CLASSES, class_counts=COUNTS, adjust_tau=1.0)
+    logits = torch.randn(50, CLASSES, 1, 1, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = adjusted(logits.flatten(1).double(), COUNTS)
+    torch.testing.assert_close(task.variant_logits(logits)["adjusted"].double(), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_class_without_test_samples(sample):
     """Class 3 counts nowhere: not as 0 in the means, not as the worst."""
     logits, target = sample
