@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torchmetrics import Metric
 
 from hem.metrics.catalog import ACTIVE, ACTIVE_LOSS, LOSS
@@ -29,8 +30,10 @@ def sample_losses(criterion: nn.Module, logits: Tensor, target: Tensor) -> Tenso
         return None
     alike = copy.copy(criterion)
     alike.reduction = "none"  # type: ignore[assignment]
+    weight = getattr(criterion, "weight", None)  # of the model's precision, which torch's losses ask of logits as well
+    buffers = {"weight": weight.to(logits.dtype)} if isinstance(weight, Tensor) else {}
     with torch.no_grad():
-        losses: Tensor = alike(logits, target)
+        losses: Tensor = functional_call(alike, buffers, (logits, target))
     return losses if losses.shape == logits.select(1, 0).shape else None
 
 

@@ -1,0 +1,18 @@
+"""Losses of single samples."""
+
+import pytest
+import torch
+from torch import nn
+
+from hem.metrics import sample_losses
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_class_weights_of_the_models_precision(dtype):
+    """Lightning converts the loss with the model (64-true, bf16-true); logits are measured in float32."""
+    logits, target = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, -100])
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]).to(dtype))
+    expected = nn.functional.cross_entropy(logits, target, criterion.weight.float(), reduction="none")
+    torch.testing.assert_close(sample_losses(criterion, logits, target), expected)
+    assert criterion.weight.dtype == dtype
+    assert criterion.reduction == "mean"
