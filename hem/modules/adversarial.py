@@ -19,10 +19,10 @@ from hem.attacks.evaluation import Evaluation, Row, Settings
 from hem.attacks.masking import Masking, check_masking
 from hem.losses import reduction
 from hem.metrics import Accuracy, MeanLoss, accuracies, catalog, collection
-from hem.modules.accumulation import most_accumulated
 from hem.modules.adversarial_training import TRADES, AdversarialTraining, divergence
 from hem.modules.base import Task
 from hem.modules.examination import refuse_masks
+from hem.modules.optimization import most_accumulated
 from hem.names import former
 from hem.plots.robustness import robustness_curves
 from hem.rng import key

@@ -17,9 +17,9 @@ from hem.losses import evaluate, reduction
 from hem.metrics import Accuracy, catalog, collection
 from hem.metrics.transfer import Row, TaskAccuracy, row_metrics, transfer
 from hem.modes import evaluating
-from hem.modules.accumulation import most_accumulated
 from hem.modules.base import Task
 from hem.modules.calibrator import Calibrator, RunCalibration, Scores, predicted, run_calibration
+from hem.modules.optimization import most_accumulated
 from hem.names import check_name
 from hem.plots.matrices import accuracy_matrix
 from hem.rng import some

@@ -128,3 +128,10 @@ def length_of(trainer: Trainer) -> int:
             longest = sum(math.ceil(trainer.num_training_batches / count) for count in batches)
             steps = min(longest, trainer.max_steps) if trainer.max_steps > 0 else longest
     return int(steps)
+
+
+def most_accumulated(trainer: Trainer) -> int:
+    """Return the most micro-batches of a step in any epoch, those of a ``GradientAccumulationScheduler`` included."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    schedulers = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
+    return max(trainer.accumulate_grad_batches, *(max(each.scheduling.values()) for each in schedulers), 1)

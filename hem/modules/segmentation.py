@@ -14,9 +14,9 @@ from torchmetrics import MetricCollection
 
 from hem.metrics import Accuracy, MeanLoss, ScoreHistogram, catalog, collection
 from hem.metrics.masks import Overlap
-from hem.modules.accumulation import most_accumulated
 from hem.modules.base import Task
 from hem.modules.calibrator import Calibrator
+from hem.modules.optimization import most_accumulated
 from hem.networks.views import scaled, sliding_window
 from hem.plots.masks import Example, indexed_png, overlays
 from hem.plots.matrices import confusion

@@ -14,7 +14,7 @@ from scipy import stats
 from hem.metrics.catalog import Metric
 from hem.report import statistics
 from hem.report.records import Runs
-from hem.report.statistics import Comparison, Estimate, compare, holm, level_within, verdict
+from hem.report.statistics import Comparison, Estimate, compare, holm, least, level_within, verdict
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def tested(runs: Runs, primary: Mapping[str, Metric], baseline: str) -> dict[str
     """Test every loss against the baseline in the primary metric of each cell, corrected for losses and cells."""
     found = {cell: against(runs, cell, [metric], baseline) for cell, metric in primary.items()}
     corrected = {cell: holm([each.comparison.p for each in findings]) for cell, findings in found.items()}
-    level = level_within([min((p for p in each if not math.isnan(p)), default=math.nan) for each in corrected.values()])
+    level = level_within([least(each) for each in corrected.values()])
     return {
         cell: [
             replace(each, p=p, level=level, comparisons=sum(not math.isnan(p) for p in corrected[cell]),

@@ -130,6 +130,11 @@ def level_within(smallest: Sequence[float]) -> float:
     return float(LEVEL * (passed.max() + 1 if len(passed) else 1) / max(len(p), 1))
 
 
+def least(p: Sequence[float], untested: float = math.nan) -> float:
+    """Return the smallest of the p-values that are numbers; ``untested`` if none is."""
+    return min((value for value in p if not math.isnan(value)), default=untested)
+
+
 def level_of(tasks: Sequence[Sequence[tuple[Sequence[float], Sequence[float]]]]) -> float:
     """Return :func:`level_within` of a study that is not over: a task that cannot be tested yet shows nothing so far.
 
@@ -141,7 +146,7 @@ def level_of(tasks: Sequence[Sequence[tuple[Sequence[float], Sequence[float]]]])
         0.025
     """
     corrected = [holm([compare(x, y).p for x, y in pairs]) for pairs in tasks]
-    return level_within([min((p for p in each if not math.isnan(p)), default=1.0) for each in corrected])
+    return level_within([least(each, 1.0) for each in corrected])
 
 
 def verdict(comparison: Comparison, p: float, higher: bool | None, level: float = LEVEL) -> str:

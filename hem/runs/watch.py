@@ -151,9 +151,10 @@ class Watch(Checkpoint):
         self.pending = self._send(trainer, pl_module, outputs, batch)
         fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
         ends = loop._is_training_done or (trainer.should_stop and fit._can_stop_early)  # within the epoch
+        if self.task_at_hand == GO_ON and not ends:
+            return
         validates = loop._should_check_val_fx(fit._data_fetcher)  # type: ignore[arg-type]
-        asked = ends or self.task_at_hand != GO_ON
-        if not asked or loop._should_accumulate() or trainer.is_last_batch or validates:
+        if loop._should_accumulate() or trainer.is_last_batch or validates:
             return
         # Lightning logs this step after the hook: too late if the process ends here
         trainer._logger_connector.update_train_step_metrics()
