@@ -415,7 +415,8 @@ def tests(stage: Stage) -> None:
     start = time.time()
     workers = ["-n", "8", "--dist", "load"] if stage.cuda else []
     # that another version of torch warns of something new is no fault of the card
-    command = [sys.executable, "-m", "pytest", "-v", "-W", "default", "--tb=short", "--color=no", *workers]
+    command = [sys.executable, "-m", "pytest", "-v", "-W", "default", "--tb=short", "--color=no"]
+    command += ["--show-capture=no", *workers]
     what = ["tests/test_cuda.py", "tests/losses/test_kernels.py", "-k", "cuda or half"] if stage.quick else TESTS
     what += [] if stage.quick else ["-k", "not interpreter"]
     # line by line, so that tests that hang leave those that were done

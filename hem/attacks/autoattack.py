@@ -62,6 +62,7 @@ def autoattack(
 
     Raises:
         ImportError: If pyautoattack is not installed.
+        TypeError: For images that are not of single or double precision.
         ValueError: For pixels outside [0, 1], an eps out of its range, or fewer than 4 classes.
 
     Source: Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse

@@ -44,8 +44,16 @@ def check_eps(eps: float, norm: str, dimension: int | None = None) -> None:
 
 
 def check_images(input: Tensor, eps: float, norm: str) -> None:
-    """Refuse images (N, ...) outside [0, 1], and an eps or norm as :func:`check_eps` does."""
+    """Refuse images (N, ...) outside [0, 1] or of half precision, and an eps or norm as :func:`check_eps` does.
+
+    In bfloat16 neighbouring pixels are up to 1/256 apart, as far as the radii that attacks are measured with.
+    """
     check_pixels(input)
+    if input.dtype.itemsize < 4:
+        raise TypeError(
+            f"Expected images of single precision to attack, got {input.dtype}, whose rounding is as large as a small "
+            "radius: give float32 (trainer.precision bf16-mixed computes with half precision, and leaves pixels alone)."
+        )
     check_eps(eps, norm, input[0].numel() if len(input) else None)
 
 

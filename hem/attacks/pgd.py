@@ -82,6 +82,7 @@ def pgd(
         restart.
 
     Raises:
+        TypeError: For images that are not of single or double precision.
         ValueError: For pixels outside [0, 1], or an eps, norm, objective or count out of its range.
 
     Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks"; momentum:

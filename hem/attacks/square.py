@@ -37,6 +37,7 @@ def square(
 
     Raises:
         ImportError: If pyautoattack is not installed.
+        TypeError: For images that are not of single or double precision.
         ValueError: For pixels outside [0, 1], or an eps out of its range.
 
     Source: Andriushchenko et al. 2020, "Square Attack: a query-efficient black-box adversarial attack via

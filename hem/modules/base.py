@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
@@ -93,6 +93,7 @@ class Task(LightningModule):
     #: the keys of metrics that the progress bar shows
     shown: ClassVar[frozenset[str]] = frozenset({"train/loss", "train/accuracy", "val/accuracy", "test/accuracy"})
     resumes_within_epochs = True  # whether a checkpoint between two steps holds all that the next one needs
+    _averaged = False  # whether a callback averages weights
 
     def __init__(
         self,
@@ -158,12 +159,29 @@ class Task(LightningModule):
         return logits
 
     def configure_callbacks(self) -> list[Callback]:
-        """Refuse a callback that monitors a metric with the wrong mode; add none."""
+        """Refuse callbacks that the metrics or the precision do not suit; add none.
+
+        Raises:
+            ValueError: If a callback monitors a metric with the wrong mode, or averages weights of half precision.
+        """
         if self.trainer.state.fn == "fit":
             for each in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(each, EarlyStopping | ModelCheckpoint) and each.monitor is not None:
                     catalog.check_mode(type(each).__name__, each.monitor, each.mode)
+                if isinstance(each, WeightAveraging):
+                    if self.trainer.precision in ("16-true", "bf16-true"):
+                        raise ValueError(
+                            f"Expected weights of single precision to average, got {self.trainer.precision}, whose "
+                            "average rounds to where it is and never moves: take bf16-mixed, or leave "
+                            f"{type(each).__name__} out."
+                        )
+                    self._averaged = True
         return []
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+        """Yield the buffers; where weights are averaged, without the loss's, which are settings and have no average."""
+        loss = {id(buffer) for buffer in self.loss.buffers()} if self._averaged else set()
+        return (pair for pair in super().named_buffers(*args, **kwargs) if id(pair[1]) not in loss)
 
     # -- training ------------------------------------------------------------------------------------------
 

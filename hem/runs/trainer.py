@@ -61,8 +61,12 @@ def limited(limit: int | float, count: int) -> int:
 
 
 def passed(trainer: Trainer, loader: Any) -> Iterator[Any]:
-    """Yield batches as a ``test_step`` gets them: on the device, in the run's precision, within its limit."""
-    batches: Iterable[Any] = islice(loader, limited(trainer.limit_test_batches, len(loader)))
+    """Yield batches as a ``test_step`` gets them: on the device, in the run's precision, within its limit.
+
+    A test that its limit leaves whole has all batches of other loaders as well, though they may be more.
+    """
+    whole = trainer.state.fn == "test" and partial(trainer) is None
+    batches: Iterable[Any] = loader if whole else islice(loader, limited(trainer.limit_test_batches, len(loader)))
     for batch in batches:
         with trainer.precision_plugin.test_step_context():
             yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)

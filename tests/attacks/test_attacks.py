@@ -484,6 +484,9 @@ def test_pixels_outside_the_box_are_refused(attack):
             attack(tiny_net(), images, torch.tensor([0, 1]), 0.1)
     with pytest.raises(TypeError, match=r"Expected floating-point images in \[0, 1\], got torch.uint8"):
         attack(tiny_net(), torch.zeros(2, 1, 6, 6).byte(), torch.tensor([0, 1]), 0.1)
+    for dtype in (torch.bfloat16, torch.float16):
+        with pytest.raises(TypeError, match=rf"Expected images of single precision to attack, got {dtype}"):
+            attack(tiny_net().to(dtype), torch.zeros(2, 1, 6, 6, dtype=dtype), torch.tensor([0, 1]), 0.1)
 
 
 def test_pixels_are_not_looked_at_while_torch_traces():

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import hem
+import hem.networks
 from hem.calibration import calibrate
 from hem.datamodules import DigitsDataModule, LongTail, MaskFolder, SegmentationDataModule
 from hem.losses import HEMLoss
@@ -23,6 +24,7 @@ from hem.rejection import LOGIT_SCORES
 from hem.runs import RunFolder
 from tests.conftest import ROOT
 from tests.datamodules.mask_trees import mask_folder_tree
+from tests.trainers import QUIET
 
 DIGITS = ("--config", "configs/classification/digits.yaml", "--trainer.enable_progress_bar", "false",
           "--trainer.accelerator", "cpu", "--config", "configs/loss/hem.yaml",
@@ -170,6 +172,19 @@ def test_a_calibration_belongs_to_its_weights(run, copy, hem_command):
     scores = torch.tensor([float(row["score"]) for row in table(copy)])
     assert scores.mean() < torch.tensor([float(row["score"]) for row in table(run)]).mean()
     assert not hem.load(copy, "last").predict(torch.rand(1, 1, 8, 8))[0].calibrated
+
+
+def test_a_limit_that_leaves_the_test_whole_leaves_its_calibration_whole():
+    """The validation part has more batches than the test part here: 23, not 12."""
+    torch.manual_seed(0)
+    task = ClassificationTask(hem.networks.MLP(in_channels=1, image_size=(8, 8)), HEMLoss())
+    data = DigitsDataModule(val_fraction=0.5, eval_batch_size=32)
+    found = []
+    for limit in (1.0, 12, 11):
+        trainer = Trainer(**QUIET, limit_test_batches=limit)
+        trainer.test(task, datamodule=data, verbose=False)
+        found.append(float(trainer.callback_metrics["test/temperature"]))
+    assert found[0] == found[1] != found[2]
 
 
 def test_without_validation_images(tmp_path, hem_command):

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from hem.losses import ClassBalancedLoss, HEMLoss
+from hem.losses import ClassBalancedLoss, HEMLoss, LDAMLoss
 from hem.metrics.longtail import shots
 from hem.modules import LongTailTask
 from hem.modules.posthoc import adjusted, tau_normalized
@@ -197,6 +198,30 @@ def test_reweighting_is_that_of_the_class_balanced_loss(sample):
     task.on_train_epoch_start()
     wanted = ClassBalancedLoss(class_counts=COUNTS)(logits.float(), target)
     torch.testing.assert_close(loss(logits.float(), target), wanted)
+
+
+def test_averages_leave_what_the_loss_is_set_to_alone(sample):
+    """An average that is the latest weights changes nothing, though the loss gets a weight on the way."""
+    found = []
+    batches = data(sample[0].astype(np.float32), sample[1])
+    for callbacks in ([], [EMAWeightAveraging(decay=0.0)]):
+        seed_everything(0)
+        task = LongTailTask(
+            nn.Sequential(nn.Flatten(), nn.Linear(CLASSES, CLASSES)),
+            LDAMLoss(class_counts=COUNTS, s=3.0), num_classes=CLASSES, class_counts=COUNTS, drw_epoch=1,
+        )  # fmt: skip
+        trainer = Trainer(**QUIET, max_epochs=3, log_every_n_steps=1000, callbacks=callbacks)
+        trainer.fit(task, batches, batches)
+        found.append({**trainer.callback_metrics, **task.state_dict(), **dict(task.loss.named_buffers())})
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_averages_in_half_precision_are_refused(sample, precision):
+    task = LongTailTask(nn.Flatten(), HEMLoss(), num_classes=CLASSES, class_counts=COUNTS)
+    trainer = Trainer(**QUIET, max_epochs=1, precision=precision, callbacks=[EMAWeightAveraging()])
+    with pytest.raises(ValueError, match=f"got {precision}, whose average rounds to where it is"):
+        trainer.fit(task, data(sample[0].astype(np.float32), sample[1]))
 
 
 def test_reweighting_behind_the_end_is_told(sample):

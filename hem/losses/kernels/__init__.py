@@ -29,7 +29,8 @@ __all__ = ["backend", "compiling", "expected_margin_loss", "margin_loss"]
 
 def compiling() -> bool:
     """Return whether ``torch.compile`` is tracing, and no other tracer or transform is active."""
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    # the flag behind torch.compiler.is_exporting(), which torch 2.11 takes for true wherever it compiles
+    return torch.compiler.is_compiling() and not torch.compiler._is_exporting_flag
 
 
 def backend(
