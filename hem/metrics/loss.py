@@ -77,8 +77,11 @@ class MeanLoss(Metric):
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Take a batch: logits (N, C, ...), class indices (N, ...) or class probabilities (N, C, ...)."""
         (criterion,) = self.criterion
-        labels = target if logits.shape != target.shape else target.select(1, 0)
-        labelled = labels.numel() if target.is_floating_point() else (labels != self.ignore_index).sum()
+        if target.is_floating_point():
+            labelled = (target.sum(1) != 0).sum()  # a row of zero probabilities has no label
+        else:
+            labels = target if logits.shape != target.shape else target.select(1, 0)
+            labelled = (labels != self.ignore_index).sum()
         losses = sample_losses(criterion, logits, target)
         if losses is None:
             self.total = self.total + wide(criterion(logits, target)) * labelled
