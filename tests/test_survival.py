@@ -5,9 +5,11 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import tarfile
+import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -173,6 +175,53 @@ def test_resumed_is_undisturbed(what, step, code, undisturbed, hem_command, tmp_
     before = (tmp_path / "checkpoints" / "last.ckpt").read_bytes()
     assert hem_command(*arguments).code == 0
     assert (tmp_path / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+class Term(Callback):
+    """Sends SIGTERM before the first batch of a stage."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def _send(self, when: str) -> None:
+        if self.when == when:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)  # where Python hears it
+
+    def on_test_epoch_start(self, trainer, pl_module):
+        self._send("test")
+
+    def on_validation_epoch_start(self, trainer, pl_module):
+        self._send("validate")
+
+    def on_predict_epoch_start(self, trainer, pl_module):
+        self._send("predict")
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_told_to_stop_while_it_examines(command, undisturbed, hem_command, tmp_path):
+    """No results, and a code that says so; the same command does it, and the training has its own handlers back."""
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    arguments = (command, *COMMON[1:], *NET, "--run_dir", folder, "--ckpt_path", "last")
+    term = ("--trainer.callbacks+", "tests.test_survival.Term", "--trainer.callbacks.when", command)
+    outcome = hem_command(*arguments, *term)
+    assert outcome.code == AGAIN
+    assert outcome.err.endswith("stopped by a signal before there was a result: the same command does it.\n")
+    left = {"test": "results.json", "validate": "results_validate.json", "predict": "predictions.csv"}[command]
+    assert not (folder / left).exists()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
+    assert hem_command(*arguments).code == 0
+    assert (folder / left).is_file()
+
+
+def test_told_to_stop_before_training(hem_command, tmp_path):
+    """In Lightning's sanity check, which ends with a code of 0."""
+    options = ("--trainer.num_sanity_val_steps", 2, "--data.batch_size", 16, "--run_dir", tmp_path)
+    term = ("--trainer.callbacks+", "tests.test_survival.Term", "--trainer.callbacks.when", "validate")
+    outcome = hem_command(*COMMON, *options, *term)
+    assert outcome.code == AGAIN
+    assert "stopped by a signal before there was a result" in outcome.err
 
 
 @pytest.mark.parametrize(("options", "what", "step"), [

@@ -111,9 +111,12 @@ def run(arguments: Sequence[str]) -> int:
     keep_freed()
     if not sys.flags.safe_path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # own classes: `hem` finds them as `python cli.py` does
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
     from hem.cli.errors import mistake, sentence
     from hem.cli.own import Unusable
     from hem.cli.parser import build
+    from hem.runs.watch import AGAIN
 
     try:
         build(arguments)
@@ -126,5 +129,9 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes a 1 of it
             return interrupted()
+        if isinstance(stop, SIGTERMException) or (stop.code == AGAIN and arguments[0] != "fit"):
+            # Lightning's, where a signal comes before the first step, has no code, which would be a success
+            print("stopped by a signal before there was a result: the same command does it.", file=sys.stderr)
+            return AGAIN
         return int(stop.code or 0) if not isinstance(stop.code, str) else 1
     return 0

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
@@ -83,6 +84,7 @@ class Watch(Checkpoint):
       (``max_steps``, ``max_time``), with the position in it: ``--ckpt_path auto`` resumes with the next batch.
     * At SIGTERM or SIGUSR1 (a scheduler's notice that the time is up) it is written after the current step, and the
       process ends with exit code 75, "try again". Ctrl-C does the same with code 130; a second one stops at once.
+      A test, a validation or a prediction ends at once with code 75, and leaves no results.
     * A NaN or infinite training loss ends the run with exit code 1. Its batch is saved in the run folder as
       ``nonfinite_step<k>_rank<r>.pt``, for ``torch.load(path, weights_only=True)``: a dictionary of ``input``,
       ``target``, ``index``, ``logits``, ``loss``, ``step`` and ``epoch``. No checkpoint is written after it.
@@ -133,11 +135,9 @@ class Watch(Checkpoint):
                 trainer.accumulate_grad_batches = callback.get_accumulate_grad_batches(trainer.current_epoch)
         self.saved, self.closed = (time.monotonic(), trainer.global_step), trainer.global_step
         self.notice, self.task_at_hand, self.pending = None, GO_ON, None
-        try:
+        with suppress(ValueError):  # not in the main thread: Python handles signals there only
             for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
                 signal.signal(number, self._take_notice)
-        except ValueError:
-            pass  # not in the main thread: Python handles signals there only
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Let the curves count the steps from where they stand: a checkpoint behind a validation has one too few."""
@@ -176,6 +176,16 @@ class Watch(Checkpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the last status, so that no validation begins after a loss that is not finite."""
         self._read(trainer)
+        if trainer.state.fn == "validate":
+            self._end_at_signals()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install signal handlers: Lightning's let a test go on, and end it without results as if all were well."""
+        self._end_at_signals()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Install signal handlers, as for a test."""
+        self._end_at_signals()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after a validation; callbacks that save checkpoints run in order, so the best one is known."""
@@ -290,6 +300,14 @@ class Watch(Checkpoint):
             # not by print, whose buffer may be in use
             os.write(2, b"stopping after the next step, with a checkpoint; Ctrl-C again: at once\n")
         self.notice = signal.Signals(number)
+
+    def _end_at_signals(self) -> None:
+        with suppress(ValueError):  # as above
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, self._end)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        raise SystemExit(AGAIN)
 
     def _send(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any) -> Step:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
