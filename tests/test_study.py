@@ -388,6 +388,23 @@ def test_resume(folder):
         expected = resumed if state is None else expected
 
 
+def test_a_checkpoint_that_was_deleted_before_its_test(folder, capsys):
+    """The study says which it needs, and how to begin anew; what else lies there stays."""
+    path = written(folder, losses=["ce"], seeds=[0])
+    assert run(folder, path) == 0
+    (training, _) = grid.load(path, root=folder / "runs").runs()
+    last, best = (training.folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+    (training.folder / "results.json").unlink()
+    last.unlink()
+    best.write_text("{}")
+    capsys.readouterr()
+    assert run(folder, path) == 1
+    assert f"Expected the checkpoint that is tested at {last}, but there is no such file" in capsys.readouterr().out
+    assert best.is_file()
+    shutil.rmtree(training.folder)
+    assert run(folder, path) == 0
+
+
 def test_lock(folder):
     """A held folder is left alone, also while only the process that trains holds it; a dead owner's lock is free."""
     (training, *_) = grid.load(written(folder), root=folder / "runs").runs()

@@ -54,10 +54,10 @@ def tail(path: Path, lines: int = 6) -> str:
     return "\n".join([line for line in kept if line.strip()][-lines:])
 
 
-def clear(folder: Path) -> None:
-    """Remove what a killed process left: temporary files, and a training without a checkpoint to resume from."""
+def clear(folder: Path, unfinished: bool) -> None:
+    """Remove what a killed process left: temporary files, and an unfinished training without a checkpoint."""
     run = RunFolder(folder)
-    if not run.last.is_file():
+    if unfinished and not run.last.is_file():
         for path in run.checkpoints.glob("*.ckpt"):
             path.unlink()
     run.clear()
@@ -125,11 +125,17 @@ class Jobs:
                 f"{run.folder} was begun by another command (see {RunFolder.STUDY} there): give the options it was "
                 "begun with, or delete the folder."
             )
+        left = run.left()
         if run.record:
-            clear(run.folder)
-        for step, arguments in run.left().items():
+            clear(run.folder, unfinished="fit" in left)
+        for step, arguments in left.items():
             if self.stopped.is_set():
                 return "stopped"
+            if step == "test" and not (needed := Path(run.steps["test"][-1])).is_file():
+                return (
+                    f"Expected the checkpoint that is tested at {needed}, but there is no such file: put it back, or "
+                    f"delete the folder {(run.training or run).folder}, and the study trains it anew."
+                )
             record = run.record
             record[step] = {"arguments": list(run.steps[step]), **({"setting": run.found} if run.setting else {})}
             write_atomically(RunFolder(run.folder).study, json.dumps(record, indent=1) + "\n")
