@@ -9,8 +9,7 @@ from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
@@ -21,6 +20,7 @@ from hem.modules.finetuning import begin, encoder_of, hold, normalization, prepa
 from hem.modules.optimization import (
     LRSchedulerCallable,
     OptimizerCallable,
+    check_callbacks,
     length_of,
     make_optimizer,
     make_scheduler,
@@ -159,28 +159,14 @@ class Task(LightningModule):
         return logits
 
     def configure_callbacks(self) -> list[Callback]:
-        """Refuse callbacks that the metrics or the precision do not suit; add none.
-
-        Raises:
-            ValueError: If a callback monitors a metric with the wrong mode, or averages weights of half precision.
-        """
+        """Refuse callbacks that the metrics or the precision do not suit; add none."""
         if self.trainer.state.fn == "fit":
-            for each in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(each, EarlyStopping | ModelCheckpoint) and each.monitor is not None:
-                    catalog.check_mode(type(each).__name__, each.monitor, each.mode)
-                if isinstance(each, WeightAveraging):
-                    if self.trainer.precision in ("16-true", "bf16-true"):
-                        raise ValueError(
-                            f"Expected weights of single precision to average, got {self.trainer.precision}, whose "
-                            "average rounds to where it is and never moves: take bf16-mixed, or leave "
-                            f"{type(each).__name__} out."
-                        )
-                    self._averaged = True
+            self._averaged = check_callbacks(self.trainer)
         return []
 
     def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
         """Yield the buffers; where weights are averaged, without the loss's, which are settings and have no average."""
-        loss = {id(buffer) for buffer in self.loss.buffers()} if self._averaged else set()
+        loss = set(map(id, self.loss.buffers())) if self._averaged else set()
         return (pair for pair in super().named_buffers(*args, **kwargs) if id(pair[1]) not in loss)
 
     # -- training ------------------------------------------------------------------------------------------

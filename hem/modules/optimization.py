@@ -1,4 +1,4 @@
-"""Build the optimiser of a task and its learning rate scheduler."""
+"""Build the optimiser of a task and its learning rate scheduler, and check the callbacks beside them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    WeightAveraging,
+)
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, PolynomialLR, ReduceLROnPlateau
@@ -135,3 +140,23 @@ def most_accumulated(trainer: Trainer) -> int:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     schedulers = [each for each in callbacks if isinstance(each, GradientAccumulationScheduler)]
     return max(trainer.accumulate_grad_batches, *(max(each.scheduling.values()) for each in schedulers), 1)
+
+
+def check_callbacks(trainer: Any) -> bool:
+    """Refuse callbacks that the metrics or the precision do not suit; return whether one averages weights.
+
+    Raises:
+        ValueError: If a callback monitors a metric with the wrong mode, or averages weights of half precision.
+    """
+    averaged = False
+    for each in trainer.callbacks:
+        if isinstance(each, EarlyStopping | ModelCheckpoint) and each.monitor is not None:
+            catalog.check_mode(type(each).__name__, each.monitor, each.mode)
+        if isinstance(each, WeightAveraging):
+            averaged = True
+            if trainer.precision in ("16-true", "bf16-true"):
+                raise ValueError(
+                    f"Expected weights of single precision to average, got {trainer.precision}, whose average rounds "
+                    f"to where it is and never moves: take bf16-mixed, or leave {type(each).__name__} out."
+                )
+    return averaged
