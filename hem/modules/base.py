@@ -93,7 +93,7 @@ class Task(LightningModule):
     #: the keys of metrics that the progress bar shows
     shown: ClassVar[frozenset[str]] = frozenset({"train/loss", "train/accuracy", "val/accuracy", "test/accuracy"})
     resumes_within_epochs = True  # whether a checkpoint between two steps holds all that the next one needs
-    _averaged = False  # whether a callback averages weights
+    _averaged = False  # whether a callback averages weights: kept, for a copy of the task has no trainer to ask
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -75,6 +75,18 @@ def stop(trainer: Trainer, reason: str) -> NoReturn:
     raise SystemExit(1)
 
 
+def answer(handler: Callable[[int, FrameType | None], None], *signals: signal.Signals) -> None:
+    """Install a handler of signals; in another thread than the main one, where Python handles none, do nothing."""
+    with suppress(ValueError):
+        for number in signals:
+            signal.signal(number, handler)
+
+
+def end(number: int, frame: FrameType | None) -> NoReturn:
+    """End the process at a signal, with the exit code that says to try again."""
+    raise SystemExit(AGAIN)
+
+
 class Watch(Checkpoint):
     """Callback that saves ``last.ckpt``, stops at signals, and stops at a NaN or infinite loss.
 
@@ -135,9 +147,7 @@ class Watch(Checkpoint):
                 trainer.accumulate_grad_batches = callback.get_accumulate_grad_batches(trainer.current_epoch)
         self.saved, self.closed = (time.monotonic(), trainer.global_step), trainer.global_step
         self.notice, self.task_at_hand, self.pending = None, GO_ON, None
-        with suppress(ValueError):  # not in the main thread: Python handles signals there only
-            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-                signal.signal(number, self._take_notice)
+        answer(self._take_notice, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Let the curves count the steps from where they stand: a checkpoint behind a validation has one too few."""
@@ -177,15 +187,15 @@ class Watch(Checkpoint):
         """Read the last status, so that no validation begins after a loss that is not finite."""
         self._read(trainer)
         if trainer.state.fn == "validate":
-            self._end_at_signals()
+            answer(end, signal.SIGTERM, signal.SIGUSR1)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install signal handlers: Lightning's let a test go on, and end it without results as if all were well."""
-        self._end_at_signals()
+        answer(end, signal.SIGTERM, signal.SIGUSR1)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install signal handlers, as for a test."""
-        self._end_at_signals()
+        answer(end, signal.SIGTERM, signal.SIGUSR1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after a validation; callbacks that save checkpoints run in order, so the best one is known."""
@@ -300,14 +310,6 @@ class Watch(Checkpoint):
             # not by print, whose buffer may be in use
             os.write(2, b"stopping after the next step, with a checkpoint; Ctrl-C again: at once\n")
         self.notice = signal.Signals(number)
-
-    def _end_at_signals(self) -> None:
-        with suppress(ValueError):  # as above
-            for number in (signal.SIGTERM, signal.SIGUSR1):
-                signal.signal(number, self._end)
-
-    def _end(self, number: int, frame: FrameType | None) -> None:
-        raise SystemExit(AGAIN)
 
     def _send(self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any) -> Step:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
