@@ -7,6 +7,8 @@ names a checkpoint in the folder of a run. Where they say something else of what
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,12 +19,15 @@ from jsonargparse import dict_to_namespace
 
 from hem.cli.configs import OPTIONS
 from hem.cli.registries import data_name, task_name
+from hem.cli.resume import may_change
 from hem.runs import RunFolder
 
 EXAMINES = ("validate", "test", "predict")
 INHERITED = ("seed_everything", "model", "data")
 # what a validation part and a threshold found on it depend on
 SPLIT = ("val_fraction", "split_seed", "test_fraction")
+# options of the Trainer that the results of a test depend on, for it takes the temperature from validation images
+TRAINER = {"test": ("limit_val_batches",)}
 
 
 def last_value(args: Sequence[str], option: str) -> str | None:
@@ -175,3 +180,32 @@ def place(run: RunFolder, record: Mapping[str, Any], names: Mapping[str, Any], n
     if name is None:
         name = names["task"] if own[1] == names["data"] else f"{names['task']}_{names['data']}"
     return run.evaluation(name)
+
+
+def fingerprint(config: Mapping[str, Any], stage: str) -> str:
+    """Return a hash of the options of an examination that its results depend on.
+
+    Args:
+        config: The merged config.
+        stage: ``validate``, ``test`` or ``predict``.
+    """
+    trainer = {name: config["trainer"].get(name) for name in ("precision", *TRAINER.get(stage, ()))}
+    parts = {"trainer": trainer, **{name: config[name] for name in INHERITED}}
+    counts = {
+        name: value
+        for name, value in _options(parts)
+        if (name == "data.predict_folder" and stage == "predict") or not (may_change(name) or name == "data.record")
+    }
+    return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _options(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The options that a config consists of, by name as on the command line, and their values."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _options(each, name if key == "init_args" else f"{name}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _options(each, f"{name}.{number}")
+    else:
+        yield name, value

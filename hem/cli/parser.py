@@ -30,13 +30,13 @@ import hem.losses
 import hem.modules
 from hem.cli.configs import base_config
 from hem.cli.errors import MONITOR, one_sentence
-from hem.cli.examine import EXAMINES, inherited, place, refuse_contradictions
+from hem.cli.examine import EXAMINES, fingerprint, inherited, place, refuse_contradictions
 from hem.cli.foreign import foreign, name_of
 from hem.cli.help import COMMANDS, program
 from hem.cli.loggers import place_loggers
 from hem.cli.own import Unusable
 from hem.cli.registries import data_name, parameters, qualified, short_name, spelt_out, task_name
-from hem.cli.resume import check, first_process, from_where, hold, prepare
+from hem.cli.resume import check, dumped, first_process, from_where, hold, prepare
 from hem.networks.weights import without_start
 from hem.runs import RunFolder, SaveConfig, SavePredictions, SaveResults
 from hem.runs.checkpoints import identity, identity_of, refuse_programs
@@ -196,19 +196,19 @@ class HemCLI(LightningCLI):
         return made if run is None or config.run_dir else place(run, record, names, config.name)
 
     def before_validate(self) -> None:
-        """Set results of other weights aside."""
+        """Set results of other weights or options aside."""
         self._make_room(self.folder.results_validate, "limit_val_batches")
 
     def before_test(self) -> None:
-        """Set results of other weights aside."""
+        """Set results of other weights or options aside."""
         self._make_room(self.folder.results, "limit_test_batches")
 
     def before_predict(self) -> None:
-        """Set predictions of other weights aside."""
+        """Set predictions of other weights or options aside."""
         self._make_room(self.folder.predicted, "limit_predict_batches")
 
     def _make_room(self, results: Path, limit: str) -> None:
-        """Refuse a last layer that nobody trained; set aside what lies here of other weights or of more images."""
+        """Refuse a last layer that nobody trained; set aside what lies here of other weights, options or images."""
         config = self.config[self.subcommand]
         start = getattr(self.model.net.backbone, "start", None)
         if start is not None and start.fresh and not config.ckpt_path:
@@ -223,10 +223,12 @@ class HemCLI(LightningCLI):
         self.results.weights = own
         share = config.trainer[limit]
         partial = share is not None and (isinstance(share, int) or share < 1)  # 1 is one batch, 1.0 all of them
-        if kept := self.folder.make_room(results, self.results.weights, partial):
-            print(f"The results that were here are of other weights or of more images: they are kept in {kept}.")
+        record = dumped(self._parser(self.subcommand), config)
+        self.results.options = options = fingerprint(record, str(self.subcommand))
+        if kept := self.folder.make_room(results, own, partial, options):
+            print(f"The results that were here are of other weights, options or images: they are kept in {kept}.")
         if results == self.folder.predicted:
-            self.folder.write_predicted(self.results.weights, config.ckpt_path, partial)
+            self.folder.write_predicted(own, config.ckpt_path, partial, options)
 
     def _train_into(self, run: RunFolder, config: Any) -> None:
         """Lock the folder of a training, find its checkpoint, and refuse changes of a resumed run."""

@@ -97,6 +97,7 @@ class SaveResults(Callback):
     run: str | None = None
     note: str | None = None
     weights: str | None = field(default=None, init=False)  # identity of the network in the checkpoint
+    options: str | None = field(default=None, init=False)  # hash of the options that the results depend on
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``results.json``."""
@@ -118,6 +119,7 @@ class SaveResults(Callback):
             "metrics": {key: float(value) for key, value in sorted(trainer.callback_metrics.items())},
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "weights": self.weights,
+            "options": self.options,
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "versions": {"python": platform.python_version(), "hem": __version__} | {p: version(p) for p in PACKAGES},
             "hardware": hardware(),

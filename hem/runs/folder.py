@@ -4,8 +4,8 @@
 channels and size of the images), ``events.*`` and ``metrics.csv`` (curves), ``checkpoints/best.ckpt`` and
 ``last.ckpt``, ``results.json`` (every test metric), ``rejector.json``, ``calibration.json``, ``predictions.csv``,
 ``masks/``, and, in ``evaluate/<name>/``, the results of each examination. Results belong to the weights of one
-checkpoint; before those of another are written, they are renamed together with the other files of their test, never
-overwritten. ``resumes.json`` lists when the training was resumed.
+checkpoint and to the options of their test; before those of others are written, they are renamed together with the
+other files of their test, never overwritten. ``resumes.json`` lists when the training was resumed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ import yaml
 
 from hem.runs.files import read_json, write_atomically
 from hem.runs.newest import LAST, last_checkpoint
+
+
+def _mark_of(weights: str | None) -> str:
+    """What is added to the names of files that were set aside for those of other weights."""
+    return f"{RunFolder.ASIDE}{weights[:8] if weights else 'earlier'}"
 
 
 class RunFolder:
@@ -179,25 +185,27 @@ class RunFolder:
             path: :attr:`rejector` or :attr:`calibration`.
             weights: The hash of the weights, see :func:`hem.runs.checkpoints.identity`.
         """
-        aside = path.with_stem(f"{path.stem}{self.ASIDE}{weights[:8]}")
         with suppress(FileNotFoundError, ValueError):
             if read_json(path).get("weights") == weights:
                 return path
-        return aside if aside.is_file() else path
+        return [path, *self._aside(path, weights)][-1]
 
-    def make_room(self, results: Path, weights: str | None, partial: bool = False) -> Path | None:
-        """Rename results that must not be overwritten: of other weights, or of all images where a part is tested.
+    def make_room(
+        self, results: Path, weights: str | None, partial: bool = False, options: str | None = None
+    ) -> Path | None:
+        """Rename results that must not be overwritten: of other weights or options, or of all images before a part's.
 
-        If the weights are others, the files that the test wrote beside them (:attr:`OF_TEST`) are renamed as well. If
-        they are the same these files stay, for predictions need the threshold and temperature of all images, and a test
-        of a part does not replace them. In the folder of an examination (:attr:`examines`) all files move to
-        ``<name>@<weights>``; elsewhere each becomes ``<file>@<weights>``, and results of a part
-        ``results@<weights>-partial.json``.
+        The files that the test wrote beside them (:attr:`OF_TEST`) are renamed as well, unless a part is tested of the
+        same weights: predictions need the threshold and temperature of all images, which a test of a part does not
+        replace. In the folder of an examination (:attr:`examines`) all files move to ``<name>@<weights>``; elsewhere
+        each becomes ``<file>@<weights>``, and results of a part ``results@<weights>-partial.json``. Where such a name
+        is taken by results of other options, ``-2`` and so on is added.
 
         Args:
             results: :attr:`results`, :attr:`results_validate` or :attr:`predicted` of this folder.
             weights: The weights that are tested now, see :func:`hem.runs.checkpoints.identity`.
             partial: Whether a part of the images is tested.
+            options: A hash of the options that the results depend on; None: not known, taken for the same.
 
         Returns:
             The new path of the former results; None: there are none, or they may be overwritten.
@@ -208,36 +216,57 @@ class RunFolder:
             if results != self.predicted or not self.predictions.is_file():
                 return None
             there = {}  # of an older version
-        former = there.get("weights")
-        if former == weights and ("partial" in there or not partial):
+        former, part = there.get("weights"), self.PART if "partial" in there else ""
+        same = former == weights and (partial or options is None or there.get("options", options) == options)
+        if same and (part or not partial):
             return None
-        mark = f"{self.ASIDE}{former[:8] if former else 'earlier'}"
-        part = self.PART if "partial" in there else ""  # a test of a part replaces no test of all images
+        mark = self._mark(results, there)
         predicted = results == self.predicted
         if self.examines and not predicted:
-            kept = self.path.with_name(self.path.name + mark + part)
+            kept = self.path.with_name(self.path.name + mark)
             kept.mkdir(exist_ok=True)
             for path in self.path.iterdir():
                 if path not in (self.lock, self.study) and path.suffix != ".log":  # of a study that is at work here
                     os.replace(path, kept / path.name)
             return kept
-        if predicted or (former != weights and results == self.results):
+        if predicted or (not same and results == self.results):
             patterns = self.OF_PREDICT if predicted else self.OF_TEST
-            beside = {path for pattern in patterns for path in self.path.glob(pattern)}
-            whose = mark if self.kept_whole and not predicted else mark + part
-            for path in (path for path in beside if self.ASIDE not in path.name):
-                aside = path.with_stem(path.stem + whose)
-                if aside.is_dir():  # an earlier one of the same weights
-                    shutil.rmtree(aside)
-                os.replace(path, aside)
-        kept = results.with_stem(results.stem + mark + part)
-        with suppress(FileNotFoundError):
-            os.replace(results, kept)
+            wholes = self._aside(results, former) if part and not predicted else []  # a part wrote no such files then
+            whose = wholes[-1].stem.removeprefix(results.stem) if wholes else mark
+            for path in {path for pattern in patterns for path in self.path.glob(pattern)}:
+                if self.ASIDE not in path.name:
+                    aside = path.with_stem(path.stem + whose)
+                    if aside.is_dir():  # an earlier one of the same weights
+                        shutil.rmtree(aside)
+                    os.replace(path, aside)
+        stage = {self.predicted: "predict", self.results_validate: "validate"}.get(results, "test")
+        kept = results.with_stem(results.stem + mark)
+        for path in (self.config_of(stage), results):
+            with suppress(FileNotFoundError):
+                os.replace(path, path.with_stem(path.stem + mark))
         return kept.with_suffix(".csv") if predicted else kept
 
-    def write_predicted(self, weights: str | None, checkpoint: str | None, partial: bool) -> None:
-        """Write ``predictions.json``, the weights that the predictions belong to, before the predictions themselves."""
-        record = {"weights": weights, "checkpoint": checkpoint, **({"partial": True} if partial else {})}
+    def _aside(self, path: Path, weights: str | None) -> list[Path]:
+        """The files of tests of all images with some weights that were set aside, the newest last."""
+        found = self.path.glob(f"{path.stem}{_mark_of(weights)}*{path.suffix}")
+        return sorted((each for each in found if self.PART not in each.stem), key=lambda each: each.stat().st_mtime_ns)
+
+    def _mark(self, results: Path, there: Mapping[str, Any]) -> str:
+        """What is added to the names of results that are set aside, so that they take no place of others."""
+        mark, part = _mark_of(there.get("weights")), self.PART if "partial" in there else ""
+        for each in chain([mark], (f"{mark}-{number}" for number in count(2))):
+            moved = self.examines and results != self.predicted
+            kept = self.path.with_name(self.path.name + each + part) / results.name if moved else None
+            kept = kept or results.with_stem(results.stem + each + part)
+            if not kept.is_file() or read_json(kept).get("options") == there.get("options"):
+                break
+        return each + part
+
+    def write_predicted(self, weights: str | None, checkpoint: str | None, partial: bool, options: str) -> None:
+        """Write ``predictions.json``, the weights and options of the predictions, before the predictions themselves."""
+        record: dict[str, Any] = {"weights": weights, "options": options, "checkpoint": checkpoint}
+        if partial:
+            record["partial"] = True
         write_atomically(self.predicted, json.dumps(record, indent=2) + "\n")
 
     def read_study(self) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import hem
 from hem.cli import main
@@ -184,6 +185,46 @@ def test_a_loose_checkpoint_keeps_the_files_of_another(hem_command, run, tmp_pat
     assert hem_command("test", *config, *part, "--ckpt_path", loose["last"], "--run_dir", folder.path).code == 0
     assert "partial" in results(folder)
     assert {name: (folder.path / name).read_bytes() for name in now} == now, "of the whole test"
+
+
+@pytest.mark.parametrize("where", ["run", "rejection"])
+def test_results_of_other_options_are_kept(hem_command, run, where):
+    """With the config that they were made with; the machine's options, such as workers, make no other results."""
+    rejection = ("--config", "configs/evaluate/rejection.yaml", *SMALL)
+    named, folder = {"run": ((), run), "rejection": (rejection, run.evaluation("rejection"))}[where]
+    first, other = {"run": (64, 50), "rejection": (0.95, 0.8)}[where]
+    option = {"run": "--data.batch_size", "rejection": "--model.keep"}[where]
+    outcomes = [
+        hem_command("test", "--run", run.path, *named, option, value, *more, *QUICK)
+        for value, more in ((first, ()), (first, ("--data.num_workers", 1)), (other, ()), (first, ()), (other, ()))
+    ]
+    assert [outcome.code for outcome in outcomes] == [0] * 5, outcomes[-1].err
+    assert ["are kept in" in outcome.out for outcome in outcomes] == [False, False, True, True, True]
+    mark = f"@{results(folder)['weights'][:8]}"
+    kept = {
+        "run": [run.path / f"{{}}{mark}{number}" for number in ("", "-2")],
+        "rejection": [folder.path.with_name(f"rejection{mark}{number}") / "{}" for number in ("", "-2")],
+    }[where]
+    options = set()
+    for path, value in zip(kept, (first, other), strict=True):
+        config = yaml.safe_load(path.with_name(path.name.format("config_test") + ".yaml").read_text())
+        given = config["data" if where == "run" else "model"]["init_args"]
+        assert given[option.rpartition(".")[2]] == value
+        assert path.with_name(path.name.format("rejector" if where == "run" else "rejection") + ".json").is_file()
+        options.add(json.loads(path.with_name(path.name.format("results") + ".json").read_text())["options"])
+    assert len(options) == 2
+    assert results(folder)["options"] in options
+
+
+def test_predictions_of_another_folder_are_kept(hem_command, run, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8)).save(tmp_path / name / f"{name}.png")
+        outcome = hem_command("predict", "--run", run.path, "--data.predict_folder", tmp_path / name, *QUICK)
+        assert outcome.code == 0, outcome.err
+    assert "are kept in" in outcome.out
+    (kept,) = run.path.glob("predictions@*.csv")
+    assert ("a.png" in kept.read_text(), "b.png" in run.predictions.read_text()) == (True, True)
 
 
 def test_a_part_replaces_no_whole_that_was_set_aside(tmp_path):
