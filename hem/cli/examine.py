@@ -26,6 +26,7 @@ EXAMINES = ("validate", "test", "predict")
 INHERITED = ("seed_everything", "model", "data")
 # what a validation part and a threshold found on it depend on
 SPLIT = ("val_fraction", "split_seed", "test_fraction")
+FILES = ("data.record", "model.net.weights")  # paths of what is known by its content
 # options of the Trainer that the results of a test depend on, for it takes the temperature from validation images
 TRAINER = {"test": ("limit_val_batches",)}
 
@@ -194,7 +195,7 @@ def fingerprint(config: Mapping[str, Any], stage: str) -> str:
     counts = {
         name: value
         for name, value in _options(parts)
-        if (name == "data.predict_folder" and stage == "predict") or not (may_change(name) or name == "data.record")
+        if (name == "data.predict_folder" and stage == "predict") or not (may_change(name) or name in FILES)
     }
     return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -111,7 +111,7 @@ def test_results_of_another_file_of_that_name_are_kept(file, accuracy, hem_comma
     assert hem_command("test", "--net", "test_resnet", "--weights", file, *common).code == 0
     assert "are kept in" not in hem_command("test", "--net", "test_resnet", "--weights", file, *common).out
     outcome = hem_command("test", "--net", "test_resnet", "--weights", other, *common)
-    assert "are of other weights or of more images: they are kept in" in outcome.out
+    assert "are of other weights, options or images: they are kept in" in outcome.out
     kept = json.loads(next((tmp_path / "run").glob("results@*.json")).read_text())
     assert kept["metrics"]["test/accuracy"] == pytest.approx(accuracy, abs=0.01)
     assert figures(tmp_path / "run")["test/accuracy"] != kept["metrics"]["test/accuracy"]
