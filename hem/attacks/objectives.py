@@ -128,12 +128,13 @@ def loss_objective(criterion: nn.Module) -> Objective:
         tensor([0.0000, 0.4000])
     """
     alike = copy.copy(criterion)
-    if hasattr(criterion, "reduction"):
+    of_samples = getattr(criterion, "of_samples", True)
+    if hasattr(criterion, "reduction") and of_samples:
         alike.reduction = "none"  # type: ignore[assignment]
 
     def objective(logits: Tensor, target: Tensor) -> Tensor:
         losses: Tensor = alike(logits, target)
-        if losses.shape == logits.shape[:1]:
+        if losses.shape == logits.shape[:1] and of_samples:
             return losses
         value: Tensor = criterion(logits, target)
         return value.expand(len(logits)) / len(logits)

@@ -192,8 +192,8 @@ class PGD(Attack):
         self.min_classes = 4 if objective == "dlr" else 2
 
     def __eq__(self, other: object) -> bool:
-        """Whether it is the same attack, whatever it is called."""
-        return isinstance(other, PGD) and self.options == other.options
+        """Whether it is the same attack, whatever it is called; one of a class of one's own is another one."""
+        return type(other) is type(self) and self.options == other.options
 
     __hash__ = object.__hash__
 

@@ -42,6 +42,7 @@ class Criterion(nn.Module):
     """
 
     function: ClassVar[Callable[..., Tensor]]
+    of_samples: ClassVar[bool] = True  #: whether it is a mean over samples, with a loss for each
     weight: Tensor | None
 
     def __init__(
@@ -445,6 +446,7 @@ class DiceLoss(Criterion):
     """
 
     function = staticmethod(functional.dice_loss)
+    of_samples = False
 
     def __init__(
         self,
@@ -492,8 +494,9 @@ class MedianFrequencyLoss(Criterion):
 class SumLoss(nn.Module):
     """A weighted sum of losses, Σ_k a_k l_k, such as cross-entropy + Dice.
 
-    On several devices each is the loss of the global batch. With accumulated gradients the sum is not exact: the
-    losses' denominators differ but share one factor, see :class:`hem.losses.Accumulation`.
+    On several devices each is the loss of the global batch. With accumulated gradients two means over samples are
+    refused, for their denominators differ; beside one of them Dice gets the mean of the micro-batches' gradients, see
+    :class:`hem.losses.Accumulation`.
 
     Args:
         losses: The criteria l_k, each of which returns a scalar.

@@ -40,9 +40,10 @@ class Accumulation:
         Σ_i ∇numerator_i / Σ_i denominator_i  =  factor · Σ_i ∇(numerator_i / reference),
         factor = reference / Σ_i denominator_i.
 
-    There must be one mean per micro-batch, and if the loss itself is under activation checkpointing, the backward pass
-    must be inside the ``with`` too. Losses that are no ratio of sums over samples (Dice, ``reduction="sum"``) cannot be
-    accumulated exactly: they get the mean of the micro-batches' gradients.
+    There must be one mean per micro-batch (a second one is refused: two means have no common denominator), and if the
+    loss itself is under activation checkpointing, the backward pass must be inside the ``with`` too. Losses that are no
+    ratio of sums over samples (Dice, ``reduction="sum"``) cannot be accumulated exactly: they get the mean of the
+    micro-batches' gradients.
 
     Example:
         >>> import torch
@@ -65,17 +66,28 @@ class Accumulation:
     def reset(self) -> None:
         """Reset the denominators; call it after every optimiser step."""
         self.micro_batches = 0
+        self.means = 0  # of the micro-batch
         self.reference: Tensor | None = None
         self.denominator: Tensor | None = None
 
     def share(self, denominator: Tensor) -> Tensor:
-        """Add the denominator of a micro-batch, and return the reference to divide by instead."""
+        """Add the denominator of a micro-batch, and return the reference to divide by instead.
+
+        Raises:
+            ValueError: If the micro-batch has one already.
+        """
         if self.reference is None or self.denominator is None:
             self.reference = torch.where(denominator != 0, denominator, 1)
             self.denominator = torch.zeros_like(denominator)
         # activation checkpointing evaluates a loss again in the backward pass: the same micro-batch
         if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
             self.denominator = self.denominator + denominator
+            self.means += 1
+            if self.means > 1:
+                raise ValueError(
+                    "Expected one mean in each micro-batch, for those of several losses have no common denominator, "
+                    "got a second one: take one loss (or one beside Dice), or set accumulate_grad_batches to 1."
+                )
         return self.reference
 
     def factor(self, divided_by: float = 1.0) -> Tensor | float:
@@ -98,7 +110,7 @@ def accumulate(step: Accumulation) -> Iterator[Accumulation]:
     """Evaluate the losses inside as one micro-batch of ``step``, see :class:`Accumulation`."""
     global _accumulation
     outer, _accumulation = _accumulation, step
-    step.micro_batches += 1
+    step.micro_batches, step.means = step.micro_batches + 1, 0
     try:
         yield step
     finally:

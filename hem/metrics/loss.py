@@ -26,7 +26,7 @@ def sample_losses(criterion: nn.Module, logits: Tensor, target: Tensor) -> Tenso
         >>> sample_losses(nn.CrossEntropyLoss(), torch.zeros(2, 4), torch.tensor([0, 3]))
         tensor([1.3863, 1.3863])
     """
-    if not hasattr(criterion, "reduction"):
+    if not (hasattr(criterion, "reduction") and getattr(criterion, "of_samples", True)):
         return None
     alike = copy.copy(criterion)
     alike.reduction = "none"  # type: ignore[assignment]

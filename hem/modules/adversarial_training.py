@@ -87,7 +87,16 @@ class PGDTraining(AdversarialTraining):
         self.objective = objective
 
     def perturb(self, task: Task, input: Tensor, target: Tensor, keys: Tensor) -> Tensor:
-        """Return the batch attacked by PGD."""
+        """Return the batch attacked by PGD.
+
+        Raises:
+            ValueError: If the objective asks for one class of each image, and MixUp or CutMix gives probabilities.
+        """
+        if target.ndim > 1 and self.objective in ("margin", "dlr"):
+            raise ValueError(
+                f"Expected class indices for an attack on the objective {self.objective}, got class probabilities: "
+                "leave MixUp and CutMix out, or take the objective loss or ce."
+            )
         objective = task.loss if self.objective == "loss" else self.objective
         return self.climb(task, input, target, objective=objective, seed=keys)
 

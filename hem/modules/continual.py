@@ -247,6 +247,12 @@ class ContinualTask(Task):
                     "Expected the weights that a stream is trained with, which give the accuracy matrix, got "
                     f"{type(callback).__name__}, whose averages it would be tested with: leave the callback out."
                 )
+        if stream.mixing and self.strategy.cumulative and self.mask == "other_tasks":
+            raise ValueError(
+                "Expected images of one task in each mixture, for the loss of a sample leaves out the classes of other "
+                f"tasks, got {type(self.strategy).__name__} with MixUp or CutMix over the images of all tasks: leave "
+                "them out, or set mask to unseen."
+            )
         self.strategy.check(stream)
 
     def total_steps(self) -> int:

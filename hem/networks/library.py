@@ -166,6 +166,7 @@ class Named(Network):
 
 
 Library = Literal["torchvision", "timm"]
+MINUS_ONE_TO_ONE = ("googlenet", "inception_v3")  # torchvision's networks whose published weights expect [-1, 1]
 
 
 def _library(name: str, source: Source, published: str | None) -> Library:
@@ -199,6 +200,8 @@ def _published_size(name: str, library: Library) -> Size:
 
 def published_normalization(name: str, library: Library, published: str | None) -> Normalization:
     """Return the normalisation that a network's published weights expect, according to its library."""
+    if library == "torchvision" and name in MINUS_ONE_TO_ONE:
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # torchvision does it in two steps, the second in the network
     if library == "torchvision":
         transforms = torchvision.models.get_weight(_member(name, published or "default")).transforms()
         return tuple(transforms.mean), tuple(transforms.std)
@@ -283,9 +286,11 @@ def _from_torchvision(
         options["num_classes"] = num_classes
         if name.startswith("vit_") and image_size is not None:
             options.setdefault("image_size", image_size[0])
-        if name in ("googlenet", "inception_v3"):
+        if name in MINUS_ONE_TO_ONE:
             options.setdefault("init_weights", True)  # its default is about to change, says a warning
     body: Any = torchvision.models.get_model(name, weights=published and _member(name, published), **options)
+    if name in MINUS_ONE_TO_ONE:
+        body.transform_input = False  # turned on by published weights alone; published_normalization has it
     if getattr(body, "aux_logits", False):
         body.aux_logits = False  # GoogLeNet and Inception v3 would also return auxiliary logits
         for auxiliary in {"aux1", "aux2", "AuxLogits"} & dict(body.named_children()).keys():

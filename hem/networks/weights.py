@@ -14,6 +14,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import timm
 import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
@@ -67,6 +68,9 @@ def without_start(init_args: Any) -> None:
         >>> arguments
         {'name': 'resnet18', 'pretrained': False}
     """
+    named = f"{init_args.get('name')}.{init_args.get('weights')}"
+    if init_args.get("source") == "auto" and named in timm.list_pretrained(f"{init_args['name']}.*"):
+        init_args["source"] = "timm"  # whose network it is, as the tag of the weights said
     for name, nothing in (("weights", None), ("pretrained", False), ("encoder_weights", None), ("class_order", None)):
         if name in init_args:
             init_args[name] = nothing

@@ -25,6 +25,7 @@ class Stream(Protocol):
         """C."""
 
     tasks: int
+    mixing: Any  #: how images are mixed, as :data:`hem.datamodules.augment.MIXING` has it; empty: not at all
     scenario: Any  #: ``class``, ``task``, ``domain`` or ``permuted``
     seed: int
 

@@ -20,7 +20,7 @@ def among(criterion: nn.Module, classes: Tensor, num_classes: int, class_counts:
     of HEM+'s margins sqrt(m / (n s_i)) is their number.
 
     Args:
-        criterion: Any loss; it is not changed.
+        criterion: Any loss, or a sum of losses; it is not changed.
         classes: (K,) int64.
         num_classes: C.
         class_counts: (C,), in place of the loss's own where it has such a buffer.
@@ -37,6 +37,10 @@ def among(criterion: nn.Module, classes: Tensor, num_classes: int, class_counts:
     alike._buffers = {
         name: value[classes.to(value.device)] if value is not None and value.shape[:1] == (num_classes,) else value
         for name, value in buffers.items()
+    }
+    alike._modules = {
+        name: None if part is None else among(part, classes, num_classes, class_counts)
+        for name, part in criterion._modules.items()
     }
     return alike
 

@@ -131,7 +131,7 @@ class DERPlusPlus(Strategy):
 
     Raises:
         ValueError: ``size`` is below 1 or a weight negative; when training begins, ``size`` below the number
-            of classes.
+            of classes, or data that mixes images.
     """
 
     carried: ClassVar[tuple[str, ...]] = ("buffer",)
@@ -145,8 +145,13 @@ class DERPlusPlus(Strategy):
         self.buffer = ReplayBuffer(size)
 
     def check(self, data: Stream) -> None:
-        """Refuse a buffer that is smaller than the number of classes."""
+        """Refuse a buffer that is smaller than the number of classes, and mixtures of images."""
         check_size(self.size, data)
+        if data.mixing:
+            raise ValueError(
+                "Expected single images for DER++, which stores an image's logits as they are trained on, got MixUp or "
+                "CutMix, whose logits are of two images: leave them out."
+            )
         self.buffer.seed = data.seed
 
     def presented(self, learner: Learner) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hem.losses import LOSSES, Accumulation, HEMLoss, accumulate, evaluate, global_mean
+from hem.losses import LOSSES, Accumulation, DiceLoss, HEMLoss, SumLoss, accumulate, evaluate, global_mean
 from hem.losses.reduction import all_sum, ratio, reduce
 from tests.losses.reference import own_arguments
 from tests.processes import Processes
@@ -190,6 +190,15 @@ def test_a_loss_that_is_evaluated_again_in_backward_counts_once(reentrant):
         with accumulate(step):
             checkpoint(lambda x, y: loss(head(x), y), features[part], target[part], use_reentrant=reentrant).backward()
     torch.testing.assert_close(head.weight.grad * step.factor(), whole)
+
+
+def test_a_sum_of_two_means_is_refused_in_micro_batches():
+    logits, target, step = torch.randn(8, C), torch.arange(8) % C, Accumulation()
+    for _ in range(2):  # one mean in each
+        with accumulate(step):
+            SumLoss([nn.CrossEntropyLoss(), DiceLoss()])(logits, target)
+    with pytest.raises(ValueError, match=r"Expected one mean in each micro-batch, .* batches to 1"), accumulate(step):
+        SumLoss([nn.CrossEntropyLoss(), HEMLoss()])(logits, target)
 
 
 def test_scopes_close_after_an_error():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from hem.attacks import loss_objective
 from hem.losses import LOSSES, HEMLoss
 from hem.metrics import MeanLoss, sample_losses
 
@@ -17,6 +18,19 @@ def test_class_weights_of_the_models_precision(dtype):
     torch.testing.assert_close(sample_losses(criterion, logits, target), expected)
     assert criterion.weight.dtype == dtype
     assert criterion.reduction == "mean"
+
+
+def test_dice_is_of_the_batch_whatever_its_size():
+    """Without reduction it gives a number of each class, which as many samples do not make one of each sample."""
+    criterion, target = LOSSES["dice"](weight=[1.0, 2.0, 3.0, 4.0]), torch.tensor([0, 1, 2, 2])
+    assert sample_losses(criterion, torch.randn(4, 4), target) is None
+    found = MeanLoss(criterion)
+    found.update(torch.eye(4), target)
+    assert found.compute().keys() == {"loss"}
+    torch.testing.assert_close(found.compute()["loss"].float(), criterion(torch.eye(4), target))
+    torch.testing.assert_close(
+        loss_objective(criterion)(torch.eye(4), target), criterion(torch.eye(4), target).expand(4) / 4
+    )
 
 
 @pytest.mark.parametrize(

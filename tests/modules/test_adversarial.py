@@ -164,6 +164,7 @@ def test_words_of_former_configs(weights, tmp_path):
     with pytest.warns(FutureWarning, match=r"The attack 'pgd_margin' is a class by now: hem.attacks.PGD"):
         figures, task = evaluate(weights, tmp_path, linf=[0.15], attacks=["pgd_margin"])
     assert task.attacks == [PGD("margin")]
+    assert type("Stronger", (PGD,), {})("margin") != PGD("margin"), "its results are its own"
     now, _ = evaluate(weights, tmp_path, linf=[0.15])
     assert figures == now
 
@@ -369,6 +370,10 @@ def test_mistakes(arguments, message):
             "Unknown objective of adversarial training 'los'; did you mean 'loss'",
         ),
         (lambda: PGDTraining(0.1, steps=0), "at least 1 step"),
+        (
+            lambda: PGDTraining(0.1, objective="margin").perturb(None, None, torch.ones(2, 3), None),
+            "got class probabilities: leave MixUp and CutMix out",
+        ),
         (lambda: TRADES(0.1, beta=-1), "beta to be at least 0"),
     ],
 )

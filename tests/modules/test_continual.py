@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from hem.datamodules import ContinualDataModule, DigitsDataModule
-from hem.losses import LOSSES, HEMLoss, LogitAdjustedLoss
+from hem.losses import LOSSES, HEMLoss, LogitAdjustedLoss, SumLoss
 from hem.metrics.transfer import transfer
 from hem.modules import ContinualTask
 from hem.networks import MLP
@@ -126,6 +126,16 @@ def test_given_counts_take_the_place_of_the_loss_s_own():
     counts = torch.arange(1.0, 7.0, dtype=torch.float64)
     assert among(loss, CLASSES, 6, counts).class_counts.tolist() == [1, 3, 4]
     assert among(nn.CrossEntropyLoss(), CLASSES, 6, counts)._buffers == {"weight": None}
+
+
+def test_the_losses_of_a_sum_are_restricted_each():
+    counts = torch.arange(1.0, 7.0, dtype=torch.float64)
+    whole = SumLoss([LOSSES["hem"](weight=counts.float()), LogitAdjustedLoss(class_counts=COUNTS)], [0.5, 2.0])
+    logits, target = torch.randn(8, 3), torch.tensor([0, 1, 2, 0, 1, 2, 2, 1])
+    parts = [LOSSES["hem"](weight=[1.0, 3.0, 4.0]), LogitAdjustedLoss(class_counts=[1, 3, 4])]
+    expected = 0.5 * parts[0](logits, target) + 2 * parts[1](logits, target)
+    torch.testing.assert_close(among(whole, CLASSES, 6, counts)(logits, target), expected)
+    assert whole.losses[1].class_counts.tolist() == COUNTS, "the loss itself is as it was"
 
 
 def test_ignored_targets_stay():
@@ -430,6 +440,9 @@ def test_run_folder(hem_command, tmp_path):
         (["--data", "DigitsDataModule"], "Expected a stream for ContinualTask, got DigitsDataModule"),
         (["--model.strategy", "Reply"], "unknown strategy 'Reply'; did you mean 'Replay'"),
         (["--model.mask", "all"], "got 'all'"),
+        (["--config", "configs/strategy/derpp.yaml", "--data.augment", "MixUp"], "Expected single images for DER++"),
+        (["--config", "configs/strategy/joint.yaml", "--data.scenario", "task", "--model.mask", "other_tasks",
+          "--data.augment", "MixUp"], "got Joint with MixUp or CutMix over the images of all tasks"),
     ],
 )  # fmt: skip
 def test_bad_input(options, words, hem_command, tmp_path):

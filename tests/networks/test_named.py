@@ -12,6 +12,8 @@ from torch import nn
 
 from hem.networks import Named, batch_dependent, random_layers
 from hem.networks.library import _library
+from hem.networks.normalize import Normalize
+from hem.networks.weights import IMAGENET, without_start
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,26 @@ def test_transformers_and_convnext_have_no_layer_that_sees_the_batch():
             assert batch_dependent(net) == random_layers(net) == []
             assert random_layers(Named(name, image_size=(32, 32), options={"drop_path_rate": 0.1}))
         assert random_layers(Named("swin_t"))  # torchvision's drops whole branches by default
+
+
+@pytest.mark.parametrize("way", ["published", "file"])
+def test_published_googlenet_stays_itself(way, monkeypatch, tmp_path):
+    """torchvision turns a second normalisation on with the weights, which no checkpoint would; and grey images."""
+    torch.manual_seed(0)
+    published = torchvision.models.googlenet(init_weights=False, transform_input=True)
+    state = published.state_dict()
+    published.aux_logits, images = False, torch.rand(2, 3, 64, 64)
+    monkeypatch.setattr(torchvision.models.GoogLeNet_Weights, "get_state_dict", lambda *_, **__: state)
+    torch.save(state, tmp_path / "googlenet.pth")
+    start = {"published": {"pretrained": True}, "file": {"weights": str(tmp_path / "googlenet.pth")}}[way]
+    net = Named("googlenet", 1000, **start).eval()
+    normalized = Normalize(*net.start.normalization)(images)
+    torch.testing.assert_close(net(normalized), published.eval()(Normalize(*IMAGENET)(images)), rtol=1e-3, atol=1e-4)
+    without_start(start := {"name": "googlenet", "num_classes": 1000, **start})
+    again = Named(**start).eval()
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(images), net(images))
+    assert Named("googlenet", 7, in_channels=1, pretrained=True).eval()(images[:, :1]).shape == (2, 7)
 
 
 def test_googlenet_gives_logits_alone_in_training_too():

@@ -450,6 +450,15 @@ def test_a_checkpoint_needs_nothing_that_its_network_started_from():
     assert arguments == {"name": "resnet18", "weights": None, "class_order": None, "pretrained": False, "resize": 64}
 
 
+@pytest.mark.parametrize(
+    ("weights", "source"), [("in12k_ft_in1k", "timm"), ("IMAGENET1K_V1", "auto"), ("gone.pth", "auto"), (None, "auto")]
+)
+def test_a_checkpoint_of_a_tags_network_is_of_the_library_that_has_the_tag(weights, source):
+    arguments = {"name": "convnext_tiny", "source": "auto", "weights": weights}
+    without_start(arguments)
+    assert arguments == {"name": "convnext_tiny", "source": source, "weights": None}
+
+
 def test_a_run_keeps_the_normalisation_of_its_weights(hem_command, tmp_path):
     """In `hem.load` without the file, and in ONNX."""
     file = tmp_path / "net.pth"
