@@ -197,7 +197,7 @@ def test_a_sum_of_two_means_is_refused_in_micro_batches():
     for _ in range(2):  # one mean in each
         with accumulate(step):
             SumLoss([nn.CrossEntropyLoss(), DiceLoss()])(logits, target)
-    with pytest.raises(ValueError, match=r"Expected one mean in each micro-batch, .* batches to 1"), accumulate(step):
+    with pytest.raises(ValueError, match=r"Expected one mean in each micro-batch, .*batches to 1"), accumulate(step):
         SumLoss([nn.CrossEntropyLoss(), HEMLoss()])(logits, target)
 
 
