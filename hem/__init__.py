@@ -33,12 +33,13 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'hem' has no attribute '{name}'")
 
 
-def load(run_dir: str | Path, checkpoint: str = "best") -> Trained | Segmenter:
+def load(run_dir: str | Path, checkpoint: str | None = None) -> Trained | Segmenter:
     """Return the trained network of a run, with its preprocessing and class names, for use anywhere.
 
     Args:
         run_dir: The folder of a run, ``runs/<task>_<data>/<loss>/seed<k>``.
-        checkpoint: ``"best"``, ``"last"`` or the path of a checkpoint.
+        checkpoint: ``"best"``, ``"last"`` or the path of a checkpoint; None: the one that `hem test --run` takes, which
+            is the one that a study tested, the last one of a stream, else the best.
 
     Returns:
         A module in evaluation mode: images in, logits out; see :class:`hem.inference.predictor.Trained`, and

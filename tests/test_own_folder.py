@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hem.runs import RunFolder
+
 COMMON = ("--config", "configs/classification/digits.yaml", "--config", "configs/trainer/debug.yaml",
           "--data", "FolderDataModule", "--data.image_size", 8, "--data.in_channels", 1, "--data.crop_scale", "null",
           "--data.batch_size", 8, "--model.lr_scheduler", "null", "--trainer.max_epochs", 1)  # fmt: skip
@@ -68,6 +70,33 @@ def test_a_changed_folder_is_tested_with_a_warning_and_not_gone_on_with(run, hem
     assert "The train part of the folder" in outcome.err
     assert "begin a new run (--run_dir)" in outcome.err
     assert (folder / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore:The test part of the folder:UserWarning")
+def test_results_of_another_folder_are_its_own(run, hem_command):
+    """They say so, and take neither the place of the run's results nor that of its threshold and temperature."""
+    folder, where = run
+    made = folder / "run"
+    shutil.copytree(folder / "images", folder / "others")
+    for i in range(40, 60):  # some of them come into each part
+        write(folder / "others", f"cat/{i}.png")
+    for name in ("rejector", "calibration"):
+        (made / f"{name}.json").unlink(missing_ok=True)
+    assert hem_command("test", *COMMON, *where, "--ckpt_path", "last").code == 0
+    kept = {name: (made / f"{name}.json") for name in ("rejector", "calibration")}
+    before = {name: path.read_bytes() for name, path in kept.items() if path.is_file()}
+    first = json.loads((made / "results.json").read_text())
+    outcome = hem_command("test", *COMMON, *where, "--data.root", folder / "others", "--ckpt_path", "last")
+    assert outcome.code == 0, outcome.err
+    now = json.loads((made / "results.json").read_text())
+    assert "note" not in first
+    assert f"in {folder / 'others'} has" in now["note"]
+    aside = f"@{first['weights'][:8]}"
+    assert json.loads((made / f"results{aside}.json").read_text()) == first
+    folder_now = RunFolder(made)
+    own = {name: folder_now.of_weights(path, json.loads(content)["weights"]).read_bytes()
+           for (name, path), content in zip(kept.items(), before.values(), strict=True)}  # fmt: skip
+    assert own == before
 
 
 def test_a_run_without_a_record_is_told_that_the_split_is_drawn_otherwise(run, hem_command):

@@ -77,10 +77,31 @@ def inherited(args: Sequence[str]) -> list[str]:
     if named is None:
         out += ["--run", str(run.path)]
     if not checkpoint:
-        # behind a stream the last epoch is what counts: a monitor chooses a network before the row of its task
-        stream = task_name(record["model"]["class_path"]) == "continual"
-        out += ["--ckpt_path", "best" if not stream and (run.checkpoints / "best.ckpt").is_file() else "last"]
+        out += ["--ckpt_path", usual_checkpoint(run, record)]
     return out
+
+
+def usual_checkpoint(run: RunFolder, record: Mapping[str, Any]) -> str:
+    """Return which checkpoint of a run is meant where none is named.
+
+    The one that its study tests, whose results, threshold and temperature lie in the folder. Else that of the best
+    epoch; behind a stream the last one, for a monitor chooses a network before the row of its task.
+
+    Args:
+        run: The run.
+        record: Its config.
+
+    Returns:
+        ``"best"`` or ``"last"``.
+
+    Raises:
+        ValueError: If the study's record is damaged.
+    """
+    tested = last_value(run.read_study().get("test", {}).get("arguments", ()), "--ckpt_path")
+    if tested and (which := Path(tested).stem) in ("best", "last") and (run.checkpoints / f"{which}.ckpt").is_file():
+        return which
+    stream = task_name(record["model"]["class_path"]) == "continual"
+    return "best" if not stream and (run.checkpoints / "best.ckpt").is_file() else "last"
 
 
 def examinations(args: Sequence[str], data: str) -> list[str]:
@@ -183,12 +204,13 @@ def place(run: RunFolder, record: Mapping[str, Any], names: Mapping[str, Any], n
     return run.evaluation(name)
 
 
-def fingerprint(config: Mapping[str, Any], stage: str) -> str:
+def fingerprint(config: Mapping[str, Any], stage: str, folder: Path | None = None) -> str:
     """Return a hash of the options of an examination that its results depend on.
 
     Args:
         config: The merged config.
         stage: ``validate``, ``test`` or ``predict``.
+        folder: Of the images, if they are a user's own: other folders hold other images.
     """
     trainer = {name: config["trainer"].get(name) for name in ("precision", *TRAINER.get(stage, ()))}
     parts = {"trainer": trainer, **{name: config[name] for name in INHERITED}}
@@ -197,6 +219,7 @@ def fingerprint(config: Mapping[str, Any], stage: str) -> str:
         for name, value in _options(parts)
         if (name == "data.predict_folder" and stage == "predict") or not (may_change(name) or name in FILES)
     }
+    counts["folder"] = folder and str(folder.resolve())
     return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -224,7 +224,8 @@ class HemCLI(LightningCLI):
         share = config.trainer[limit]
         partial = share is not None and (isinstance(share, int) or share < 1)  # 1 is one batch, 1.0 all of them
         record = dumped(self._parser(self.subcommand), config)
-        self.results.options = options = fingerprint(record, str(self.subcommand))
+        folder = self.datamodule.root if getattr(self.datamodule, "own", False) else None
+        self.results.options = options = fingerprint(record, str(self.subcommand), folder)
         if kept := self.folder.make_room(results, own, partial, options):
             print(f"The results that were here are of other weights, options or images: they are kept in {kept}.")
         if results == self.folder.predicted:

@@ -1,6 +1,7 @@
 """Sets of labelled images, in memory or in files that are decoded on access."""
 
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +24,27 @@ OTHER_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jpe", ".jp2", ".
 
 
 def image_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
-    """Return the paths of all image files in a folder and its sub-folders, sorted, without hidden ones."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not hidden(name)]
+    """Return the paths of all image files in a folder and its sub-folders, sorted, without hidden ones.
+
+    Links to folders are followed, each folder once.
+
+    Raises:
+        OSError: If a folder cannot be read; one that is not there holds no files.
+    """
+    found, seen = [], set()
+    for parent, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
+        if (place := (os.stat(parent).st_dev, os.stat(parent).st_ino)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not hidden(name))  # the order says which of two links counts
         found += [os.path.join(parent, file) for file in files if file.lower().endswith(suffixes) and not hidden(file)]
     return sorted(found)
+
+
+def _unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def hidden(name: str) -> bool:
@@ -37,8 +53,21 @@ def hidden(name: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Return the names of the sub-folders, sorted, without hidden ones."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+    """Return the names of the sub-folders, sorted, without hidden ones.
+
+    Raises:
+        ValueError: If a name is not in the encoding of the locale: it is to be a class, and to be written.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not hidden(path.name))
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"Expected names of folders in {sys.getfilesystemencoding()}, got {os.fsencode(name)!r} in {folder}: "
+                "rename it, or set the environment's PYTHONUTF8=1 if it is in UTF-8."
+            ) from None
+    return names
 
 
 def height_and_width(size: int | Sequence[int], argument: str = "image_size") -> tuple[int, int]:

@@ -1,9 +1,11 @@
 """Batches and loaders: the samples of each step, their order and their distribution over processes."""
 
 import math
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import islice
+from types import FrameType
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
@@ -204,6 +206,7 @@ class Loader:
                 num_workers=self.workers,
                 collate_fn=_as_it_is,
                 pin_memory=torch.cuda.is_available(),
+                worker_init_fn=_leave_signals_to_the_run,
                 persistent_workers=self.workers > 0 and not self.once,
                 generator=torch.Generator(),  # else workers draw their seeds from the global generator in each epoch
             )
@@ -228,6 +231,20 @@ def read(images: Images, request: Request) -> RawBatch:
     if isinstance(batch, Exception):
         raise batch
     return batch
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Let a worker outlive the signal that all processes of a job get: the run still wants the batches of its step.
+
+    A second SIGTERM ends it, as the loader and Python send it to what has not ended by itself.
+    """
+    signal.signal(signal.SIGTERM, _outlived)
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _outlived(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
 
 
 class _Requests(Sampler[Request]):

@@ -230,17 +230,20 @@ def _logits(net: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
-def load_run(run_dir: str | Path, which: str) -> Trained | Segmenter:
+def load_run(run_dir: str | Path, which: str | None = None) -> Trained | Segmenter:
     """Build the network of a run's ``config.yaml`` and load the weights of a checkpoint.
 
     Class names and preprocessing are in the run's ``data.json``, so no data is needed.
 
     Args:
         run_dir: The folder of the run.
-        which: ``"best"`` or ``"last"``.
+        which: ``"best"``, ``"last"`` or the path of a checkpoint; None: see :func:`hem.load`.
     """
+    from hem.cli.examine import usual_checkpoint  # deferred: the command line imports everything
+
     run = RunFolder(run_dir)
     record = run.read_config()
+    which = which or usual_checkpoint(run, record)
     path = run.checkpoint(which) if which in ("best", "last") else Path(which)
     state = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")["state_dict"]
     facts = run.read_data() or {}

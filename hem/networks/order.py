@@ -58,7 +58,7 @@ def _places(order: str | Sequence[str]) -> tuple[dict[str, int], int | None]:
                 f"Expected a file of class names at {path}, got nothing there: give its path, or imagenet for the "
                 "synsets of ImageNet-1k."
             )
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         names = yaml.safe_load(text) if path.suffix in (".yaml", ".yml", ".json") else text.split("\n")
     else:
         names = order

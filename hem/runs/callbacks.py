@@ -21,6 +21,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from torch import Tensor
 
 from hem import __version__
+from hem.runs.data import KeepData
 from hem.runs.files import write_atomically
 from hem.runs.folder import RunFolder
 from hem.runs.ranks import of_all_ranks
@@ -111,7 +112,9 @@ class SaveResults(Callback):
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         if not trainer.is_global_zero or trial(trainer):
             return
-        more = {"run": self.run, "note": self.note, "partial": partial(trainer)}
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        notes = [self.note, *(each.note for each in callbacks if isinstance(each, KeepData))]
+        more = {"run": self.run, "note": " ".join(filter(None, notes)), "partial": partial(trainer)}
         results = {
             **{name: getattr(self, name) for name in ("task", "data", "loss", "seed")},
             **{name: value for name, value in more.items() if value},

@@ -124,7 +124,8 @@ class KeepData(Callback):
     """Callback that writes ``data.json`` when a run begins and compares it with the data when it is resumed or tested.
 
     Resuming on other files is an error: it could train on images that were held out. Testing on other files is a
-    warning only, since files of a user's own folders stay in their parts.
+    warning and a note in the results, since files of a user's own folders stay in their parts; threshold and
+    temperature of the run are left as they are.
 
     Args:
         checkpoint: Path of the checkpoint that is resumed or tested, for callbacks learn it too late from Lightning.
@@ -132,6 +133,8 @@ class KeepData(Callback):
 
     def __init__(self, checkpoint: str | Path | None = None) -> None:
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.note: str | None = None  # for readers of the results
+        self.other_files = False  # whether they are known to be others than those of the training
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the record of the data, or compare the data with the record of the checkpoint's run.
@@ -165,4 +168,6 @@ class KeepData(Callback):
                 f"{' '.join(changed)} Going on would train on other files: bring the folder back to what it was, or "
                 "begin a new run (--run_dir)."
             )
-        rank_zero_warn(f"{' '.join(changed)} The metrics are of the files that are there now.")
+        self.other_files = kept is not None
+        self.note = f"{' '.join(changed)} The metrics are of the files that are there now."
+        rank_zero_warn(self.note)

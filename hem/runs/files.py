@@ -44,9 +44,9 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write text (UTF-8) or bytes to a file atomically, see :func:`atomic_file`."""
+    """Write text (UTF-8, names of files as the system has them) or bytes to a file, see :func:`atomic_file`."""
     with atomic_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -27,12 +27,13 @@ def run_folder(trainer: Trainer) -> Path | None:
 
 
 def keeping_folder(trainer: Trainer) -> Path | None:
-    """Return the folder for thresholds and temperatures of a test; None if batches are limited.
+    """Return the folder for thresholds and temperatures of a test; None if batches are limited, or files are others.
 
     The limit on test batches holds for the validation batches that these are fitted on as well, and they must not
-    replace those of a test on all images.
+    replace those of a test on all images, nor those of the images of the training.
     """
-    return None if partial(trainer) else run_folder(trainer)
+    others = any(getattr(each, "other_files", False) for each in trainer.callbacks)  # type: ignore[attr-defined]
+    return None if others or partial(trainer) else run_folder(trainer)
 
 
 def partial(trainer: Trainer) -> str | None:

@@ -1,12 +1,17 @@
+import errno
 import itertools
+import os
+import signal
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from hem.datamodules.images import FileImages, Fit, MemoryImages, RandomFit, image_files
+from hem.datamodules.images import FileImages, Fit, MemoryImages, RandomFit, image_files, subfolders
 from hem.datamodules.loader import Batches, Loader
 from hem.rng import permutation
+from hem.runs.files import write_atomically
 
 
 def batches(n, b, *, training, rank=0, world=1, epoch=0):
@@ -118,6 +123,21 @@ def test_workers_change_nothing(files):
         assert equal(collect(files, epoch=epoch)[0], collect(files, epoch=epoch, workers=2)[0])
 
 
+def test_workers_outlive_the_signal_of_a_job(files):
+    """Schedulers send it to every process; the run wants the rest of its step, and ends the workers itself."""
+    order = Batches(lambda epoch: permutation(7, epoch), 7, 2, training=True)
+    loader = Loader(files, order, seed=0, workers=1)
+    iterator = iter(loader)
+    first = next(iterator)
+    (worker,) = loader._files._iterator._workers
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    assert equal([first, *iterator], collect(files)[0])
+    with pytest.raises(RuntimeError, match="is killed by signal: Terminated"):  # torch's, in whatever runs just then
+        os.kill(worker.pid, signal.SIGTERM)
+        worker.join(30)
+
+
 def test_workers_live_through_epochs_and_follow_them(files):
     order = Batches(lambda epoch: permutation(7, epoch), 7, 2, training=True)
     loader = Loader(files, order, seed=0, workers=1)
@@ -200,3 +220,37 @@ def test_hidden_files_and_other_files_are_no_images(tmp_path):
     for name in ("b.PNG", "a.jpeg", "._a.jpeg", "notes.txt"):
         (tmp_path / name).touch()
     assert [path.rpartition("/")[2] for path in image_files(tmp_path)] == ["a.jpeg", "b.PNG"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    for name in ("far/c.png", "class/a.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    for link, place in (("more", "far"), ("again", "far"), ("round", "class")):
+        (tmp_path / "class" / link).symlink_to(tmp_path / place)
+    found = [Path(path).relative_to(tmp_path / "class").as_posix() for path in image_files(tmp_path / "class")]
+    assert found == ["a.png", "again/c.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    (tmp_path / "private").mkdir()
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("private"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(PermissionError, match="private"):
+        image_files(tmp_path)
+    assert image_files(tmp_path / "nowhere") == []
+
+
+def test_names_of_another_encoding(tmp_path):
+    """As classes they are refused before anything is trained; files of that name are written as the system has them."""
+    os.mkdir(os.fsencode(tmp_path) + b"/B\xe4r")
+    with pytest.raises(ValueError, match=r"Expected names of folders in utf-8, got b'B\\xe4r'"):
+        subfolders(tmp_path)
+    write_atomically(tmp_path / "names.csv", "B\udce4r.png")
+    assert (tmp_path / "names.csv").read_bytes() == b"B\xe4r.png"

@@ -291,6 +291,8 @@ def test_bad_arguments(tmp_path):
         module(CamVid(), tmp_path, crop_size=(0, 4))
     with pytest.raises(ValueError, match="one colour per class in palette, got 1 for 2"):
         MaskFolder(["a", "b"], palette=[(0, 0, 0)])
+    with pytest.raises(ValueError, match=r"Expected at most 253 classes, .* got 254"):
+        MaskFolder([str(number) for number in range(254)])
     with pytest.raises(ValueError, match="void to be a value that is no class, 2 to 255, got 1"):
         MaskFolder(["a", "b"], void=1)
     with pytest.raises(ValueError, match="values to be different numbers of 0 to 255, one for each of the 2 classes"):

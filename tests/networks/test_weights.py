@@ -28,6 +28,7 @@ from hem.networks import (
     TorchvisionSegmentation,
     load_weights,
 )
+from hem.networks.order import order_of
 from hem.networks.weights import without_start
 from tests.test_survival import cut, flip
 
@@ -128,6 +129,8 @@ def test_the_number_of_each_logit_picks_rows_of_a_last_layer(tmp_path):
     torch.save(own.state_dict(), tmp_path / "net.pth")
     (tmp_path / "order.yaml").write_text("{cat: 3, dog: 5}")
     given = {"weights": str(tmp_path / "net.pth"), "class_names": ["dog", "cat"]}
+    (tmp_path / "order.txt").write_text("cat\r\ndog\r\n", "utf-8-sig")  # as some editors write it
+    assert order_of(str(tmp_path / "order.txt"), ["dog", "cat"]).chosen == [1, 0]
     net = Named("test_resnet", 2, class_order=str(tmp_path / "order.yaml"), **given).eval()
     images = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(net(images), own(images)[:, [5, 3]], rtol=0, atol=1e-5)

@@ -12,6 +12,7 @@ from PIL import Image
 
 import hem
 from hem.cli import main
+from hem.cli.examine import usual_checkpoint
 from hem.losses import HEMLoss
 from hem.runs import RunFolder
 from hem.runs.checkpoints import identity_of
@@ -294,6 +295,22 @@ def test_each_checkpoint_has_its_own_threshold_and_temperature(hem_command, run)
         assert again.rejector == best.rejector is not None
         assert again.calibration.weights == best.calibration.weights
         assert (last.rejector is None) == bool(options)
+
+
+def test_the_checkpoint_of_a_study_is_meant_where_none_is_named(hem_command, run):
+    """Its results, threshold and temperature are those in the folder."""
+    changed_weights(run)
+    assert usual_checkpoint(run, run.read_config()) == "best"
+    checkpoint = run.checkpoints / "last.ckpt"
+    run.study.write_text(json.dumps({"fit": {}, "test": {"arguments": ["test", "--ckpt_path", str(checkpoint)]}}))
+    assert hem_command("test", "--run", run.path, *QUICK).code == 0
+    assert results(run)["weights"] == identity_of(checkpoint)
+    loaded = hem.load(run.path)
+    assert loaded.rejector is not None
+    assert torch.equal(loaded.net.backbone.head.bias, hem.load(run.path, "last").net.backbone.head.bias)
+    assert not torch.equal(loaded.net.backbone.head.bias, hem.load(run.path, "best").net.backbone.head.bias)
+    run.study.unlink()
+    assert usual_checkpoint(run, {"model": {"class_path": "hem.modules.ContinualTask"}}) == "last"
 
 
 def test_results_say_what_margin_auto_became(hem_command, run):

@@ -9,7 +9,7 @@ from typing import cast
 
 from hem.datamodules.datasets.folder import parts
 from hem.datamodules.images import SUFFIXES, height_and_width, image_files, subfolders
-from hem.datamodules.masks import VOID, Color, Files, MaskDataset, paired
+from hem.datamodules.masks import HELD_OUT, VOID, Color, Files, MaskDataset, paired
 from hem.datamodules.splits import Split
 from hem.decoder import header_fault, refuse_faults, size_of
 
@@ -34,7 +34,7 @@ class MaskFolder(MaskDataset):
 
     Raises:
         ValueError: If ``palette`` or ``values`` has another length than ``class_names``, two classes have one name or
-            one value, or ``void`` is a class.
+            one value, ``void`` is a class, or there are more than 253 classes.
     """
 
     name = "mask_folder"
@@ -55,6 +55,11 @@ class MaskFolder(MaskDataset):
         count = len(class_names)
         if palette is not None and len(palette) != count:
             raise ValueError(f"Expected one colour per class in palette, got {len(palette)} for {count} classes.")
+        if count > HELD_OUT - 1:
+            raise ValueError(
+                f"Expected at most {HELD_OUT - 1} classes, for masks are bytes in which three values have a meaning of "
+                f"their own, got {count}: put classes together, by masks of fewer values."
+            )
         own = list(range(count)) if values is None else list(values)
         if len(own) != count or len(set(own)) != count or not all(0 <= value <= 255 for value in own):
             raise ValueError(
