@@ -43,6 +43,7 @@ SCALINGS: dict[str, type[Scaling]] = {"temperature": Temperature, "margin": Marg
 
 # what a temperature changes the order of, over samples; by the largest logit and the margin they stay in order
 CHANGED = ("msp", "energy", "entropy")
+FEW = 100  # samples, of which a temperature and a threshold say little
 
 
 def probability_metrics(
@@ -290,6 +291,11 @@ class Calibrator(nn.Module):
                 sets = self.sets[0] if self.sets else None
                 kept = RunCalibration(self.probabilities[0], sets, self.samples, fingerprint(net))
                 kept.save(RunFolder(folder))
+                if self.samples < FEW:
+                    print(
+                        f"calibration: temperature and threshold rest on {self.samples} validation samples, and would "
+                        "be others with a few more: a larger --data.val_fraction, or a folder val, makes them firmer"
+                    )
         self.forget()
         return found
 
