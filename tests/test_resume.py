@@ -19,6 +19,7 @@ from hem.cli import main
 from hem.runs import RunFolder
 from hem.runs.lock import HELD, lock
 from hem.runs.watch import Watch
+from hem.study.storage import waited
 from tests.test_survival import Dead, happening, rows, state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -511,6 +512,10 @@ def test_without_locks(run, hem_command, monkeypatch):
     outcome = hem_command(*SHORT, "--run_dir", run, "--ckpt_path", "auto")
     assert outcome.code == 0
     assert "a file system without locks" in outcome.err
+    with lock(run) as held:
+        assert held is not None, "for studies as well"
+    with pytest.raises(OSError, match=r"Expected locks for the trials of a search, .* on another"), waited(run):
+        pass
 
 
 # -- Ctrl-C --------------------------------------------------------------------------------------------------------

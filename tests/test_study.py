@@ -25,8 +25,9 @@ from hem import cli
 from hem.metrics.catalog import describe
 from hem.report import Runs, findings, statistics
 from hem.runs.lock import lock
+from hem.runs.newest import BEFORE
 from hem.study import command, forkserver, grid, local, slurm
-from hem.study.local import Jobs
+from hem.study.local import Jobs, clear
 from hem.study.progress import Console, Progress
 from hem.study.run import Run
 from hem.study.slurm import Chain
@@ -419,6 +420,31 @@ def test_lock(folder):
     assert Jobs(dict(os.environ)).do(training) == "done"
 
 
+def test_a_job_waits_for_another_process_and_does_not_pass_for_done(folder, monkeypatch):
+    """As behind a killed job whose process lives on somewhere; a job that did nothing is no success."""
+    runs = grid.load(written(folder), root=folder / "runs").runs()
+    monkeypatch.setattr(slurm, "ELSEWHERE", 0.1)
+    monkeypatch.setattr(slurm, "PAUSE", 0.05)
+    with lock(runs[0].folder), pytest.raises(RuntimeError, match=r"another process works on it(.|\n)*is not done"):
+        Chain(runs[:2])()
+    assert set(Chain(runs[:2])().values()) == {"done"}
+
+
+def test_a_training_goes_on_from_the_checkpoint_before_the_last(folder):
+    """The last one was damaged and set aside, and the process killed before it had saved again."""
+    (training, *_) = grid.load(written(folder), root=folder / "runs").runs()
+    checkpoints = training.folder / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for name in (BEFORE, "best.ckpt"):
+        (checkpoints / name).write_text("{}")
+    clear(training.folder, unfinished=True)
+    assert {path.name for path in checkpoints.iterdir()} == {BEFORE, "best.ckpt"}
+    assert training.left()["fit"][-2:] == ("--ckpt_path", "last")
+    (checkpoints / BEFORE).unlink()
+    clear(training.folder, unfinished=True)
+    assert not any(checkpoints.iterdir()), "best alone is nothing to go on from"
+
+
 def test_two_studies_at_once(folder, monkeypatch):
     """Both end well, and no run is done twice."""
     monkeypatch.setenv("HEM_TEST_EPOCH", "0.02")
@@ -496,7 +522,7 @@ def test_chains(folder, monkeypatch, capsys):
     )
     assert done(folder).count("fit classification_digits/ce/seed0") == 1
     monkeypatch.setenv("HEM_TEST_FAIL", "classification_digits/ce/seed1")
-    with pytest.raises(RuntimeError, match=r"seed1: fit ended with code 1(.|\n)*not run: its training failed"):
+    with pytest.raises(RuntimeError, match=r"seed1: fit ended with code 1(.|\n)*not run: its training is not done"):
         Chain(runs[4:6])()
     assert len(slurm.chains(runs)) == 3
     assert Chain(runs[4:6]).checkpoint().function.runs == runs[4:6]

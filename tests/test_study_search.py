@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -162,6 +163,32 @@ def test_a_search_of_before_goes_on_as_it_was(folder):
     assert run(folder, path, "--only", "search/") == 0
     assert len(trials(folder, "ce")) == 2
     assert OWN["ce"] not in [params for _, _, params, *_ in trials(folder, "ce")]
+
+
+def test_a_search_that_is_deleted_begins_anew(folder, capsys):
+    """Its trials in the storage are of another command: they are none of the new one's."""
+    assert run(folder, written(folder, of_search={"trials": 3, "losses": {}}, losses=["ce"]), "--only", "search/") == 0
+    former = trials(folder, "ce")
+    searched = folder / f"runs/small/search/{CELL}"
+    shutil.rmtree(searched / "ce")
+    (searched / "ce.yaml").unlink()
+    path = written(folder, of_search={"trials": 4, "losses": {}, "seed": 1001}, losses=["ce"])
+    assert run(folder, path, "--only", "search/") == 0, capsys.readouterr().out
+    found = trials(folder, "ce")
+    assert [number for number, *_ in found] == [0, 1, 2, 3]
+    assert found[0][2] == OWN["ce"]
+    assert [params for _, _, params, *_ in found[1:]] != [params for _, _, params, *_ in former[1:]]
+    assert "by 4 trials" in (searched / "ce.yaml").read_text()
+
+
+def test_a_trial_of_other_parameters_is_not_taken(folder, capsys):
+    """The storage and the record are gone, the folders of the trials are there."""
+    assert run(folder, written(folder, of_search={"trials": 2, "losses": {}}, losses=["ce"]), "--only", "search/") == 0
+    for name in ("search.db", f"search/{CELL}/ce/search.json", f"search/{CELL}/ce.yaml"):
+        (folder / "runs/small" / name).unlink()
+    path = written(folder, of_search={"trials": 2, "losses": {}, "space": {"lr": {**RATE, "low": 0.5}}}, losses=["ce"])
+    assert run(folder, path, "--only", "search/") == 1
+    assert "trial0 holds a trial of other parameters, of a search whose record is gone" in capsys.readouterr().out
 
 
 def test_more_trials_go_on_and_what_was_trained_by_less_is_named(folder, capsys):

@@ -8,7 +8,6 @@ part of what is computed.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from argparse import ArgumentError
@@ -228,16 +227,7 @@ def hold(folder: Path, held: ExitStack) -> None:
     Raises:
         BlockingIOError: If another process holds it.
     """
-    try:
-        descriptor = held.enter_context(lock(folder))
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        print(
-            f"{folder} lies on a file system without locks: see that no two processes train into it.", file=sys.stderr
-        )
-        return
-    if descriptor is None:
+    if held.enter_context(lock(folder)) is None:
         raise BlockingIOError(
             f"Expected a folder that nobody works in, got {folder}, where {holder(folder)} does: wait until it has "
             "ended, or give another --run_dir."

@@ -95,7 +95,7 @@ def read_searches(runs: Runs) -> dict[str, list[Search]]:
 
             storage = open_storage(place_of(runs.folder, str(plan["storage"])))
             known = {each.study_name for each in storage.get_all_studies()}
-        except ImportError as error:
+        except Exception as error:  # whatever the driver of a database raises: the rest of the page is there
             runs.notes.append(f"The trials of the search are not shown: {error}")
     for name in plan.get("searches", ()):
         path = runs.folder / "search" / name / "search.json"
@@ -109,10 +109,17 @@ def read_searches(runs: Runs) -> dict[str, list[Search]]:
 
 
 def place_of(folder: Path, storage: str) -> str:
-    """Return the path of the trials in the present folder of the study, or their URL."""
+    """Return the path of the trials in the present folder of the study, or their URL.
+
+    Raises:
+        FileNotFoundError: If they were in a file that is neither here nor where it was.
+    """
     for name, prefix in (("search.db", "sqlite:///"), ("search.journal", "")):
         if storage.endswith(name) and (folder / name).is_file():
             return f"{prefix}{folder / name}"
+    path = Path(storage.removeprefix("sqlite:///"))
+    if ("://" not in storage or storage.startswith("sqlite:///")) and not path.is_file():
+        raise FileNotFoundError(f"Expected them in {folder / path.name}, got no such file: copy it there as well.")
     return storage
 
 

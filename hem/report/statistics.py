@@ -251,7 +251,7 @@ def seeds_needed(
     """
     spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else 0.0
     wanted = float(np.mean(differences)) if difference is None else difference
-    if not 0 < spread < math.inf or not 0 < abs(wanted) < math.inf:
+    if not 0 < spread < math.inf or not 1e-9 * spread < abs(wanted) < math.inf:  # a tie, but for rounding
         raise ValueError(
             f"Expected two or more finite differences that vary, and a difference to be found that is not 0, got "
             f"{list(differences)} and {wanted}: run a pilot of three seeds or more, or name the difference."

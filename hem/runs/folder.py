@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from hem.runs.files import read_json, write_atomically
-from hem.runs.newest import LAST, last_checkpoint
+from hem.runs.newest import BEFORE, LAST, last_checkpoint
 
 
 def _mark_of(weights: str | None) -> str:
@@ -286,6 +286,11 @@ class RunFolder:
     def used(self) -> bool:
         """Whether the folder holds a run: a checkpoint or results. A training that failed earlier leaves neither."""
         return any(self.checkpoints.glob("*.ckpt")) or self.results.is_file()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the training can go on: there is its newest checkpoint, or the one before it."""
+        return any((self.checkpoints / name).is_file() for name in (LAST, BEFORE))
 
     def clear(self) -> None:
         """Remove temporary files, and the config and curves of a training that wrote no checkpoint."""

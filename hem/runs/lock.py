@@ -6,9 +6,11 @@ however it ended, so no lock outlives its owner.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 from hem.runs.folder import RunFolder
 
 HELD = "HEM_LOCK"  # environment variable with the file descriptor of a lock that a process inherits
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system without locks
 _descriptors: set[int] = set()
 
 
@@ -31,11 +34,12 @@ os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[int | None]:
+def lock(folder: Path, needed: bool = False) -> Iterator[int | None]:
     """Lock a run folder for this process and those that inherit the file descriptor.
 
     Args:
         folder: The folder; it is created if it is missing.
+        needed: Whether a file system without locks is an error; else a sentence says that there is one.
 
     Yields:
         A file descriptor; None if another process holds the lock. A process that inherits the lock (environment
@@ -56,6 +60,11 @@ def lock(folder: Path) -> Iterator[int | None]:
             except BlockingIOError:
                 yield None
                 return
+            except OSError as error:
+                if needed or error.errno not in NO_LOCKS:
+                    raise
+                print(f"{folder} lies on a file system without locks: see that no two processes train into it.",
+                      file=sys.stderr)  # fmt: skip
             if not _is_still(path, descriptor):
                 continue
             if handed is None:

@@ -12,7 +12,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +195,29 @@ def run(study: Study, runs: Sequence[Work], jobs: int, devices: Sequence[str]) -
     trained = "" if tested else ", trained and not tested"
     counted = f"{len(states) - len(failed)} of {len(states)} runs are done{trained}"
     progress.print(f"{counted}; the page of them: hem report {study.folder}")
-    for name in failed:
-        progress.print(f"not done: {name}: {states[name].splitlines()[0]}")
+    for said in unfinished({name: states[name] for name in failed}):
+        progress.print(said)
     return 1 if failed else 0
+
+
+def unfinished(states: Mapping[str, str]) -> Iterator[str]:
+    r"""Return a line for each reason why runs are not done, and not one for each run of a mistake that all share.
+
+    Args:
+        states: Of these runs, by name: what :meth:`hem.study.local.Jobs.do` returns.
+
+    Example:
+        >>> said = "fit ended with code 1, see {}/fit.log:\nerror: no images"
+        >>> list(unfinished({"a": said.format("a"), "b": said.format("b"), "c": "stopped"}))
+        ['not done: a, b: error: no images (a: fit ended with code 1, see a/fit.log)', 'not done: c: stopped']
+    """
+    names: dict[str, list[str]] = {}
+    for name, state in states.items():
+        names.setdefault(state.splitlines()[-1].strip(), []).append(name)
+    for reason, found in names.items():
+        first, *rest = states[found[0]].splitlines()
+        where = f" ({f'{found[0]}: ' if len(found) > 1 else ''}{first.rstrip(':')})" if rest else ""
+        yield f"not done: {', '.join(found)}: {reason}{where}"
 
 
 def interrupt(number: int, frame: Any) -> None:

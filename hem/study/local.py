@@ -57,7 +57,7 @@ def tail(path: Path, lines: int = 6) -> str:
 def clear(folder: Path, unfinished: bool) -> None:
     """Remove what a killed process left: temporary files, and an unfinished training without a checkpoint."""
     run = RunFolder(folder)
-    if unfinished and not run.last.is_file():
+    if unfinished and not run.begun:
         for path in run.checkpoints.glob("*.ckpt"):
             path.unlink()
     run.clear()

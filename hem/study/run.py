@@ -129,6 +129,6 @@ class Run:
         left = {
             step: words for step, words in self.steps.items() if step == "test" or "seconds" not in record.get(step, {})
         }
-        if "fit" in left and RunFolder(self.folder).last.is_file():
+        if "fit" in left and RunFolder(self.folder).begun:
             left["fit"] += ("--ckpt_path", "last")
         return left

@@ -174,6 +174,7 @@ class Search:
         own = None if self.record else self._own(worker, extra)
         with self._alone():
             if own is not None and not self.record:
+                self._forget()
                 self._write(own)
             study = self._open()
         while True:
@@ -202,6 +203,17 @@ class Search:
             own[name] = values[0]
         return {"own": own}
 
+    def _forget(self) -> None:
+        """Delete trials of a former search of this name, whose folder is gone: they may be of another definition."""
+        storage = open_storage(self.storage)
+        if self._title in {each.study_name for each in storage.get_all_studies()}:
+            library().delete_study(study_name=self._title, storage=storage)
+
+    @property
+    def _title(self) -> str:
+        """What the storage calls it."""
+        return f"{self.cell}/{self.loss}"
+
     def _open(self) -> optuna.Study:
         optuna = library()
         name, arguments = self.block.pruner
@@ -209,7 +221,7 @@ class Search:
             storage=open_storage(self.storage),
             sampler=optuna.samplers.RandomSampler(),  # not used: `_ask` draws
             pruner=getattr(optuna.pruners, PRUNERS[name])(**arguments),
-            study_name=f"{self.cell}/{self.loss}",
+            study_name=self._title,
             direction={"max": "maximize", "min": "minimize"}[self.mode],
             load_if_exists=True,
         )
@@ -269,6 +281,8 @@ class Search:
         """Execute a trial, and report its result to the storage."""
         optuna = library()
         trial, run = optuna.trial.Trial(study, frozen._trial_id), self.run(frozen.number, frozen.params)
+        if run.done and run.changed:
+            return f"{run.folder} holds a trial of other parameters, of a search whose record is gone: delete it."
         told = dict(frozen.intermediate_values)
         begun, before = time.monotonic(), frozen.user_attrs.get("seconds", 0.0)
 

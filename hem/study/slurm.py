@@ -6,12 +6,15 @@ Jobs whose trainings use the setting of a search take part in the search first.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hem.study.local import Jobs
+from hem.study.local import PAUSE, Jobs
 from hem.study.run import Run, Work
+
+ELSEWHERE = 600.0  # seconds that a job waits for another process, which may be of a job that is being ended
 
 
 class Chain:
@@ -39,11 +42,16 @@ class Chain:
         environment = {key: value for key, value in os.environ.items() if key != "SLURM_NTASKS"}
         worker = Jobs(environment)
         states: dict[str, str] = {}
+        until = time.monotonic() + ELSEWHERE
         for run in self.runs:
             failed = run.after is not None and states.get(run.after.name, "done") != "done"
-            states[run.name] = "not run: its training failed" if failed else worker.do(run)
+            state = "not run: its training is not done" if failed else worker.do(run)
+            while state == "elsewhere" and time.monotonic() < until:
+                time.sleep(PAUSE)
+                state = worker.do(run)
+            states[run.name] = "another process works on it" if state == "elsewhere" else state
             print(f"{run.name}: {states[run.name]}", flush=True)
-        if bad := [f"{name}: {state}" for name, state in states.items() if state not in ("done", "elsewhere")]:
+        if bad := [f"{name}: {state}" for name, state in states.items() if state != "done"]:
             raise RuntimeError("; ".join(bad))
         return states
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from hem.runs.lock import lock
+from hem.runs.lock import NO_LOCKS, lock
 
 SQLITE = 60.0  # seconds that SQLite waits for another writing process
 
@@ -69,9 +69,22 @@ class Journal:
 
 @contextmanager
 def waited(folder: Path) -> Iterator[None]:
-    """Lock a folder, waiting for other processes."""
+    """Lock a folder, waiting for other processes.
+
+    Raises:
+        OSError: If the file system has no locks.
+    """
     while True:
-        with lock(folder) as held:
+        with ExitStack() as stack:
+            try:
+                held = stack.enter_context(lock(folder, needed=True))
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                raise OSError(
+                    f"Expected locks for the trials of a search, got a file system without them at {folder}: give "
+                    "--root on another one."
+                ) from None
             if held is not None:
                 yield
                 return

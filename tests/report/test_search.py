@@ -93,6 +93,19 @@ def test_search(folder):
         assert "<svg" in (folder / "report" / f"{CELL}_{name}.svg").read_text()
 
 
+@pytest.mark.parametrize("name", ["search.db", "search.journal"])
+def test_without_its_trials_the_page_is_there(folder, name):
+    """As where results alone were copied: a sentence, and no empty storage in its place."""
+    (folder / "search.db").unlink()
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["search"]["storage"] = f"{'sqlite:///' if name.endswith('db') else ''}{folder / 'elsewhere' / name}"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    report.write(folder)
+    text = " ".join(page_of(folder).text)
+    assert f"trials of the search are not shown: Expected them in {folder / name}, got no such file" in text
+    assert not (folder / name).exists()
+
+
 def test_the_configs_own_setting(folder):
     """The page says where it was chosen, and where it was none of the trials."""
     changes = {"ce": {"best": {"trial": 0, "value": 0.99, "params": {"lr": 0.02, "net": "MLP"}}},
