@@ -100,7 +100,8 @@ class MaskDataset(ABC):
             known = f"0 to {len(self.class_names) - 1} or {VOID} (void)"
             if self.labels is not None:
                 known = ", ".join(map(str, sorted(self.labels)))
-            raise ValueError(f"Expected masks of {self.title} to hold {known}, got the value {value} in {path}.")
+            mend = ": name it in class_names, or say by values and void what the numbers mean" if self.own else ""
+            raise ValueError(f"Expected masks of {self.title} to hold {known}, got the value {value} in {path}{mend}.")
         return classes
 
     @property

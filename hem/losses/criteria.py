@@ -96,7 +96,10 @@ def _class_weight(weight: Weight) -> Tensor | None:
         return None
     weight = as_tensor(weight)
     if weight.dim() != 1 or weight.numel() == 0:
-        raise ValueError(f"Expected weight with one factor per class, shape (C,), got shape {tuple(weight.shape)}.")
+        named = ": a margin is given by its name, margin=0.5" if weight.dim() == 0 else ""
+        raise ValueError(
+            f"Expected weight with one factor per class, shape (C,), got shape {tuple(weight.shape)}{named}."
+        )
     return weight if weight.is_floating_point() else weight.float()
 
 

@@ -214,9 +214,14 @@ def check_shapes(input: Tensor, target: Tensor, weight: Tensor | None = None) ->
     soft = target.shape == input.shape
     index_shape = shape[:dim] + shape[dim + 1 :]
     if not soft and target.shape != index_shape:
+        mend = ""
+        if target.shape == (*shape[:dim], 1, *shape[dim + 1 :]):
+            mend = f": use target.squeeze({dim})"
+        elif target.shape == shape[:-1]:
+            mend = ": classes last? Use input.movedim(-1, 1)"
         raise ValueError(
             f"Expected target with class indices of shape {index_shape} or class probabilities of shape {shape} "
-            f"for input of shape {shape}, got shape {tuple(target.shape)}."
+            f"for input of shape {shape}, got shape {tuple(target.shape)}{mend}."
         )
     if target.device != input.device:
         raise ValueError(

@@ -108,6 +108,8 @@ def curves(points: pd.DataFrame, label: str, hues: Mapping[str, str], log: Seque
                 table.index, table.min(axis=1), table.max(axis=1), color=hues[loss], alpha=0.15, linewidth=0
             )
         panel.set(title=wrapped(title, 34), xlabel=label)
+        if label == "epoch":
+            panel.locator_params(axis="x", integer=True)
         if title in log:
             panel.set_yscale("log")
     legend(figure, panels)
@@ -131,8 +133,11 @@ def groups(values: pd.DataFrame, label: str, hues: Mapping[str, str]) -> Figure:
         each = values[values.loss == loss].groupby("group", sort=False).value
         found = each.agg(mean=lambda numbers: numbers.mean(skipna=False), std="std").fillna({"std": 0})
         places = [names.index(name) + 0.7 * ((i + 0.5) / len(losses) - 0.5) for name in found.index]
+        ends = found["std"]
+        if "%" in label:  # no share is below 0 or above 1
+            ends = np.minimum([ends, ends], [found["mean"], 100 - found["mean"]]).clip(min=0)
         panel.errorbar(
-            places, found["mean"], found["std"], fmt="o", color=hues[loss], markersize=4.5, elinewidth=1.2, label=loss
+            places, found["mean"], ends, fmt="o", color=hues[loss], markersize=4.5, elinewidth=1.2, label=loss
         )
     for edge in np.arange(0.5, len(names) - 1):
         panel.axvline(edge, color=GREY, alpha=0.15, linewidth=0.6)

@@ -16,7 +16,7 @@ from torch import Tensor
 from hem.plots.style import styled
 
 Color = tuple[int, int, int]
-ERROR: Color = (220, 30, 30)
+ERROR: Color = (200, 0, 200)  # no class of our data sets has it
 RIGHT: Color = (235, 235, 235)
 
 
@@ -67,10 +67,16 @@ def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names:
     """
     shown = len(palette)
     maps = list(examples[0].scores)
-    titles = ["image", "truth", "prediction", "error", *(f"unknown ({name.replace('_', ' ')})" for name in maps)]
+    titles = [
+        "image",
+        "truth",
+        "prediction",
+        "error",
+        *(f"unknown by {name.replace('_', ' ')}: bright" for name in maps),
+    ]
     ratio = examples[0].input.shape[1] / examples[0].input.shape[2]
     width = 2.3
-    rows = -(-(shown + 2) // 6)  # of the legend, in columns of names
+    rows = -(-(shown + 3) // 6)  # of the legend, in columns of names
     figure = Figure(figsize=(width * len(titles), (width * ratio + 0.04) * len(examples) + 0.3 + 0.2 * rows))
     height = figure.get_figheight()
     panels = figure.subplots(len(examples), len(titles), squeeze=False)
@@ -93,7 +99,7 @@ def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names:
             panel.set_axis_off()
     for panel, title in zip(panels[0], titles, strict=True):
         panel.set_title(title, fontsize=9, pad=3)
-    entries = [*zip(class_names, palette, strict=True), ("void", (0, 0, 0)), ("error", ERROR)]
+    entries = [*zip(class_names, palette, strict=True), ("void", (0, 0, 0)), ("right", RIGHT), ("error", ERROR)]
     patches = [Patch(color=(r / 255, g / 255, b / 255), label=name) for name, (r, g, b) in entries]
     figure.legend(handles=patches, loc="lower center", ncol=-(-len(entries) // rows), fontsize=8, frameon=False,
                   handlelength=1.2, columnspacing=1.2, borderaxespad=0.1)  # fmt: skip

@@ -531,7 +531,7 @@ def test_folder_sentences(tmp_path):
     shutil.rmtree(tmp_path / "whole")
     folder_tree(tmp_path, ("train", "test"))
     (tmp_path / "train" / "eel").mkdir()
-    with pytest.raises(ValueError, match=r"The class folder .*train/eel holds no image"):
+    with pytest.raises(ValueError, match=r"The class folder .*train/eel holds no image .*: delete it, or put"):
         hd.FolderDataModule(str(tmp_path))
     jpeg(tmp_path / "train" / "eel" / "0.jpg")
     with pytest.raises(FileNotFoundError, match=r"The class eel has no folder: .*test/eel is not there"):

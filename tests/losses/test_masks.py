@@ -66,3 +66,15 @@ def test_made_on_the_meta_device():
     with torch.device("meta"):
         loss = MedianFrequencyLoss(class_frequencies=[0.5, 0.1, 0.2], weight=[1.0, 2.0, 1.0])
     torch.testing.assert_close(loss.to_empty(device="cpu").weight, torch.tensor([0.4, 4.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "mend"),
+    [((4, 3), (4, 1), r"use target.squeeze\(1\)"), ((2, 3, 5, 5), (2, 1, 5, 5), r"use target.squeeze\(1\)"),
+     ((2, 7, 3), (2, 7), r"classes last\? Use input.movedim\(-1, 1\)")],
+)  # fmt: skip
+def test_shapes_that_are_nearly_right_have_their_mend(shape, labels, mend):
+    with pytest.raises(ValueError, match=mend):
+        HEMLoss()(torch.randn(shape), torch.zeros(labels, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"got shape \(\): a margin is given by its name, margin=0.5"):
+        HEMLoss(0.5)

@@ -115,7 +115,10 @@ def scan(folder: Path, classes: Sequence[str]) -> tuple[list[str], Tensor]:
             raise FileNotFoundError(f"The class {name} has no folder: {folder / name} is not there.")
         found = image_files(folder / name)
         if not found:
-            raise ValueError(f"The class folder {folder / name} holds no image ({', '.join(SUFFIXES)}).")
+            raise ValueError(
+                f"The class folder {folder / name} holds no image ({', '.join(SUFFIXES)}): delete it, or "
+                "put some there."
+            )
         paths += found
         targets += [target] * len(found)
     return paths, torch.tensor(targets)
