@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from scipy import stats
 
@@ -37,6 +38,24 @@ def leave(folder, cell, loss, seed, metrics, **facts):
     (run / "results.json").write_text(json.dumps(content))
     (run / "config.yaml").touch()
     return run
+
+
+def test_a_section_says_what_was_compared(tmp_path):
+    """From the runs' own records; where losses differ both values stand there."""
+    for loss, rate in (("ce", 0.05), ("hem", 0.1)):
+        run = leave(tmp_path / "small", "classification_digits", loss, 0, {"test/accuracy": 0.9},
+                    checkpoint="checkpoints/last.ckpt")  # fmt: skip
+        optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": rate}}
+        net = {"class_path": "hem.networks.ResNet8", "init_args": {}}
+        model = {"class_path": "hem.modules.ClassificationTask", "init_args": {"net": net, "optimizer": optimizer}}
+        data = {"class_path": "hem.datamodules.DigitsDataModule", "init_args": {"batch_size": 32}}
+        (run / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": data, "trainer": {"max_epochs": 30}}))
+        (run / "data.json").write_text(json.dumps({"files": {"train": {"count": 153}, "val": {"count": 7}}}))
+    report.write(tmp_path / "small")
+    assert (
+        "Compared: network ResNet8; epochs 30; batches of 32; optimiser SGD at 0.05 or SGD at 0.1; images 153 train, "
+        "7 val; tested last.ckpt." in " ".join(page_of(tmp_path / "small").text)
+    )
 
 
 def accuracy(loss, seed):
