@@ -16,7 +16,7 @@ from torch import Tensor
 from hem.plots.style import styled
 
 Color = tuple[int, int, int]
-ERROR: Color = (200, 0, 200)  # no class of our data sets has it
+ERROR: Color = (200, 0, 200)
 RIGHT: Color = (235, 235, 235)
 
 
@@ -67,13 +67,8 @@ def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names:
     """
     shown = len(palette)
     maps = list(examples[0].scores)
-    titles = [
-        "image",
-        "truth",
-        "prediction",
-        "error",
-        *(f"unknown by {name.replace('_', ' ')}: bright" for name in maps),
-    ]
+    unknown = [f"unknown by {name.replace('_', ' ')}: bright" for name in maps]
+    titles = ["image", "truth", "prediction", "error", *unknown]
     ratio = examples[0].input.shape[1] / examples[0].input.shape[2]
     width = 2.3
     rows = -(-(shown + 3) // 6)  # of the legend, in columns of names

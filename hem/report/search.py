@@ -117,7 +117,7 @@ def place_of(folder: Path, storage: str) -> str:
     for name, prefix in (("search.db", "sqlite:///"), ("search.journal", "")):
         if storage.endswith(name) and (folder / name).is_file():
             return f"{prefix}{folder / name}"
-    path = Path(storage.removeprefix("sqlite:///"))
+    path = Path(storage.removeprefix("sqlite:///").partition("?")[0])
     if ("://" not in storage or storage.startswith("sqlite:///")) and not path.is_file():
         raise FileNotFoundError(f"Expected them in {folder / path.name}, got no such file: copy it there as well.")
     return storage

@@ -254,13 +254,15 @@ class RunFolder:
     def _mark(self, results: Path, there: Mapping[str, Any]) -> str:
         """What is added to the names of results that are set aside, so that they take no place of others."""
         mark, part = _mark_of(there.get("weights")), self.PART if "partial" in there else ""
+        together = self.examines and results != self.predicted
         for each in chain([mark], (f"{mark}-{number}" for number in count(2))):
-            moved = self.examines and results != self.predicted
-            kept = self.path.with_name(self.path.name + each + part) / results.name if moved else None
-            kept = kept or results.with_stem(results.stem + each + part)
-            if not kept.is_file() or read_json(kept).get("options") == there.get("options"):
-                break
-        return each + part
+            kept = results.with_stem(results.stem + each + part)
+            if together:
+                kept = self.path.with_name(self.path.name + each + part) / results.name
+            with suppress(ValueError):  # a damaged one is left where it is
+                if not kept.is_file() or read_json(kept).get("options") == there.get("options"):
+                    return each + part
+        raise AssertionError("there is always a further number")
 
     def write_predicted(self, weights: str | None, checkpoint: str | None, partial: bool, options: str) -> None:
         """Write ``predictions.json``, the weights and options of the predictions, before the predictions themselves."""

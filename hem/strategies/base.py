@@ -25,7 +25,7 @@ class Stream(Protocol):
         """C."""
 
     tasks: int
-    mixing: Any  #: how images are mixed, as :data:`hem.datamodules.augment.MIXING` has it; empty: not at all
+    mixing: Any  #: MixUp and CutMix objects; empty: images are not mixed
     scenario: Any  #: ``class``, ``task``, ``domain`` or ``permuted``
     seed: int
 
