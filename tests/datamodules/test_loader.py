@@ -2,6 +2,7 @@ import errno
 import itertools
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -133,13 +134,11 @@ def test_workers_outlive_the_signal_of_a_job(files):
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
         os.kill(worker.pid, number)
     assert equal([first, *iterator], collect(files)[0])
-
-    def end():
+    with suppress(RuntimeError):  # torch's watch over its workers may raise it in whatever runs just then
         os.kill(worker.pid, signal.SIGTERM)
         worker.join(30)
-
-    with pytest.raises(RuntimeError, match="is killed by signal: Terminated"):  # torch's, in whatever runs just then
-        end()
+    worker.join(30)
+    assert worker.exitcode == -signal.SIGTERM
 
 
 def test_workers_live_through_epochs_and_follow_them(files):

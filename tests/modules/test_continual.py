@@ -440,9 +440,9 @@ def test_run_folder(hem_command, tmp_path):
         (["--data", "DigitsDataModule"], "Expected a stream for ContinualTask, got DigitsDataModule"),
         (["--model.strategy", "Reply"], "unknown strategy 'Reply'; did you mean 'Replay'"),
         (["--model.mask", "all"], "got 'all'"),
-        (["--config", "configs/strategy/derpp.yaml", "--data.augment", "MixUp"], "Expected single images for DER++"),
+        (["--config", "configs/strategy/derpp.yaml", "--data.augment", "[MixUp]"], "Expected single images for DER++"),
         (["--config", "configs/strategy/joint.yaml", "--data.scenario", "task", "--model.mask", "other_tasks",
-          "--data.augment", "MixUp"], "got Joint with MixUp or CutMix over the images of all tasks"),
+          "--data.augment", "[MixUp]"], "got Joint with MixUp or CutMix over the images of all tasks"),
     ],
 )  # fmt: skip
 def test_bad_input(options, words, hem_command, tmp_path):
