@@ -187,6 +187,50 @@ def test_tables(folder):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_what_was_compared(folder):
+    """Network, length and the like, of the runs' own records; where losses differ, the page says so."""
+    for loss in ("ce", "hem", "focal"):
+        for seed in range(5):
+            run = folder / "classification_digits" / loss / f"seed{seed}"
+            optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5 if loss == "ce" else 0.25}}
+            net = {"class_path": "hem.networks.MLP"}
+            config = {
+                "trainer": {"max_epochs": 3, "max_steps": -1, "accumulate_grad_batches": 2},
+                "model": {"class_path": "Task", "init_args": {"net": net, "optimizer": optimizer}},
+                "data": {"class_path": "Digits", "init_args": {"batch_size": 64, "val_fraction": 0.1}},
+            }
+            (run / "config.yaml").write_text(json.dumps(config))
+            files = {"train": {"count": 100}, "val": {"count": 10}, "test": {"count": 20}}
+            (run / "data.json").write_text(json.dumps({"files": files}))
+            facts = json.loads((run / "results.json").read_text())
+            (run / "results.json").write_text(json.dumps({**facts, "checkpoint": "/of/last.ckpt"}))
+    report.write(folder)
+    text = " ".join(" ".join(page_of(folder).text).split())
+    assert (
+        "What was compared network MLP epochs 3 batch size 64 batches in a step 2 optimiser differs: SGD, rate 0.5 "
+        "(ce); SGD, rate 0.25 (hem, focal) images 100 training, 10 validation, 20 test tested checkpoint last.ckpt"
+    ) in text
+    assert text.count("What was compared") == 1, "nothing is known of the attacks' trainings"
+    assert "such as 0.025 for two of four" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_seeds_without_a_value(folder):
+    """As where calibration failed: they drop out of mean and difference, and the tables say it."""
+    for seed in (1, 2, 3):
+        path = folder / "classification_digits" / "hem" / f"seed{seed}" / "results.json"
+        facts = json.loads(path.read_text())
+        del facts["metrics"]["test/calibration_error"]
+        path.write_text(json.dumps(facts))
+    report.write(folder)
+    (row,) = [each for each in rows(folder / "report" / "classification_digits.csv") if "calibration" in each["metric"]]
+    assert row["hem"].endswith("(2 of 5; no value in the others)")
+    assert row["ce"].endswith("(5)")
+    further = rows(folder / "report" / "classification_digits_exploratory.csv")
+    assert [row["seeds"] for row in further] == ["2 of 5", "5"]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_raw(folder):
     """Every figure of every run, whole, with date, hardware and config."""
     report.write(folder)
