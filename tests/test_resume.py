@@ -502,7 +502,7 @@ def test_lock_is_handed_on(run, hem_command, monkeypatch):
     os.close(reader)
 
 
-def test_without_locks(run, hem_command, monkeypatch):
+def test_without_locks(run, hem_command, monkeypatch, capsys):
     """A file system without locks is no reason not to train, but one to be told."""
 
     def refuse(*arguments):
@@ -514,6 +514,7 @@ def test_without_locks(run, hem_command, monkeypatch):
     assert "a file system without locks" in outcome.err
     with lock(run) as held:
         assert held is not None, "for studies as well"
+    assert capsys.readouterr().err == "", "it is said once, not for each run of a study"
     with pytest.raises(OSError, match=r"Expected locks for the trials of a search, .* on another"), waited(run):
         pass
 

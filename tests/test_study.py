@@ -651,6 +651,22 @@ def test_table(folder):
     assert "about 3 min left" in text
 
 
+def test_a_mistake_of_many_runs_is_printed_once(folder):
+    """In full for the first of them, also where the error is not the last line of the log."""
+    runs = grid.load(written(folder), root=folder / "runs").runs()
+    console = Console(file=io.StringIO())
+    progress = Progress(runs, 2, console)
+    said = "fit ended with code 1, see {}:\nerror: Expected images, got none.\nits last line {}"
+    states = {each.name: said.format(each.folder, i) for i, each in enumerate(runs[:3])}
+    for each in runs[:3]:
+        progress.change(each, states[each.name])
+    out = console.file.getvalue()
+    assert out.count("Expected images, got none") == 1
+    assert f"failed: {runs[2].name}: as {runs[0].name}" in out
+    [line] = command.unfinished(states)
+    assert f"not done: {', '.join(states)}: error: Expected images, got none. (" in line
+
+
 def test_what_is_registered_before_it_runs(folder, capsys):
     """The study of published weights says what it costs, and every command of it, without weights or data."""
     path = str(ROOT / "configs/study/evidence.yaml")

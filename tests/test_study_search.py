@@ -58,7 +58,9 @@ def trials(folder, loss, kept="sqlite"):
     """Every trial of a loss as the storage has it."""
     where = folder / "runs/small"
     kept_at = f"sqlite:///{where / 'search.db'}" if kept == "sqlite" else str(where / "search.journal")
-    study = storage.library().load_study(study_name=f"{CELL}/{loss}", storage=storage.open_storage(kept_at))
+    record = json.loads((where / f"search/{CELL}/{loss}/search.json").read_text())
+    title = record.get("title", f"{CELL}/{loss}")
+    study = storage.library().load_study(study_name=title, storage=storage.open_storage(kept_at))
     return [(t.number, t.state.name, t.params, t.value, t.intermediate_values) for t in study.trials]
 
 
@@ -179,6 +181,19 @@ def test_a_search_that_is_deleted_begins_anew(folder, capsys):
     assert found[0][2] == OWN["ce"]
     assert [params for _, _, params, *_ in found[1:]] != [params for _, _, params, *_ in former[1:]]
     assert "by 4 trials" in (searched / "ce.yaml").read_text()
+
+
+def test_studies_that_share_a_database(folder):
+    """A search of another study, of the same task and loss, keeps its trials."""
+    shared = {"trials": 2, "losses": {}, "storage": f"sqlite:///{folder}/shared.db"}
+    for number, name in enumerate(("small", "other"), 1):
+        path = written(folder, of_search=shared, losses=["ce"], name=name)
+        assert run(folder, path, "--only", "search/") == 0
+        kept = storage.open_storage(shared["storage"]).get_all_studies()
+        assert len({each.study_name for each in kept}) == number
+        record = json.loads((folder / f"runs/{name}/search/{CELL}/ce/search.json").read_text())
+        study = storage.library().load_study(study_name=record["title"], storage=shared["storage"])
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
 
 
 def test_a_trial_of_other_parameters_is_not_taken(folder, capsys):

@@ -16,8 +16,8 @@ from hem.metrics.template import Template as Template
 
 # -- classification, and what every task logs ----------------------------------------------------------------------
 LOSS = Template("loss", "loss", "lower", comparable=False)  # each loss has a scale of its own
-ACTIVE_LOSS = Template("active_loss", "mean of the losses above 0", None, comparable=False)
-ACTIVE = Template("active", "samples with a loss above 0", None, "share")
+ACTIVE_LOSS = Template("active_loss", "mean of the losses > 0", None, comparable=False)
+ACTIVE = Template("active", "samples with loss > 0", None, "share")
 ACCURACY = Template("accuracy", "accuracy", "higher", "share")
 ACCURACY_TOP5 = Template("accuracy_top5", "top-5 accuracy", "higher", "share")
 CLASS_ACCURACY = Template("class_accuracy/{name}", "accuracy of class {name}", "higher", "share")

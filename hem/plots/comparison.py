@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hem.plots.style import GREY, blank, styled, tiled, wrapped
 
@@ -108,8 +109,8 @@ def curves(points: pd.DataFrame, label: str, hues: Mapping[str, str], log: Seque
                 table.index, table.min(axis=1), table.max(axis=1), color=hues[loss], alpha=0.15, linewidth=0
             )
         panel.set(title=wrapped(title, 34), xlabel=label)
-        if label == "epoch":
-            panel.locator_params(axis="x", integer=True)
+        if (of_title.x % 1 == 0).all():  # epochs, severities
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if title in log:
             panel.set_yscale("log")
     legend(figure, panels)
@@ -120,10 +121,10 @@ def curves(points: pd.DataFrame, label: str, hues: Mapping[str, str], log: Seque
 def groups(values: pd.DataFrame, label: str, hues: Mapping[str, str]) -> Figure:
     """Draw means with the standard deviation over seeds, by group: unknown sets, corruptions, classes.
 
-    A group with a NaN is left out.
+    A group with a NaN is left out. Bars end at 0 and 100, as the values do.
 
     Args:
-        values: ``group``, ``loss`` and ``value`` of each run.
+        values: ``group``, ``loss`` and ``value`` in percent of each run.
         label: Label of the y axis.
         hues: Colours by loss.
     """
@@ -133,11 +134,9 @@ def groups(values: pd.DataFrame, label: str, hues: Mapping[str, str]) -> Figure:
         each = values[values.loss == loss].groupby("group", sort=False).value
         found = each.agg(mean=lambda numbers: numbers.mean(skipna=False), std="std").fillna({"std": 0})
         places = [names.index(name) + 0.7 * ((i + 0.5) / len(losses) - 0.5) for name in found.index]
-        ends = found["std"]
-        if "%" in label:  # no share is below 0 or above 1
-            ends = np.minimum([ends, ends], [found["mean"], 100 - found["mean"]]).clip(min=0)
+        bars = [found["std"].clip(upper=room).clip(lower=0) for room in (found["mean"], 100 - found["mean"])]
         panel.errorbar(
-            places, found["mean"], ends, fmt="o", color=hues[loss], markersize=4.5, elinewidth=1.2, label=loss
+            places, found["mean"], bars, fmt="o", color=hues[loss], markersize=4.5, elinewidth=1.2, label=loss
         )
     for edge in np.arange(0.5, len(names) - 1):
         panel.axvline(edge, color=GREY, alpha=0.15, linewidth=0.6)

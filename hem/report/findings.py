@@ -28,6 +28,7 @@ class Finding:
     verdict: str = ""  #: the verdict; empty: not tested, since the metric is not the primary one
     comparisons: int = 1  #: number of losses that are tested against the baseline in the cell
     level: float = statistics.LEVEL  #: level of the test
+    pairs: int = 0  #: number of seeds with results of both, which may lack this metric
 
     @property
     def comparison(self) -> Comparison:
@@ -55,12 +56,14 @@ class Finding:
 def against(runs: Runs, cell: str, metrics: Sequence[Metric], baseline: str) -> list[Finding]:
     """Pair every loss with the baseline by seed, in each of some metrics."""
     found = []
+    seeds = {loss: set(rows) for loss, rows in runs.of(cell).groupby("loss").seed}
     for metric in metrics:
         values = runs.by_loss(cell, metric.key)
         for loss, own in values.items():
             if baseline in values and loss != baseline:
                 both = sorted(own.index.intersection(values[baseline].index))
-                found.append(Finding(metric, loss, np.array([own[both], values[baseline][both]], dtype=float)))
+                pair = np.array([own[both], values[baseline][both]], dtype=float)
+                found.append(Finding(metric, loss, pair, pairs=len(seeds[loss] & seeds[baseline])))
     return found
 
 

@@ -25,7 +25,7 @@ from hem.report.drawings import drawings
 from hem.report.findings import Finding, against, overall, ranked, tested
 from hem.report.records import Runs
 from hem.report.search import Search, budget_of, chosen_table, read_searches, trials_table, tuned_table
-from hem.report.setting import setting_of
+from hem.report.setting import compared
 from hem.report.statistics import FEWEST, critical_difference
 from hem.runs import RunFolder
 from hem.runs.files import write_atomically
@@ -85,7 +85,7 @@ class Page:
             "cell": cell,
             "task": runs.of(cell).task.iloc[0],
             "declared": runs.declared(cell),
-            "setting": setting_of(runs, cell),
+            "compared": compared(runs, cell),
             "main": self.table(tables.metric_table(runs, cell, metrics, cell, cell)),
             "primary": self.table(tables.primary_table(cell, findings, self.baseline)) if findings else None,
             "exploratory": self.table(tables.exploratory_table(cell, exploratory, self.baseline)),

@@ -103,7 +103,8 @@ def read_searches(runs: Runs) -> dict[str, list[Search]]:
             cell, _, loss = name.rpartition("/")
             record = read_json(path)
             scale = describe(record["monitor"]).scale
-            trials, importances = read_trials(storage, name, scale) if name in known else (pd.DataFrame(), {})
+            title = record.get("title", name)
+            trials, importances = read_trials(storage, title, scale) if title in known else (pd.DataFrame(), {})
             found.setdefault(cell, []).append(Search(cell, loss, record, trials, importances))
     return found
 

@@ -40,15 +40,32 @@ def number(value: float, metric: Metric, sign: str = "") -> str:
     return f"{metric.scale * value:{sign}.2f}" if metric.percent else f"{value:{sign}.4g}"
 
 
-def spread(values: Iterable[float], metric: Metric) -> str:
-    """Format values as mean ± standard deviation (number of seeds); if some are NaN, with their number."""
+def spread(values: Iterable[float], metric: Metric, runs: int = 0) -> str:
+    """Format values as mean ± standard deviation (number of seeds); if some are NaN, with their number.
+
+    Args:
+        values: One of each seed that has it.
+        metric: Their metric.
+        runs: Number of seeds with results, which may lack this metric.
+    """
     values = list(values)
     if not values:
         return "missing"
     if lacking := len(values) - sum(map(math.isfinite, values)):
         return f"not a number in {lacking} of {len(values)}"
     deviation = number(stdev(values), metric) if len(values) > 1 else "-"
-    return f"{number(mean(values), metric)} ± {deviation} ({len(values)})"
+    seeds = of(len(values), runs) + ("; no value in the others" if len(values) < runs else "")
+    return f"{number(mean(values), metric)} ± {deviation} ({seeds})"
+
+
+def of(count: int, all_of_them: int) -> str:
+    """Format the number of seeds that have a metric.
+
+    Example:
+        >>> of(5, 5), of(2, 5)
+        ('5', '2 of 5')
+    """
+    return f"{count} of {all_of_them}" if count < all_of_them else str(count)
 
 
 def p_value(p: float) -> str:
@@ -72,7 +89,11 @@ def metric_table(runs: Runs, cell: str, metrics: Sequence[Metric], name: str, ti
     """Return a table of mean ± standard deviation (number of seeds), a row for each metric, a column for each loss."""
     losses = [loss for loss in runs.losses if runs.asked[cell, loss] or len(runs.of(cell, loss))]
     values = runs.values[runs.values.cell == cell].groupby(["metric", "loss"]).value.agg(list)
-    rows = [[each.label, *(spread(values.get((each.key, loss), ()), each) for loss in losses)] for each in metrics]
+    there = {loss: len(runs.of(cell, loss)) for loss in losses}
+    rows = [
+        [each.label, *(spread(values.get((each.key, loss), ()), each, there[loss]) for loss in losses)]
+        for each in metrics
+    ]
     return Table(name, title, pd.DataFrame(rows, columns=["metric", *losses]))
 
 
@@ -83,7 +104,7 @@ def primary_table(cell: str, findings: Sequence[Finding], baseline: str) -> Tabl
         metric, pair = found.metric, found.comparison
         could, needed = found.detectable, found.seeds_needed
         rows.append({
-            "metric": metric.label, "loss": found.loss, "seeds": pair.seeds,
+            "metric": metric.label, "loss": found.loss, "seeds": of(pair.seeds, found.pairs),
             f"difference to {baseline}": number(pair.difference, metric, "+"), "95 % interval": interval(found),
             "p": p_value(pair.p), "p (Holm)": p_value(found.p), "p (signs)": p_value(pair.p_signs),
             "verdict": found.verdict,
@@ -102,7 +123,7 @@ def interval(found: Finding) -> str:
 def exploratory_table(cell: str, findings: Sequence[Finding], baseline: str) -> Table:
     """Return the table of the other metrics, which are not tested, with intervals."""
     rows = [
-        [found.metric.label, found.loss, found.comparison.seeds,
+        [found.metric.label, found.loss, of(found.comparison.seeds, found.pairs),
          number(found.comparison.difference, found.metric, "+"), interval(found)]
         for found in findings
     ]  # fmt: skip

@@ -20,6 +20,7 @@ from hem.runs.folder import RunFolder
 HELD = "HEM_LOCK"  # environment variable with the file descriptor of a lock that a process inherits
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system without locks
 _descriptors: set[int] = set()
+_without: set[Path] = set()  # the first folder without locks, once it was said
 
 
 def _let_go() -> None:
@@ -63,8 +64,7 @@ def lock(folder: Path, needed: bool = False) -> Iterator[int | None]:
             except OSError as error:
                 if needed or error.errno not in NO_LOCKS:
                     raise
-                print(f"{folder} lies on a file system without locks: see that no two processes train into it.",
-                      file=sys.stderr)  # fmt: skip
+                _say_without(folder)
             if not _is_still(path, descriptor):
                 continue
             if handed is None:
@@ -76,6 +76,16 @@ def lock(folder: Path, needed: bool = False) -> Iterator[int | None]:
         finally:
             _descriptors.difference_update(held)
             os.close(descriptor)
+
+
+def _say_without(folder: Path) -> None:
+    """Say once in a process that a file system has no locks, and not for each run of a study."""
+    if not _without:
+        _without.add(folder)
+        print(
+            f"{folder} lies on a file system without locks: see that no two processes train into one folder there.",
+            file=sys.stderr,
+        )
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -24,7 +24,7 @@ from hem.runs.files import write_atomically
 from hem.study.grid import PLAN, Study, load
 from hem.study.local import command, fitting, gpus, run_here
 from hem.study.plan import Statistics, plan
-from hem.study.progress import Progress
+from hem.study.progress import Progress, reason
 from hem.study.run import Run, Work
 from hem.study.search import Search
 from hem.study.slurm import chains, executor_for, submit
@@ -213,11 +213,11 @@ def unfinished(states: Mapping[str, str]) -> Iterator[str]:
     """
     names: dict[str, list[str]] = {}
     for name, state in states.items():
-        names.setdefault(state.splitlines()[-1].strip(), []).append(name)
-    for reason, found in names.items():
+        names.setdefault(reason(state), []).append(name)
+    for why, found in names.items():
         first, *rest = states[found[0]].splitlines()
         where = f" ({f'{found[0]}: ' if len(found) > 1 else ''}{first.rstrip(':')})" if rest else ""
-        yield f"not done: {', '.join(found)}: {reason}{where}"
+        yield f"not done: {', '.join(found)}: {why}{where}"
 
 
 def interrupt(number: int, frame: Any) -> None:

@@ -27,6 +27,17 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
+def reason(state: str) -> str:
+    r"""Return why a run failed, the last error in the end of its log, or else the last line.
+
+    Example:
+        >>> reason("fit ended with code 1, see fit.log:\nerror: Expected images, got none.\nEpoch 1")
+        'error: Expected images, got none.'
+    """
+    lines = [line.strip() for line in state.splitlines()]
+    return next((line for line in reversed(lines) if line.startswith("error:")), lines[-1])
+
+
 class Progress:
     """Progress display of a study: a live table, or plain lines without a terminal.
 
@@ -42,6 +53,7 @@ class Progress:
         self.console = console
         self.states = {run.name: "done" if run.done else "waiting" for run in runs}
         self.seconds = {run.name: run.seconds for run in runs if run.done}
+        self.reasons: dict[str, str] = {}  # of failures, with the first run that had it
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def change(self, run: Work, state: str) -> None:
@@ -56,7 +68,9 @@ class Progress:
             left = f", about {duration(self.left())} left" if self.left() else ""
             self.print(f"[{done}/{len(self.runs)}] {run.name} in {duration(run.seconds)}{left}")
         elif state not in ("done", "waiting", "stopped"):
-            self.print(f"failed: {run.name}: {state}")
+            first = self.reasons.setdefault(reason(state), run.name)
+            again = first != run.name and "\n" in state
+            self.print(f"failed: {run.name}: {f'as {first}' if again else state}")
 
     def tick(self) -> None:
         """Redraw the table."""

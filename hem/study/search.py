@@ -36,6 +36,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
 
 import yaml
 
@@ -174,9 +175,8 @@ class Search:
         own = None if self.record else self._own(worker, extra)
         with self._alone():
             if own is not None and not self.record:
-                self._forget()
-                self._write(own)
-            study = self._open()
+                self._begin(own)
+            study = self._open(self.record.get("title", self._name), load=True)
         while True:
             with ExitStack() as held:
                 claimed = self._claim(study, held)
@@ -203,27 +203,30 @@ class Search:
             own[name] = values[0]
         return {"own": own}
 
-    def _forget(self) -> None:
-        """Delete trials of a former search of this name, whose folder is gone: they may be of another definition."""
-        storage = open_storage(self.storage)
-        if self._title in {each.study_name for each in storage.get_all_studies()}:
-            library().delete_study(study_name=self._title, storage=storage)
-
     @property
-    def _title(self) -> str:
-        """What the storage calls it."""
+    def _name(self) -> str:
+        """What the storage calls it, unless that was another search's name."""
         return f"{self.cell}/{self.loss}"
 
-    def _open(self) -> optuna.Study:
+    def _begin(self, own: Mapping[str, Any]) -> None:
+        """Write the record, and add the search to the storage: beside one of its name, which may be another study's."""
+        title = self._name
+        try:
+            self._open(title)
+        except library().exceptions.DuplicatedStudyError:
+            title = f"{title} {uuid4().hex}"
+        self._write({**own, "title": title})
+
+    def _open(self, title: str, load: bool = False) -> optuna.Study:
         optuna = library()
         name, arguments = self.block.pruner
         return optuna.create_study(  # type: ignore[no-any-return]
             storage=open_storage(self.storage),
             sampler=optuna.samplers.RandomSampler(),  # not used: `_ask` draws
             pruner=getattr(optuna.pruners, PRUNERS[name])(**arguments),
-            study_name=self._title,
+            study_name=title,
             direction={"max": "maximize", "min": "minimize"}[self.mode],
-            load_if_exists=True,
+            load_if_exists=load,
         )
 
     def _claim(self, study: optuna.Study, held: ExitStack) -> tuple[optuna.trial.FrozenTrial | None, int] | None:

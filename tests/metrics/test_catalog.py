@@ -132,3 +132,7 @@ def test_monitors_of_shipped_configs_are_metrics(config):
                 check(each, "max" if name == "checkpoint" else None)  # of configs/base.yaml
 
     check(yaml.safe_load((ROOT / config).read_text()), None)
+
+
+def test_the_share_of_samples_that_a_loss_acts_on_is_no_error_rate():
+    assert describe("test/active").label == "samples with loss > 0 in %"

@@ -33,6 +33,26 @@ def test_groups_have_no_mean_where_one_is_no_number():
     np.testing.assert_array_equal(drawn, [[0.5, 0.5], [math.nan, math.nan]])
 
 
+def test_bars_of_shares_end_at_0_and_100():
+    values = pd.DataFrame(
+        [("ce", name, value) for name, ones in (("a", (80, 100)), ("b", (0, 20)), ("c", (40, 60))) for value in ones],
+        columns=["loss", "group", "value"],
+    )
+    (container,) = comparison.groups(values, "accuracy in %", HUES).axes[0].containers
+    ends = np.array([segment[:, 1] for segment in container.lines[2][0].get_segments()])
+    spread = np.std([40, 60], ddof=1)
+    np.testing.assert_allclose(ends, [[90 - spread, 100], [0, 10 + spread], [50 - spread, 50 + spread]])
+
+
+def test_ticks_of_epochs_are_whole_numbers():
+    points = pd.DataFrame(
+        [("loss", "ce", 0, x, x) for x in (1.0, 2.0, 3.0)], columns=["title", "loss", "seed", "x", "y"]
+    )
+    panel = comparison.curves(points, "epoch", HUES).axes[0]
+    ticks = [x for x in panel.get_xticks() if 1 <= x <= 3]
+    assert ticks == [1, 2, 3]
+
+
 def test_no_arrow_to_a_mean_that_is_no_number():
     both = pd.concat([VALUES[VALUES.group == "a"].assign(tuned=tuned) for tuned in (False, True)])
     figure = search.beside_untuned(both, "accuracy", HUES)

@@ -11,7 +11,6 @@ import sys
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 from scipy import stats
 
@@ -38,24 +37,6 @@ def leave(folder, cell, loss, seed, metrics, **facts):
     (run / "results.json").write_text(json.dumps(content))
     (run / "config.yaml").touch()
     return run
-
-
-def test_a_section_says_what_was_compared(tmp_path):
-    """From the runs' own records; where losses differ both values stand there."""
-    for loss, rate in (("ce", 0.05), ("hem", 0.1)):
-        run = leave(tmp_path / "small", "classification_digits", loss, 0, {"test/accuracy": 0.9},
-                    checkpoint="checkpoints/last.ckpt")  # fmt: skip
-        optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": rate}}
-        net = {"class_path": "hem.networks.ResNet8", "init_args": {}}
-        model = {"class_path": "hem.modules.ClassificationTask", "init_args": {"net": net, "optimizer": optimizer}}
-        data = {"class_path": "hem.datamodules.DigitsDataModule", "init_args": {"batch_size": 32}}
-        (run / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": data, "trainer": {"max_epochs": 30}}))
-        (run / "data.json").write_text(json.dumps({"files": {"train": {"count": 153}, "val": {"count": 7}}}))
-    report.write(tmp_path / "small")
-    assert (
-        "Compared: network ResNet8; epochs 30; batches of 32; optimiser SGD at 0.05 or SGD at 0.1; images 153 train, "
-        "7 val; tested last.ckpt." in " ".join(page_of(tmp_path / "small").text)
-    )
 
 
 def accuracy(loss, seed):
@@ -203,6 +184,50 @@ def test_tables(folder):
     text = (folder / "report" / "tables.md").read_text()
     assert "| accuracy in % ↑ |" in text
     assert "| missing |" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_compared(folder):
+    """Network, length and the like, of the runs' own records; where losses differ, the page says so."""
+    for loss in ("ce", "hem", "focal"):
+        for seed in range(5):
+            run = folder / "classification_digits" / loss / f"seed{seed}"
+            optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5 if loss == "ce" else 0.25}}
+            net = {"class_path": "hem.networks.MLP"}
+            config = {
+                "trainer": {"max_epochs": 3, "max_steps": -1, "accumulate_grad_batches": 2},
+                "model": {"class_path": "Task", "init_args": {"net": net, "optimizer": optimizer}},
+                "data": {"class_path": "Digits", "init_args": {"batch_size": 64, "val_fraction": 0.1}},
+            }
+            (run / "config.yaml").write_text(json.dumps(config))
+            files = {"train": {"count": 100}, "val": {"count": 10}, "test": {"count": 20}}
+            (run / "data.json").write_text(json.dumps({"files": files}))
+            facts = json.loads((run / "results.json").read_text())
+            (run / "results.json").write_text(json.dumps({**facts, "checkpoint": "/of/last.ckpt"}))
+    report.write(folder)
+    text = " ".join(" ".join(page_of(folder).text).split())
+    assert (
+        "What was compared network MLP epochs 3 batch size 64 batches in a step 2 optimiser differs: SGD, rate 0.5 "
+        "(ce); SGD, rate 0.25 (hem, focal) images 100 training, 10 validation, 20 test tested checkpoint last.ckpt"
+    ) in text
+    assert text.count("What was compared") == 1, "nothing is known of the attacks' trainings"
+    assert "such as 0.025 for two of four" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_seeds_without_a_value(folder):
+    """As where calibration failed: they drop out of mean and difference, and the tables say it."""
+    for seed in (1, 2, 3):
+        path = folder / "classification_digits" / "hem" / f"seed{seed}" / "results.json"
+        facts = json.loads(path.read_text())
+        del facts["metrics"]["test/calibration_error"]
+        path.write_text(json.dumps(facts))
+    report.write(folder)
+    (row,) = [each for each in rows(folder / "report" / "classification_digits.csv") if "calibration" in each["metric"]]
+    assert row["hem"].endswith("(2 of 5; no value in the others)")
+    assert row["ce"].endswith("(5)")
+    further = rows(folder / "report" / "classification_digits_exploratory.csv")
+    assert [row["seeds"] for row in further] == ["2 of 5", "5"]
 
 
 @pytest.mark.usefixtures("undrawn")
