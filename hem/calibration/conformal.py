@@ -96,7 +96,7 @@ class PredictionSets(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return which classes are in the set of each sample: logits (N, C) to bool (N, C)."""
-        probabilities = self.probabilities(wide(logits))  # as the threshold was found
+        probabilities = self.probabilities(wide(torch.as_tensor(logits)))  # as the threshold was found
         inside = nonconformity(probabilities, self.score, self.penalty, self.free) <= self.threshold
         return inside.scatter(1, probabilities.argmax(1, keepdim=True), True)
 
@@ -143,7 +143,7 @@ def conformal(
     """
     if not 0 < coverage < 1:
         raise ValueError(f"Expected a coverage between 0 and 1, got {coverage}: 0.9 is usual.")
-    logits, target = rows(logits, target)
+    logits, target = rows(torch.as_tensor(logits), torch.as_tensor(target))
     place = math.ceil((len(target) + 1) * coverage - 1e-9)
     if place > len(target):
         raise ValueError(

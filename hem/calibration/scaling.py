@@ -53,7 +53,8 @@ class Temperature(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return the probabilities of logits (C) or (N, C, ...), in their shape."""
-        return self.scaled(logits).softmax(min(logits.ndim - 1, 1))
+        logits = self.scaled(logits)
+        return logits.softmax(min(logits.ndim - 1, 1))
 
     def extra_repr(self) -> str:
         """T, as ``print`` shows it."""
@@ -104,7 +105,8 @@ class MarginScaling(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return the probabilities of logits (C) or (N, C, ...), in their shape."""
-        return self.scaled(logits).softmax(min(logits.ndim - 1, 1))
+        logits = self.scaled(logits)
+        return logits.softmax(min(logits.ndim - 1, 1))
 
 
 def _margin(logits: Tensor) -> Tensor:
@@ -156,13 +158,15 @@ class VectorScaling(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return the probabilities of logits (C) or (N, C, ...), in their shape."""
-        return self.scaled(logits).softmax(min(logits.ndim - 1, 1))
+        logits = self.scaled(logits)
+        return logits.softmax(min(logits.ndim - 1, 1))
 
 
 Scaling = Temperature | MarginScaling | VectorScaling
 
 
 def _floating(logits: Tensor) -> Tensor:
+    logits = torch.as_tensor(logits)
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -180,7 +184,8 @@ def calibrate(
     by: validation samples.
 
     Args:
-        logits: What the network gives, (N, C) or (N, C, d1, ..., dK); -inf for a class that a sample cannot have.
+        logits: What the network gives, (N, C) or (N, C, d1, ..., dK), a tensor or an array; -inf for a class that a
+            sample cannot have.
         target: Class indices, (N) or (N, d1, ..., dK).
         method: ``"temperature"``, one number T, which changes no decision; ``"margin"``, two numbers, which change none
             either and suit margin losses on hard data (see :class:`MarginScaling`); or ``"vector"``, two numbers for
@@ -205,6 +210,7 @@ def calibrate(
     """
     if method not in get_args(Method):
         raise ValueError(f"Expected method as one of {', '.join(get_args(Method))}, got {method!r}.")
+    logits, target = torch.as_tensor(logits), torch.as_tensor(target)
     with torch.inference_mode(False), torch.no_grad():  # modules made of inference tensors could not be changed
         found = _fitted(logits, target, method, weight, ignore_index)
     return found.to(logits.device)

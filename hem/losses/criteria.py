@@ -13,6 +13,7 @@ Class weights and counts are non-persistent buffers: they follow ``.to()``, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from hem.losses import functional
 from hem.losses.functional import ce_loss, median_frequency_weights
 from hem.losses.reduction import Reduction
-from hem.losses.samples import Counts, as_tensor, check_arguments, check_counts, check_samples, readable
+from hem.losses.samples import Counts, as_tensor, check_arguments, check_counts, check_samples, check_tensors, readable
 
 Weight = Tensor | list[float] | None
 
@@ -49,10 +50,10 @@ class Criterion(nn.Module):
         self, weight: Weight, ignore_index: int, reduction: Reduction, label_smoothing: float = 0.0, **own: Any
     ) -> None:
         super().__init__()
-        self.ignore_index = ignore_index
+        self.ignore_index = _label(ignore_index)
         self.reduction = reduction
         self.label_smoothing = label_smoothing
-        self.register_buffer("weight", _class_weight(weight), persistent=False)
+        self.register_buffer("weight", _class_weight(weight, "margin" in own), persistent=False)
         self.own = tuple(own)
         if "class_counts" in own:
             counts = check_counts(own.pop("class_counts"))
@@ -61,7 +62,7 @@ class Criterion(nn.Module):
             self.register_buffer("class_counts", counts, persistent=False)
         check_arguments(reduction, label_smoothing=label_smoothing, **own)
         for name, value in own.items():
-            setattr(self, name, value)
+            setattr(self, name, value if isinstance(value, int) else float(value))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move weights and counts with the module, keeping their values also in ``to_empty`` from the meta device."""
@@ -76,9 +77,13 @@ class Criterion(nn.Module):
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss of logits ``(C)``, ``(N, C)`` or ``(N, C, d1, ..., dK)`` for indices or probabilities."""
         own = {name: getattr(self, name) for name in self.own}
-        if self.label_smoothing:
-            target = check_samples(input, target, None, self.ignore_index).smoothed(self.label_smoothing)
-        return type(self).function(input, target, self.weight, self.ignore_index, self.reduction, **own)
+        try:
+            if self.label_smoothing:
+                target = check_samples(input, target, None, self.ignore_index).smoothed(self.label_smoothing)
+            return type(self).function(input, target, self.weight, self.ignore_index, self.reduction, **own)
+        except AttributeError:
+            check_tensors(input, target)  # here alone: it takes no time where all is well
+            raise
 
     def extra_repr(self) -> str:
         """Return the arguments as in a call of the constructor."""
@@ -91,14 +96,25 @@ class Criterion(nn.Module):
         )
 
 
-def _class_weight(weight: Weight) -> Tensor | None:
+def _label(ignore_index: int) -> int:
+    try:
+        return index(ignore_index)
+    except TypeError as error:
+        raise TypeError(
+            f"Expected ignore_index as an integer, got {ignore_index!r}: leave it out where every sample has a label."
+        ) from error
+
+
+def _class_weight(weight: Weight, has_margin: bool) -> Tensor | None:
     if weight is None:
         return None
-    weight = as_tensor(weight)
+    weight = as_tensor(weight, "weight")
     if weight.dim() != 1 or weight.numel() == 0:
-        named = ": a margin is given by its name, margin=0.5" if weight.dim() == 0 else ""
+        mend = "give a list of them"
+        if has_margin and weight.dim() == 0:
+            mend = f"a margin is given by its name, margin={weight.item():g}"
         raise ValueError(
-            f"Expected weight with one factor per class, shape (C,), got shape {tuple(weight.shape)}{named}."
+            f"Expected weight with one factor per class, shape (C,), got shape {tuple(weight.shape)}: {mend}."
         )
     return weight if weight.is_floating_point() else weight.float()
 
@@ -125,7 +141,8 @@ class HEMLoss(Criterion):
         ignore_index: Index of samples that count for nothing.
         reduction: ``"none"``, ``"mean"`` (over the samples that still carry error) or ``"sum"``.
         margin: μ ≥ 0 in units of the logits; ``"auto"``: √(2000 / N) for N training samples.
-        class_counts: Training samples per class, for ``"auto"`` only.
+        class_counts: Training samples per class, for ``"auto"`` alone: any other margin leaves them unread, since
+            data modules give them to each loss that takes them.
         label_smoothing: Share of the target that is spread over all classes, in [0, 1].
 
     Example:
@@ -491,7 +508,7 @@ class MedianFrequencyLoss(Criterion):
                 "give them, such as data_module.class_frequencies."
             )
         balance = median_frequency_weights(class_frequencies)
-        super().__init__(balance if weight is None else balance * as_tensor(weight), ignore_index, reduction)
+        super().__init__(balance if weight is None else balance * as_tensor(weight, "weight"), ignore_index, reduction)
 
 
 class SumLoss(nn.Module):

@@ -282,7 +282,7 @@ def median_frequency_weights(class_frequencies: Sequence[float]) -> Tensor:
         >>> median_frequency_weights([0.5, 0.1, 0.2])
         tensor([0.4000, 2.0000, 1.0000])
     """
-    frequencies = as_tensor(class_frequencies, torch.float64)
+    frequencies = as_tensor(class_frequencies, "class_frequencies", torch.float64)
     if frequencies.ndim != 1 or not bool((frequencies > 0).all()):
         raise ValueError(
             "Expected class_frequencies, the share of each class in the images that have it, all above 0, got "

@@ -77,7 +77,7 @@ def hem_loss(
         ignore_index: Index of samples that count for nothing.
         reduction: ``"none"``, ``"mean"`` (over the samples that still carry error) or ``"sum"``.
         margin: μ ≥ 0 in units of the logits; ``"auto"``: √(2000 / N) for N training samples.
-        class_counts: Training samples per class, ``(C)``, for ``"auto"`` only.
+        class_counts: Training samples per class, ``(C)``, for ``"auto"`` alone: any other margin leaves them unread.
 
     Returns:
         A scalar, or the input's shape without C for ``"none"``.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import get_args
 
 import torch
@@ -15,7 +16,7 @@ from hem.losses.reduction import Reduction, reduce
 
 Counts = Sequence[int] | Tensor
 
-_NUMBER = (int, float)
+_NUMBER = (int, float, Real)  # numpy's as well; the first two take no time
 _ARGUMENTS: dict[str, tuple[tuple[type, ...], Callable[[float], bool], str]] = {
     "margin": (_NUMBER, lambda v: 0 <= v < math.inf, "a number >= 0"),
     "m": (_NUMBER, lambda v: 0 < v < math.inf, "a number > 0"),
@@ -48,12 +49,22 @@ def check_arguments(reduction: str = "mean", **arguments: float) -> None:
             raise ValueError(f"Expected {name} to be {words}, got {value!r}.")
 
 
-def as_tensor(values: Sequence[float] | Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Return ``torch.as_tensor(values)``, on the CPU if the default device is ``meta``, which would lose the values."""
+def as_tensor(values: Sequence[float] | Tensor, name: str, dtype: torch.dtype | None = None) -> Tensor:
+    """Return ``torch.as_tensor(values)``, on the CPU if the default device is ``meta``, which would lose the values.
+
+    Raises:
+        TypeError: They are no numbers; the sentence names them ``name``.
+    """
     if isinstance(values, Tensor):
         return values.to(dtype or values.dtype)
     meta = not torch.compiler.is_compiling() and torch.get_default_device().type == "meta"
-    return torch.as_tensor(values, dtype=dtype, device="cpu" if meta else None)
+    try:
+        return torch.as_tensor(values, dtype=dtype, device="cpu" if meta else None)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"Expected {name} as a list or tensor of one number per class, got {values!r:.80}: give the numbers in the "
+            "order of the classes."
+        ) from error
 
 
 def check_counts(class_counts: Counts | None, num_classes: int | None = None) -> Tensor:
@@ -67,7 +78,7 @@ def check_counts(class_counts: Counts | None, num_classes: int | None = None) ->
             "Expected class_counts, the number of training samples of each class, got None: "
             "give them, such as data_module.class_counts."
         )
-    counts = as_tensor(class_counts)
+    counts = as_tensor(class_counts, "class_counts")
     if counts.dim() != 1 or counts.numel() == 0:
         raise ValueError(f"Expected class_counts with one number per class, got shape {tuple(counts.shape)}.")
     if num_classes is not None and len(counts) != num_classes:
@@ -199,6 +210,28 @@ class Samples:
         return reduce(loss, mass, reduction).to(self.dtype)
 
 
+def check_tensors(input: object, target: object) -> None:
+    """Check that logits and targets are tensors.
+
+    Raises:
+        TypeError: One is an output of several parts, an array, a list or None.
+    """
+    for name, value, what in (("input", input, "logits"), ("target", target, "labels")):
+        if isinstance(value, Tensor):
+            continue
+        if hasattr(value, "logits"):
+            mend = f"use {name}.logits"
+        elif isinstance(value, Mapping) or (
+            isinstance(value, (tuple, list)) and any(isinstance(v, Tensor) for v in value)
+        ):
+            mend = f"take the {what} out of it; the losses of several outputs are added up"
+        elif value is None:
+            mend = f"give the {what}"
+        else:
+            mend = f"use torch.as_tensor({name})"
+        raise TypeError(f"Expected {name} as a tensor, got {type(value).__name__}: {mend}.")
+
+
 def check_shapes(input: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
     """Check that shapes, dtypes and devices of input, target and weight fit each other.
 
@@ -218,12 +251,13 @@ def check_shapes(input: Tensor, target: Tensor, weight: Tensor | None = None) ->
         if target.shape == (*shape[:dim], 1, *shape[dim + 1 :]):
             mend = f": use target.squeeze({dim})"
         elif target.shape == shape[:-1]:
-            mend = ": classes last? Use input.movedim(-1, 1)"
+            mend = ": if its classes are last, use input.movedim(-1, 1)"
         raise ValueError(
             f"Expected target with class indices of shape {index_shape} or class probabilities of shape {shape} "
             f"for input of shape {shape}, got shape {tuple(target.shape)}{mend}."
         )
     if target.device != input.device:
+        check_tensors(input, target)  # arrays have shapes and devices as well
         raise ValueError(
             f"Expected target on the device of input, {input.device}, got it on {target.device}: "
             "use target.to(input.device)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from hem.plots.style import styled
 
 Color = tuple[int, int, int]
-ERROR: Color = (200, 0, 200)
+ERRORS: Sequence[Color] = ((200, 0, 200), (220, 30, 30), (255, 140, 0), (0, 200, 200))
 RIGHT: Color = (235, 235, 235)
 
 
@@ -67,16 +68,23 @@ def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names:
     """
     shown = len(palette)
     maps = list(examples[0].scores)
-    unknown = [f"unknown by {name.replace('_', ' ')}: bright" for name in maps]
-    titles = ["image", "truth", "prediction", "error", *unknown]
+    titles = ["image", "truth", "prediction", "error"]
+    scales = {}  # of each score one for all images
+    for name in maps:
+        values = torch.cat([example.scores[name].flatten() for example in examples])
+        scales[name] = (float(values.min()), float(values.max()))
+        low, high = scales[name]
+        titles.append(f"bright: unknown by {name.replace('_', ' ')}\nfrom {low:.2g} to {high:.2g}")
+    # the colour that is least like that of any class
+    wrong_color = max(ERRORS, key=lambda color: min(math.dist(color, other) for other in palette))
     ratio = examples[0].input.shape[1] / examples[0].input.shape[2]
     width = 2.3
     rows = -(-(shown + 3) // 6)  # of the legend, in columns of names
-    figure = Figure(figsize=(width * len(titles), (width * ratio + 0.04) * len(examples) + 0.3 + 0.2 * rows))
+    figure = Figure(figsize=(width * len(titles), (width * ratio + 0.04) * len(examples) + 0.45 + 0.2 * rows))
     height = figure.get_figheight()
     panels = figure.subplots(len(examples), len(titles), squeeze=False)
     figure.subplots_adjust(
-        left=0.004, right=0.996, top=1 - 0.25 / height, bottom=(0.2 * rows + 0.05) / height, wspace=0.02, hspace=0.03
+        left=0.004, right=0.996, top=1 - 0.4 / height, bottom=(0.2 * rows + 0.05) / height, wspace=0.02, hspace=0.03
     )
     for row, example in zip(panels, examples, strict=True):
         photo = (255 * example.input.permute(1, 2, 0).numpy()).astype(np.uint8)
@@ -84,17 +92,18 @@ def overlays(examples: Sequence[Example], palette: Sequence[Color], class_names:
         truth = np.where(labelled, 0.4 * photo + 0.6 * colored(example.target, palette), 0)
         guess = 0.4 * photo + 0.6 * colored(example.prediction, palette)
         wrong = (example.target != example.prediction).numpy()[..., None]
-        error = np.where(labelled, np.where(wrong, ERROR, RIGHT), 0)
+        error = np.where(labelled, np.where(wrong, wrong_color, RIGHT), 0)
         pictures: list[np.ndarray] = [photo, truth, guess, error]
         for panel, picture in zip(row, pictures, strict=False):
             panel.imshow(picture.astype(np.uint8))
         for panel, name in zip(row[4:], maps, strict=True):
-            panel.imshow(example.scores[name].numpy(), cmap="magma")
+            low, high = scales[name]
+            panel.imshow(example.scores[name].numpy(), cmap="magma", vmin=low, vmax=high)
         for panel in row:
             panel.set_axis_off()
     for panel, title in zip(panels[0], titles, strict=True):
-        panel.set_title(title, fontsize=9, pad=3)
-    entries = [*zip(class_names, palette, strict=True), ("void", (0, 0, 0)), ("right", RIGHT), ("error", ERROR)]
+        panel.set_title(title, fontsize=8, pad=3)
+    entries = [*zip(class_names, palette, strict=True), ("void", (0, 0, 0)), ("right", RIGHT), ("error", wrong_color)]
     patches = [Patch(color=(r / 255, g / 255, b / 255), label=name) for name, (r, g, b) in entries]
     figure.legend(handles=patches, loc="lower center", ncol=-(-len(entries) // rows), fontsize=8, frameon=False,
                   handlelength=1.2, columnspacing=1.2, borderaxespad=0.1)  # fmt: skip

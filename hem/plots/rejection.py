@@ -29,7 +29,8 @@ def rejection_curves(
         threshold: Score between accepted and rejected images; None: not drawn.
         keep: Share of the known images that the threshold accepts.
     """
-    figure, panels = blank(15, 4.5, 1, 3)
+    columns = max(1, 70 // (max(map(len, samples)) + 13))  # of the legends, below the panels
+    figure, panels = blank(15, 4.3 + 0.17 * -(-(len(samples) + 1) // columns), 1, 3)
     histogram = panels[0][0]
     # 101 quantiles of each set, so that sets weigh equally in the shared range of bins
     steps = torch.linspace(0, 1, 101, dtype=torch.float64)
@@ -37,16 +38,15 @@ def rejection_curves(
     low, high = torch.quantile(ranges, torch.tensor([0.005, 0.995], dtype=torch.float64)).tolist()
     edges = torch.linspace(low, high if high > low else low + 1, 61).tolist()
     known = next(iter(samples))
-    for name, values in samples.items():  # the legends of the curves name the colours of the unknown sets
-        look = {"color": "black", "linestyle": "-", "label": name} if name == known else {}
+    for name, values in samples.items():
+        look = {"color": "black", "linestyle": "-"} if name == known else {}
         weights = [1 / len(values)] * len(values)
-        histogram.hist(values.clamp(low, high).tolist(), edges, weights=weights, histtype="step", **look)
+        histogram.hist(values.clamp(low, high).tolist(), edges, weights=weights, histtype="step", label=name, **look)
         if name == known:
             histogram.set_prop_cycle(None)
     if threshold is not None:
         histogram.axvline(threshold, color="grey", linestyle="--", label=f"keeps {100 * keep:g} %")
     histogram.set(xlabel=f"{score}, unknown to the right", ylabel="share of the samples")
-    histogram.legend(loc="upper right")
     labels = (("ROC", "known rejected", "unknown rejected"),
               ("OSCR", "unknown accepted", "known accepted, rightly classified"))  # fmt: skip
     for panel, curves, (title, x, y) in zip(panels[0][1:], (roc, oscr), labels, strict=True):
@@ -54,5 +54,6 @@ def rejection_curves(
             shown = torch.linspace(0, len(across) - 1, min(500, len(across))).long()  # with both ends
             panel.plot(across[shown], up[shown], label=f"{name} {100 * area:.1f}")
         panel.set(xlabel=x, ylabel=y, title=f"{title}, area in %")
-        panel.legend(loc="lower right")
+    for panel in panels[0]:
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns)
     return figure

@@ -10,11 +10,12 @@ from torch import Tensor
 
 
 def checked(known: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both samples of scores in float64 on the CPU.
+    """Return both samples of scores, also of arrays or lists, in float64 on the CPU.
 
     Raises:
         ValueError: One is empty, no vector or has a NaN.
     """
+    known, unknown = (torch.as_tensor(scores, dtype=torch.float64) for scores in (known, unknown))
     for kind, scores in (("known", known), ("unknown", unknown)):
         if scores.ndim != 1 or len(scores) == 0:
             raise ValueError(
@@ -26,7 +27,7 @@ def checked(known: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
                 f"{int(scores.isnan().sum())} of {len(scores)} scores of the {kind} samples are NaN: "
                 "the network's logits are not finite."
             )
-    return known.detach().double().cpu(), unknown.detach().double().cpu()
+    return known.detach().cpu(), unknown.detach().cpu()
 
 
 def _labelled(known: Tensor, unknown: Tensor) -> tuple[Any, Any]:
@@ -61,8 +62,9 @@ def roc(known: Tensor, unknown: Tensor) -> Roc:
     """
     from sklearn.metrics import roc_curve  # takes a second to load
 
+    known, unknown = checked(known, unknown)
     fpr, tpr, _ = roc_curve(*_labelled(known, unknown), drop_intermediate=False)
-    threshold = torch.cat([known, unknown]).double().cpu().unique().flip(0)  # type: ignore[no-untyped-call]
+    threshold = torch.cat([known, unknown]).unique().flip(0)  # type: ignore[no-untyped-call]
     return Roc(torch.from_numpy(fpr), torch.from_numpy(tpr), torch.cat([threshold.new_tensor([torch.inf]), threshold]))
 
 
@@ -141,6 +143,7 @@ def oscr_curve(known: Tensor, correct: Tensor, unknown: Tensor) -> tuple[Tensor,
 
     Source: Dhamija et al., "Reducing network agnostophobia", NeurIPS 2018, equations 5 and 6.
     """
+    known, correct = torch.as_tensor(known, dtype=torch.float64), torch.as_tensor(correct)
     if correct.shape != known.shape:
         raise ValueError(
             f"Expected one `correct` per known sample, got shapes {tuple(correct.shape)} and {tuple(known.shape)}."

@@ -11,7 +11,8 @@ from hem.names import check_name
 
 
 def _floating(logits: Tensor) -> Tensor:
-    """Logits in float32, or in float64 where they are."""
+    """Logits, also those of an array or lists, in float32, or in float64 where they are."""
+    logits = torch.as_tensor(logits)
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

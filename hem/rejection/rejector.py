@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from hem.rejection.curves import checked
@@ -65,7 +66,7 @@ def detection_accuracy(scores: Tensor, correct: Tensor | bool, threshold: float,
     accepted = scores <= threshold
     if isinstance(correct, bool):
         return float((accepted == correct).double().mean())
-    correct = correct.cpu().bool()
+    correct = torch.as_tensor(correct).cpu().bool()
     return float(((accepted & correct) if strict else (accepted == correct)).double().mean())
 
 

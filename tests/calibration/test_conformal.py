@@ -92,6 +92,12 @@ def test_sets_travel():
     assert torch.equal(again(logits), expected)
 
 
+def test_arrays_are_taken():
+    logits, target = sample(200, 0)
+    sets = conformal(logits.numpy(), target.numpy(), 0.9)
+    assert torch.equal(sets(logits.numpy()), conformal(logits, target, 0.9)(logits))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -157,6 +157,17 @@ def test_order_and_precision_of_the_samples_do_not_matter():
     assert half.temperature.item() == pytest.approx(one.temperature.item(), rel=1e-2)
 
 
+@pytest.mark.parametrize("method", ["temperature", "margin", "vector"])
+def test_arrays_and_lists_are_taken(method):
+    logits, target = sample(200)
+    expected = calibrate(logits, target, method)(logits)
+    for change in (torch.Tensor.numpy, torch.Tensor.tolist):
+        found = calibrate(change(logits), change(target), method)
+        torch.testing.assert_close(found(change(logits)).double(), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(TypeError, match=r"Expected logits in floating point, got torch\.int64"):
+        calibrate([[1, 0], [0, 1]], [0, 1])
+
+
 def test_vector_scaling_mends_what_one_number_cannot():
     """One class's logits are too large: against a minimum by Newton's method of torch, and of other samples."""
     true, target = sample(4000)

@@ -5,9 +5,12 @@ import inspect
 import itertools
 import pickle
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
+from types import SimpleNamespace
 from typing import get_type_hints
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -366,6 +369,46 @@ def test_weight_as_a_list(name):
     assert as_list(logits, target) == as_tensor(logits, target)
     with pytest.raises(ValueError, match=r"one factor per class, shape \(C,\), got shape \(1, 2\)"):
         build(name, weight=[[1.0, 2.0]])
+
+
+LABELS = torch.tensor([0, 1])
+NO_TENSORS = {
+    "two heads": ((torch.zeros(2, 3), torch.zeros(2, 3)), LABELS, "input as a tensor, got tuple: take the logits out"),
+    "a dictionary": ({"out": torch.zeros(2, 3)}, LABELS, "input as a tensor, got dict: take the logits out of it"),
+    "an output": (SimpleNamespace(logits=torch.zeros(2, 3)), LABELS, "got SimpleNamespace: use input.logits"),
+    "arrays": (np.zeros((2, 3), np.float32), LABELS.numpy(), r"input .*got ndarray: use torch.as_tensor\(input\)"),
+    "array of labels": (torch.zeros(2, 3), LABELS.numpy(), r"target .*got ndarray: use torch.as_tensor\(target\)"),
+    "list of labels": (torch.zeros(2, 3), [0, 1], r"target .*got list: use torch.as_tensor\(target\)"),
+    "no labels": (torch.zeros(2, 3), None, "target as a tensor, got NoneType: give the labels"),
+}
+
+
+@pytest.mark.parametrize("case", NO_TENSORS)
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "ce"])  # torch's own has its own words
+def test_what_is_no_tensor_gets_its_sentence(name, case):
+    logits, target, words = NO_TENSORS[case]
+    for smoothing in (0.0, 0.1):
+        with pytest.raises(TypeError, match=words):
+            LOSSES[name](label_smoothing=smoothing, **own_arguments(name, 3))(logits, target)
+
+
+def test_arguments_of_other_kinds():
+    logits, target = batch(SHAPES["NC"], torch.float32, ignored=1)
+    plain = LOSSES["hem"](margin=0.5, ignore_index=1)
+    for margin in (np.float32(0.5), np.float16(0.5), Fraction(1, 2)):
+        loss = LOSSES["hem"](margin=margin, ignore_index=np.int64(1))
+        assert repr(loss) == repr(plain)
+        assert loss(logits, target) == plain(logits, target)
+    with pytest.raises(TypeError, match="Expected ignore_index as an integer, got None: leave it out"):
+        LOSSES["hem"](ignore_index=None)
+    with pytest.raises(
+        TypeError, match=r"Expected weight as a list or tensor of one number per class, got \{0: 1\.0\}: give"
+    ):
+        LOSSES["focal"](weight={0: 1.0})
+    with pytest.raises(ValueError, match=r"got shape \(\): a margin is given by its name, margin=2\."):
+        LOSSES["multi_margin"](2)
+    with pytest.raises(ValueError, match=r"got shape \(\): give a list of them\."):
+        LOSSES["logit_norm"](0.5)
 
 
 @every_loss

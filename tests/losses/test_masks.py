@@ -71,7 +71,7 @@ def test_made_on_the_meta_device():
 @pytest.mark.parametrize(
     ("shape", "labels", "mend"),
     [((4, 3), (4, 1), r"use target.squeeze\(1\)"), ((2, 3, 5, 5), (2, 1, 5, 5), r"use target.squeeze\(1\)"),
-     ((2, 7, 3), (2, 7), r"classes last\? Use input.movedim\(-1, 1\)")],
+     ((2, 7, 3), (2, 7), r"if its classes are last, use input.movedim\(-1, 1\)")],
 )  # fmt: skip
 def test_shapes_that_are_nearly_right_have_their_mend(shape, labels, mend):
     with pytest.raises(ValueError, match=mend):

@@ -222,6 +222,24 @@ def test_detection_accuracy_counts_what_is_treated_rightly():
         assert scores.detection_accuracy(values, False, 0.5, strict=strict) == pytest.approx(2 / 5)
 
 
+def test_arrays_and_lists_are_taken():
+    logits = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    for name, score in LOGIT_SCORES.items():
+        for other in (logits.numpy(), logits.tolist()):
+            torch.testing.assert_close(score(other), score(logits), msg=name)
+    known, unknown = samples(0)
+    correct = known < known.median()
+    threshold = scores.accept_threshold(known)
+    curve = scores.roc(known, unknown)
+    for change in (torch.Tensor.numpy, torch.Tensor.tolist):
+        one, two, right = change(known), change(unknown), change(correct)
+        assert scores.accept_threshold(one) == threshold
+        assert scores.auroc(one, two) == scores.auroc(known, unknown)
+        assert all(map(torch.equal, scores.roc(one, two), curve))
+        assert scores.oscr(one, right, two) == scores.oscr(known, correct, unknown)
+        assert scores.detection_accuracy(one, right, 0.5) == scores.detection_accuracy(known, correct, 0.5)
+
+
 @pytest.mark.parametrize("metric", METRICS.values())
 def test_bad_scores_are_refused(metric):
     with pytest.raises(ValueError, match="1 of 2 scores of the known samples are NaN"):
