@@ -100,7 +100,12 @@ class MaskDataset(ABC):
             known = f"0 to {len(self.class_names) - 1} or {VOID} (void)"
             if self.labels is not None:
                 known = ", ".join(map(str, sorted(self.labels)))
-            mend = ": name it in class_names, or say by values and void what the numbers mean" if self.own else ""
+            mend = (
+                ": name a further class in --data.dataset.class_names, or say by --data.dataset.values and "
+                "--data.dataset.void which value is what"
+                if self.own
+                else ""
+            )
             raise ValueError(f"Expected masks of {self.title} to hold {known}, got the value {value} in {path}{mend}.")
         return classes
 

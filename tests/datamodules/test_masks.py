@@ -160,7 +160,8 @@ def test_values_that_are_no_class_are_refused_at_any_depth(tmp_path, value):
     values = np.array([[0, 1], [255, value]], np.uint16).repeat(2, 0).repeat(2, 1)
     trees.save(tmp_path / "train" / "masks" / "1.png", values)
     with pytest.raises(
-        ValueError, match=rf"to hold 0, 1, 255, got the value {value} in .*1.png: name it in class_names"
+        ValueError,
+        match=rf"to hold 0, 1, 255, got the value {value} in .*1.png: name a further .* --data.dataset.class_names",
     ):
         module(MaskFolder(["a", "b"]), tmp_path).setup("fit")
     trees.save(tmp_path / "train" / "masks" / "1.png", np.where(values == value, 1, values))
