@@ -80,7 +80,9 @@ def check_counts(class_counts: Counts | None, num_classes: int | None = None) ->
         )
     counts = as_tensor(class_counts, "class_counts")
     if counts.dim() != 1 or counts.numel() == 0:
-        raise ValueError(f"Expected class_counts with one number per class, got shape {tuple(counts.shape)}.")
+        raise ValueError(
+            f"Expected class_counts with one number per class, got shape {tuple(counts.shape)}: give a list of them."
+        )
     if num_classes is not None and len(counts) != num_classes:
         raise ValueError(
             f"Expected class_counts of {num_classes} classes, one for each logit of input, got {len(counts)}."

@@ -404,7 +404,7 @@ BAD_ARGUMENTS = [
     ("hem_plus", {"competitor": 1}, TypeError, "Expected competitor to be True or False"),
     ("hem_plus", {"class_counts": None}, ValueError, "Expected class_counts"),
     ("hem_plus", {"class_counts": [3, 0, 5]}, ValueError, r"positive class_counts, got none for the classes \[1\]"),
-    ("hem_plus", {"class_counts": [[1, 2, 3]]}, ValueError, r"one number per class, got shape \(1, 3\)"),
+    ("hem_plus", {"class_counts": [[1, 2, 3]]}, ValueError, r"one number per class, got shape \(1, 3\): give a list"),
     ("hem_plus", {"class_counts": {"cat": 3, "dog": 4}}, TypeError, r"class_counts as a list or tensor.* got \{'cat'"),
     ("multi_margin", {"p": 3}, ValueError, "Expected p to be 1 or 2, got 3"),
     ("logit_norm", {"tau": 0.0}, ValueError, "Expected tau to be a number > 0"),
