@@ -191,8 +191,7 @@ class HemCLI(LightningCLI):
             return made
         trained = made if run is None else run
         record = trained.read_config()
-        merged = yaml.safe_load(self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True))
-        refuse_contradictions(trained, record, merged)
+        refuse_contradictions(trained, record, dumped(self._parser(self.subcommand), config))
         return made if run is None or config.run_dir else place(run, record, names, config.name)
 
     def before_validate(self) -> None:

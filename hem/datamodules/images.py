@@ -33,7 +33,8 @@ def image_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]
     """
     found, seen = [], set()
     for parent, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
-        if (place := (os.stat(parent).st_dev, os.stat(parent).st_ino)) in seen:
+        status = os.stat(parent)
+        if (place := (status.st_dev, status.st_ino)) in seen:
             folders.clear()
             continue
         seen.add(place)
